@@ -1,0 +1,301 @@
+package dr
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ProtectionID names a protection.
+type ProtectionID string
+
+// Place is a machine at a site.
+type Place struct {
+	Site    string    `json:"site"`
+	Machine MachineID `json:"machine,omitempty"` // "" until there is one
+}
+
+// Protection is the durable record of one protected machine. Both directions
+// use the same record: after a failover Active and Standby have changed
+// places, and everything that follows is the same code.
+type Protection struct {
+	ID      ProtectionID `json:"id"`
+	Name    string       `json:"name,omitempty"`
+	Home    string       `json:"home"`    // the site where the machine belongs
+	Active  Place        `json:"active"`  // where it runs
+	Standby Place        `json:"standby"` // where it is, or would be, recovered
+
+	State       State            `json:"state"`
+	Replication ReplicationState `json:"replication,omitempty"`
+	Test        *TestFailover    `json:"test,omitempty"`     // nil: none
+	Failover    *Failover        `json:"failover,omitempty"` // the one not yet committed
+
+	// Last is the newest recovery point of the present direction.
+	Last Point `json:"last,omitzero"`
+	// Common is the newest moment from which both sides' disks descend: what
+	// either side changed since is all that can differ.
+	Common Point `json:"common,omitzero"`
+	// Pins are points that retention must not take, with who needs them.
+	Pins map[PointID]string `json:"pins,omitempty"`
+
+	// Applied is the key of the last step that changed the record: it makes
+	// a repeated step see that it already did.
+	Applied string `json:"applied,omitempty"`
+	Version uint64 `json:"version"` // raised by every save
+	Epoch   uint64 `json:"epoch"`   // of the claim under which it was last saved by a run
+}
+
+// Lock is the resource that runs on this protection claim.
+func (id ProtectionID) Lock() string { return "protection/" + string(id) }
+
+// AtHome reports whether the machine runs where it belongs.
+func (p Protection) AtHome() bool { return p.Active.Site == p.Home }
+
+// State is where a protection is in its cycle. Which way it looks is told by
+// Active and Standby, not by the state.
+type State string
+
+// States, as Azure Site Recovery's articles tell them (rules in
+// docs/decisions). FailedOver is uncommitted: the point may still be changed.
+const (
+	Unprotected   State = "unprotected"
+	Synchronizing State = "synchronizing" // the first copy of this direction is under way
+	Protected     State = "protected"
+	FailedOver    State = "failed-over"
+	Committed     State = "committed" // runs at Active, not protected
+)
+
+// ReplicationState is what replication does. The zero value is idle.
+type ReplicationState string
+
+// Replication states.
+const (
+	ReplicationIdle    ReplicationState = ""
+	ReplicationRunning ReplicationState = "running"
+	ReplicationPaused  ReplicationState = "paused"
+	// ResyncRequired: the next cycle compares whole disks.
+	ResyncRequired ReplicationState = "resync-required"
+)
+
+// TestState is how far a test failover is.
+type TestState string
+
+// Test failover states; none is told by Protection.Test being nil.
+const (
+	TestRunning    TestState = "running"
+	TestCleaningUp TestState = "cleaning-up"
+	TestFailed     TestState = "failed"
+)
+
+// TestFailover is a drill that has not been cleaned up yet.
+type TestFailover struct {
+	Run     RunID     `json:"run"`
+	State   TestState `json:"state"`
+	Place   Place     `json:"place"` // the drill's machine
+	Point   PointID   `json:"point,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+}
+
+// Failover is one that is not committed.
+type Failover struct {
+	Run   RunID     `json:"run"`
+	Kind  string    `json:"kind"` // the flow: "planned-failover", "unplanned-failover", "failback"
+	From  State     `json:"from"` // where cancelling goes back to
+	Point Point     `json:"point"`
+	At    time.Time `json:"at,omitzero"` // when the machine was started from the point
+	// Loss is what the failover cost.
+	Loss Loss `json:"loss"`
+	// Stopped says that the flow shut the former machine down, so that
+	// cancelling starts it again.
+	Stopped bool `json:"stopped,omitempty"`
+	// Direct says that the disks were copied straight from the other site,
+	// without recovery points: there is no other point to change to.
+	Direct bool `json:"direct,omitempty"`
+}
+
+// Loss says what a failover lost.
+type Loss struct {
+	// None: the machine was shut down and its last changes were replicated.
+	None bool `json:"none"`
+	// Age is how old the point was at the failover; with None it is the time
+	// since the shutdown, in which nothing was written.
+	Age time.Duration `json:"age"`
+	// Unreplicated counts bytes known to be written and not replicated; -1
+	// when nobody can tell.
+	Unreplicated int64 `json:"unreplicated"`
+}
+
+// Operation is what can be asked of a protection.
+type Operation string
+
+// Operations.
+const (
+	OpProtect           Operation = "protect"
+	OpReplicate         Operation = "replicate"
+	OpPause             Operation = "pause"
+	OpResume            Operation = "resume"
+	OpTestFailover      Operation = "test-failover"
+	OpCleanUpTest       Operation = "clean-up-test"
+	OpPlannedFailover   Operation = "planned-failover"
+	OpUnplannedFailover Operation = "unplanned-failover"
+	OpChangePoint       Operation = "change-point"
+	OpCommit            Operation = "commit"
+	OpCancelFailover    Operation = "cancel-failover"
+	OpReprotect         Operation = "reprotect"
+	OpFailback          Operation = "failback"
+	OpUnprotect         Operation = "unprotect"
+)
+
+// rule is one row of the table of what is allowed.
+type rule struct {
+	op   Operation
+	from []State
+	when func(Protection) string // "" or why not
+}
+
+// rules is the table: an operation is allowed in the states listed, if no
+// objection is made. Sources: the Azure Site Recovery articles on failover
+// and failback; where several states are possible the strictest was taken,
+// but for failback, which may begin in Committed, as with Hyper-V machines.
+var rules = []rule{
+	{OpProtect, []State{Unprotected}, nil},
+	{OpReplicate, []State{Synchronizing, Protected}, notPaused},
+	{OpPause, []State{Synchronizing, Protected}, notPaused},
+	{OpResume, []State{Synchronizing, Protected}, onlyPaused},
+	{OpTestFailover, []State{Protected}, noTest},
+	{OpCleanUpTest, []State{Unprotected, Synchronizing, Protected, FailedOver, Committed}, hasTest},
+	{OpPlannedFailover, []State{Protected}, noTest},
+	{OpUnplannedFailover, []State{Protected}, nil},
+	{OpChangePoint, []State{FailedOver}, notDirect},
+	{OpCommit, []State{FailedOver}, nil},
+	{OpCancelFailover, []State{FailedOver}, nil},
+	{OpReprotect, []State{Committed}, noTest},
+	{OpFailback, []State{Protected, Committed}, away},
+	{OpUnprotect, []State{Unprotected, Synchronizing, Protected, Committed}, noTest},
+}
+
+func notPaused(p Protection) string {
+	if p.Replication == ReplicationPaused {
+		return "replication is paused"
+	}
+	return ""
+}
+
+func onlyPaused(p Protection) string {
+	if p.Replication != ReplicationPaused {
+		return "replication is not paused"
+	}
+	return ""
+}
+
+func noTest(p Protection) string {
+	if p.Test != nil {
+		return fmt.Sprintf("a test failover is %s: clean it up first", p.Test.State)
+	}
+	return ""
+}
+
+func hasTest(p Protection) string {
+	if p.Test == nil {
+		return "there is no test failover"
+	}
+	return ""
+}
+
+func notDirect(p Protection) string {
+	if p.Failover != nil && p.Failover.Direct {
+		return "the disks were copied directly: there are no other points"
+	}
+	return ""
+}
+
+func away(p Protection) string {
+	if p.AtHome() {
+		return "the machine is at home"
+	}
+	return ""
+}
+
+// Allow returns nil if the operation may begin now, else an error that wraps
+// ErrNotAllowed, says why, and names the operations that are allowed.
+func (p Protection) Allow(op Operation) error {
+	why := "state is " + string(p.State)
+	known := false
+	for _, r := range rules {
+		if r.op != op {
+			continue
+		}
+		known = true
+		if !slices.Contains(r.from, p.State) {
+			continue
+		}
+		if r.when == nil {
+			return nil
+		}
+		no := r.when(p)
+		if no == "" {
+			return nil
+		}
+		why += ", " + no
+	}
+	if !known {
+		return fmt.Errorf("%w: operation %q", ErrInvalid, op)
+	}
+	var names []string
+	for _, o := range p.Allowed() {
+		names = append(names, string(o))
+	}
+	return fmt.Errorf("protection %s: %s: %w: %s; allowed now: %s", p.ID, op, ErrNotAllowed, why, strings.Join(names, ", "))
+}
+
+// Allowed lists the operations that may begin now.
+func (p Protection) Allowed() []Operation {
+	var ops []Operation
+	for _, r := range rules {
+		if slices.Contains(r.from, p.State) && (r.when == nil || r.when(p) == "") {
+			ops = append(ops, r.op)
+		}
+	}
+	return ops
+}
+
+// moves are the changes of state that a record may make.
+var moves = map[State][]State{
+	"":            {Unprotected},
+	Unprotected:   {Synchronizing},
+	Synchronizing: {Protected, Committed, Unprotected}, // back, if the flow is cancelled
+	Protected:     {FailedOver, Unprotected},
+	FailedOver:    {Committed, Protected}, // Protected: cancelled
+	Committed:     {Synchronizing, FailedOver, Unprotected},
+}
+
+// Move changes the state, or refuses with ErrNotAllowed a change that is not
+// in the table. Staying where one is is always allowed.
+func (p *Protection) Move(to State) error {
+	if p.State != to && !slices.Contains(moves[p.State], to) {
+		return fmt.Errorf("protection %s: %w: from %q to %q", p.ID, ErrNotAllowed, p.State, to)
+	}
+	p.State = to
+	return nil
+}
+
+// Pin keeps a point from retention for the sake of who.
+func (p *Protection) Pin(id PointID, who string) {
+	if p.Pins == nil {
+		p.Pins = map[PointID]string{}
+	}
+	p.Pins[id] = who
+}
+
+// Unpin lets go of all points that who pinned.
+func (p *Protection) Unpin(who string) {
+	for id, w := range p.Pins {
+		if w == who {
+			delete(p.Pins, id)
+		}
+	}
+}
+
+// Swap exchanges the two sides.
+func (p *Protection) Swap() { p.Active, p.Standby = p.Standby, p.Active }
