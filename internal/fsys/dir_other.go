@@ -1,0 +1,5 @@
+//go:build !unix
+
+package fsys
+
+func syncDir(name string) error { return nil }
