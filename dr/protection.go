@@ -39,6 +39,8 @@ type Protection struct {
 	// Pins are points that retention must not take, with who needs them.
 	Pins map[PointID]string `json:"pins,omitempty"`
 
+	// Run is the run that is changing the record; replication waits for it.
+	Run RunID `json:"run,omitempty"`
 	// Applied is the key of the last step that changed the record: it makes
 	// a repeated step see that it already did.
 	Applied string `json:"applied,omitempty"`
@@ -178,6 +180,9 @@ var rules = []rule{
 func notPaused(p Protection) string {
 	if p.Replication == ReplicationPaused {
 		return "replication is paused"
+	}
+	if p.Run != "" {
+		return fmt.Sprintf("run %s holds replication", p.Run)
 	}
 	return ""
 }
