@@ -8,22 +8,40 @@ import (
 	"iter"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
-// memDevice is a Device in memory with every ability. fail, if set, is asked
-// before each operation.
+// memDevice is a Device in memory with every ability.
 type memDevice struct {
 	mu      sync.Mutex
 	data    []byte
 	flushes int
-	fail    func(ctx context.Context, op string, off int64) error
+	hook    atomic.Pointer[hook]
+}
+
+// hook is asked before each operation, and may wait or fail it.
+type hook func(ctx context.Context, op string, off int64) error
+
+func (d *memDevice) onOp(h hook) { d.hook.Store(&h) }
+
+// bytes copies the content, in order with the server's writes.
+func (d *memDevice) bytes() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.data)
+}
+
+func (d *memDevice) flushed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flushes
 }
 
 func (d *memDevice) before(ctx context.Context, op string, off int64) error {
-	if d.fail == nil {
-		return nil
+	if h := d.hook.Load(); h != nil {
+		return (*h)(ctx, op, off)
 	}
-	return d.fail(ctx, op, off)
+	return nil
 }
 
 func (d *memDevice) Size() int64 { return int64(len(d.data)) }

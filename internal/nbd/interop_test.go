@@ -60,8 +60,8 @@ func TestQemuImgConvertInto(t *testing.T) {
 	dev := &memDevice{data: bytes.Repeat([]byte{0xee}, len(want))}
 	sock := serve(t, &Server{Exports: []Export{{Device: dev}}})
 	command(t, "qemu-img", "convert", "-n", "-W", "-f", "raw", "-O", "raw", file, uri(sock, ""))
-	equalBytes(t, want, dev.data, "written")
-	require.NotZero(t, dev.flushes, "qemu-img flushes at the end")
+	equalBytes(t, want, dev.bytes(), "written")
+	require.NotZero(t, dev.flushed(), "qemu-img flushes at the end")
 }
 
 func TestQemuIO(t *testing.T) {
@@ -90,8 +90,8 @@ func TestQemuIO(t *testing.T) {
 	fill(0, 300000, 100000)
 	fill(0, 1048576, 65536)
 	fill(0x11, 2097152, 1048576)
-	equalBytes(t, model, dev.data, "after qemu-io")
-	require.NotZero(t, dev.flushes)
+	equalBytes(t, model, dev.bytes(), "after qemu-io")
+	require.NotZero(t, dev.flushed())
 }
 
 func TestNbdcopy(t *testing.T) {
@@ -110,11 +110,11 @@ func TestNbdcopy(t *testing.T) {
 			require.NoError(t, err)
 			equalBytes(t, want, got, "out")
 			command(t, "nbdcopy", "--flush", file, uri(sock, "dst"))
-			equalBytes(t, want, dst.data, "in")
-			require.NotZero(t, dst.flushes)
-			clear(dst.data)
+			equalBytes(t, want, dst.bytes(), "in")
+			require.NotZero(t, dst.flushed())
+			require.NoError(t, dst.Zero(t.Context(), 0, int64(size)))
 			command(t, "nbdcopy", uri(sock, "src"), uri(sock, "dst"))
-			equalBytes(t, want, dst.data, "across")
+			equalBytes(t, want, dst.bytes(), "across")
 		})
 	}
 }
@@ -131,16 +131,16 @@ func TestNbdinfo(t *testing.T) {
 		Exports []struct {
 			Name        string `json:"export-name"`
 			Description string
-			Size        int64  `json:"export-size"`
-			ReadOnly    bool   `json:"is_read_only"`
-			Multi       bool   `json:"can_multi_conn"`
-			FUA         bool   `json:"can_fua"`
-			FastZero    bool   `json:"can_fast_zero"`
-			Trim        bool   `json:"can_trim"`
-			DF          bool   `json:"can_df"`
-			Min         int    `json:"block_size_minimum"`
-			Preferred   int    `json:"block_size_preferred"`
-			Max         int    `json:"block_size_maximum"`
+			Size        int64 `json:"export-size"`
+			ReadOnly    bool  `json:"is_read_only"`
+			Multi       bool  `json:"can_multi_conn"`
+			FUA         bool  `json:"can_fua"`
+			FastZero    bool  `json:"can_fast_zero"`
+			Trim        bool  `json:"can_trim"`
+			DF          bool  `json:"can_df"`
+			Min         int   `json:"block_size_minimum"`
+			Preferred   int   `json:"block_size_preferred"`
+			Max         int   `json:"block_size_maximum"`
 			Contexts    []string
 		}
 	}

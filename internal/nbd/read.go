@@ -105,29 +105,31 @@ func (s *session) readSparse(at span, p []byte) ([]chunk, error) {
 		return s.readChunk(nil, at, at, p)
 	}
 	var chunks []chunk
-	var run span // data not yet read: neighbours of different kinds are one read
-	for e, err := range s.target.extents(s.ctx, at.off, at.n) {
-		// A map that fails is only a lost optimisation: read the rest.
-		if zero := e.Zero && err == nil; !zero {
-			if run.n == 0 {
-				run.off = e.Off
-			}
-			run.n += e.Len
-			continue
+	var run span // of one kind, not yet read or told: a map may come in crumbs
+	var zero bool
+	end := func() (err error) {
+		switch {
+		case run.n == 0:
+		case zero:
+			chunks = append(chunks, holeChunk(run.off, run.n))
+		default:
+			chunks, err = s.readChunk(chunks, at, run, p)
 		}
-		if run.n > 0 {
-			var err error
-			if chunks, err = s.readChunk(chunks, at, run, p); err != nil {
+		return err
+	}
+	for e, err := range s.target.extents(s.ctx, at.off, at.n) {
+		// A map that fails is only a lost optimisation: the rest is read.
+		z := e.Zero && err == nil
+		if z != zero || run.n == 0 {
+			if err := end(); err != nil {
 				return chunks, err
 			}
-			run.n = 0
+			run, zero = span{off: e.Off}, z
 		}
-		chunks = append(chunks, holeChunk(e.Off, e.Len))
+		run.n += e.Len
 	}
-	if run.n > 0 {
-		return s.readChunk(chunks, at, run, p)
-	}
-	return chunks, nil
+	err := end()
+	return chunks, err
 }
 
 // readChunk reads run, a part of at, into its place in p and appends its chunk.
