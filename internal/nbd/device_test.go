@@ -238,20 +238,26 @@ func (f *sparseFile) Sync() error {
 	return nil
 }
 
-// powerCut leaves what was synced and those sectors of unsynced writes that
-// keep chooses, in any order a disk might have taken.
+// powerCut leaves what was synced, and of each sector written since, the
+// content after one of the writes to it that keep chooses: a system writes
+// sectors back whole, at any time, in any order.
 func (f *sparseFile) powerCut(keep func() bool) *sparseFile {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	left := bytes.Clone(f.safe)
+	left, cur := bytes.Clone(f.safe), bytes.Clone(f.safe)
 	for _, w := range f.writes {
-		for at := 0; at < len(w.p); {
-			n := min(512-int(w.off+int64(at))%512, len(w.p)-at)
+		cur = w.onto(cur)
+		for at := w.off / 512 * 512; at < w.off+int64(len(w.p)); at += 512 {
 			if keep() {
-				left = write{w.off + int64(at), w.p[at:][:n]}.onto(left)
+				left = write{at, cur[at:min(at+512, int64(len(cur)))]}.onto(left)
 			}
-			at += n
 		}
 	}
 	return &sparseFile{now: left, safe: bytes.Clone(left)}
+}
+
+// PunchHole is, to a disk, a write like any other.
+func (f *sparseFile) PunchHole(off, n int64) error {
+	_, err := f.WriteAt(make([]byte, n), off)
+	return err
 }

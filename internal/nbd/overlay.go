@@ -44,8 +44,9 @@ type OverlayOptions struct {
 	// another size with ErrNotOverlay, for its header lies elsewhere: blocks
 	// must not be laid over bytes that they do not fit.
 	Identity string
-	// MemoryLimit bounds an overlay in memory, in bytes of changed blocks;
-	// writes beyond it fail with ENOSPC. 0 means 1 GiB. Unused with a File.
+	// MemoryLimit bounds an overlay in memory, in bytes of changed blocks and
+	// one more block; writes beyond it fail with ENOSPC, and zeroing frees.
+	// 0 means 1 GiB. Unused with a File.
 	MemoryLimit int64
 }
 
@@ -67,6 +68,8 @@ type Overlay struct {
 	base Device
 	size int64
 	file File
+	// volatile: the file is memory, and there is nothing to make durable.
+	volatile bool
 
 	regions [64]sync.Mutex // serialises changes of blocks, striped by region
 	states  stateMap
@@ -79,8 +82,8 @@ type Overlay struct {
 // must not change while overlays of it are in use. A new overlay is durable, in
 // a file whose directory entry is, when OpenOverlay returns.
 func OpenOverlay(base Device, o OverlayOptions) (*Overlay, error) {
-	v := &Overlay{base: base, size: base.Size(), file: o.File}
-	if v.file == nil {
+	v := &Overlay{base: base, size: base.Size(), file: o.File, volatile: o.File == nil}
+	if v.volatile {
 		limit := o.MemoryLimit
 		if limit == 0 {
 			limit = 1 << 30
@@ -272,6 +275,9 @@ func (v *Overlay) zeroRegion(ctx context.Context, off, end int64) error {
 // Once syncing has failed the overlay can't be made durable any more, since the
 // system may have dropped what it failed to write; every later Flush fails.
 func (v *Overlay) Flush(context.Context) error {
+	if v.volatile {
+		return nil
+	}
 	v.flushing.Lock()
 	defer v.flushing.Unlock()
 	if v.broken != nil {

@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// memFile is a sparse File in memory that holds up to limit bytes of blocks,
-// not counting what only overlay bookkeeping wrote: that is bounded by it.
+// memFile is a sparse File in memory that holds up to limit bytes of blocks.
 type memFile struct {
 	limit int64
 
