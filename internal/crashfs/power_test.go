@@ -168,48 +168,59 @@ func TestMovedFoldersStayReachable(t *testing.T) {
 
 // Random changes with random syncs: what was synced is there after any power
 // cut, bytes outside of unsynced ranges are exact, and inside they are one of
-// the values that were written there.
+// the values, and the size one of the sizes, that they had since.
 func TestSyncedSurvives(t *testing.T) {
-	const size = 64 << 10
+	const limit = 64 << 10
 	for range 60 {
 		seed := rand.Uint64()
 		r := rand.New(rand.NewPCG(seed, 9))
 		disk := crashfs.New(seed)
 		f := create(t, disk, "/f")
-		require.NoError(t, f.Truncate(size))
-		require.NoError(t, f.Sync())
 		require.NoError(t, disk.SyncDir("/"))
-		possible := make([][]byte, size) // values that each byte may have
-		for i := range possible {
-			possible[i] = []byte{0}
+		sizes := []int64{0}
+		values := make([][]byte, limit)
+		for i := range values {
+			values[i] = []byte{0}
+		}
+		set := func(from, to int64, value byte) {
+			for i := from; i < to; i++ {
+				values[i] = append(values[i][:len(values[i]):len(values[i])], value)
+			}
 		}
 		for step := range r.IntN(40) {
-			off := r.Int64N(size)
-			n := r.Int64N(size - off + 1)
-			value := byte(step + 1)
-			switch r.IntN(4) {
+			off := r.Int64N(limit)
+			n := r.Int64N(limit - off + 1)
+			size := sizes[len(sizes)-1]
+			switch r.IntN(5) {
 			case 0:
 				require.NoError(t, f.Sync())
-				for i, p := range possible {
-					possible[i] = p[len(p)-1:]
+				sizes = sizes[len(sizes)-1:]
+				for i, v := range values {
+					values[i] = v[len(v)-1:]
 				}
-				continue
 			case 1:
 				require.NoError(t, f.Punch(off, n))
-				value = 0
+				set(off, off+n, 0)
+			case 2:
+				require.NoError(t, f.Truncate(off))
+				set(off, limit, 0)
+				sizes = append(sizes, off)
 			default:
-				write(t, f, string(bytes.Repeat([]byte{value}, int(n))), off)
-			}
-			for i := off; i < off+n; i++ {
-				possible[i] = append(possible[i][:len(possible[i]):len(possible[i])], value)
+				n++
+				if off+n > limit {
+					n = limit - off
+				}
+				write(t, f, string(bytes.Repeat([]byte{byte(step + 1)}, int(n))), off)
+				set(off, off+n, byte(step+1))
+				sizes = append(sizes, max(size, off+n))
 			}
 		}
 		for range 10 {
 			got := content(t, disk.Restart(), "/f")
-			require.Len(t, got, size)
-			for i := range possible {
-				if bytes.IndexByte(possible[i], got[i]) < 0 {
-					t.Fatalf("seed %d: byte %d is %d, which is none of %v", seed, i, got[i], possible[i])
+			require.Contains(t, sizes, int64(len(got)), "seed %d", seed)
+			for i := range got {
+				if bytes.IndexByte(values[i], got[i]) < 0 {
+					t.Fatalf("seed %d: byte %d is %d, which is none of %v", seed, i, got[i], values[i])
 				}
 			}
 		}
