@@ -1,0 +1,172 @@
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// ErrClosed is what the methods of a closed engine fail with.
+var ErrClosed = errors.New("engine is closed")
+
+// Options are the engine's settings. The zero value works.
+type Options struct {
+	// Claims are asked for the plans' locks. Nil: those in the engine's own
+	// file, which are claimed and released in the same transactions as the
+	// run begins and ends. Set it where several engines share resources.
+	Claims dr.Claims
+
+	// Parallel is how many actions run at once, over all runs; what is over
+	// that waits its turn. 0: 64. Steps mostly wait for a platform.
+	Parallel int
+
+	// An attempt that failed is followed by another after BackoffFirst, each
+	// further one after twice the time, up to BackoffMost; every wait is
+	// shortened at random by up to half, so that what failed together isn't
+	// tried again together. 0: 200 ms and 1 minute.
+	BackoffFirst, BackoffMost time.Duration
+
+	// Keep is how long ended runs stay in the journal; while serving, older
+	// ones are purged once an hour. 0: until [Engine.Purge] is called.
+	Keep time.Duration
+
+	// Log gets what a person may want to know later. Nil: nothing is logged.
+	Log *slog.Logger
+
+	// Intercept is meant for fault tests. It is called before and after each
+	// write to the file, one at a time. An error makes the engine stop as a
+	// failing disk would: before the write, nothing of it is durable; after
+	// it, everything is, but the engine doesn't know.
+	Intercept func(Write) error
+}
+
+// Write describes one write to the file: a transaction, with what several
+// callers wanted written at the same time.
+type Write struct {
+	N     int64    // which one since the file was opened, from 1
+	After bool     // it is durable; else it is about to be made
+	What  []string // what is in it, for people: `run r1: begun "copy"`
+}
+
+// Engine is an orchestrator in one process. All methods are safe for
+// concurrent use. Those that change something return when it is durable, even
+// if their context ends meanwhile.
+type Engine struct {
+	path string
+	o    Options
+	log  *slog.Logger
+	lock io.Closer
+	db   *sql.DB // for reading
+	w    *writer
+
+	ctx  context.Context // ends, with its cause, when the engine is of no use any more
+	fail context.CancelCauseFunc
+	quit chan struct{} // closed by Close: what runs may still be recorded
+
+	closing sync.Once
+	closed  error
+
+	mu     sync.Mutex
+	live   map[dr.RunID]*run // those not ended
+	served chan struct{}     // closed when Serve has returned; nil before
+	serves atomic.Pointer[serving]
+}
+
+// Open opens the file, or makes it. ErrBusy: another process, or another
+// engine in this one, has it open. ErrUnsupported: a later version of this
+// package wrote it. Close must be called.
+func Open(path string, o Options) (*Engine, error) {
+	if o.Parallel <= 0 {
+		o.Parallel = 64
+	}
+	if o.BackoffFirst <= 0 {
+		o.BackoffFirst = 200 * time.Millisecond
+	}
+	if o.BackoffMost <= 0 {
+		o.BackoffMost = time.Minute
+	}
+	e := &Engine{path: path, o: o, log: o.Log, live: map[dr.RunID]*run{}, quit: make(chan struct{})}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.ctx, e.fail = context.WithCancelCause(context.Background())
+	if err := e.open(); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+func (e *Engine) open() (err error) {
+	if e.lock, err = lockFile(e.path); err != nil {
+		return err
+	}
+	var epoch int64
+	if e.db, epoch, err = openDB(e.path); err != nil {
+		return err
+	}
+	if e.w, err = newWriter(e.db, e.path, epoch, e.o.Intercept, e.fail); err != nil {
+		return err
+	}
+	return e.loadOpen()
+}
+
+// Close ends serving, waits until Serve has returned, which takes as long as
+// the actions take to stop, and closes the file. What is open goes on when the
+// file is opened and served again. A second call does nothing.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if !e.quitting() {
+		close(e.quit)
+	}
+	served := e.served
+	e.mu.Unlock()
+	if served != nil {
+		<-served
+	}
+	return e.close()
+}
+
+func (e *Engine) close() error {
+	e.fail(ErrClosed)
+	e.closing.Do(func() {
+		var errs []error
+		if e.w != nil {
+			errs = append(errs, e.w.close())
+		}
+		if e.db != nil {
+			errs = append(errs, e.db.Close())
+		}
+		if e.lock != nil {
+			errs = append(errs, e.lock.Close())
+		}
+		e.closed = errors.Join(errs...)
+	})
+	return e.closed
+}
+
+func (e *Engine) quitting() bool {
+	select {
+	case <-e.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// dead returns why the engine is of no use any more, or nil.
+func (e *Engine) dead() error {
+	if e.ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("journal %s: %w", e.path, context.Cause(e.ctx))
+}
+
+func now() time.Time { return time.Now().UTC().Round(0) }

@@ -1,0 +1,242 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Why something in hand is stopped.
+var (
+	errEnding    = errors.New("the engine stops serving")
+	errCancelled = errors.New("stopped because the run ends")
+)
+
+// plan lets go of what is not wanted any more and begins what is.
+func (r *run) plan(t *turn) error {
+	for {
+		again, err := r.planOnce(t)
+		if err != nil {
+			return err
+		}
+		if !again {
+			break
+		}
+	}
+	for k := range r.granted { // turns that nobody wants any more
+		delete(r.granted, k)
+		r.e.serves.Load().slots.Release(1)
+	}
+	return nil
+}
+
+// planOnce reports true if what it recorded may have changed what is wanted.
+func (r *run) planOnce(t *turn) (again bool, err error) {
+	tasks := r.fold.Next()
+	r.letGo(tasks)
+	s := r.e.serves.Load()
+	for _, task := range tasks {
+		k := key{task.Kind, task.Step.ID}
+		if h := r.hand[k]; h != nil {
+			if task.Stop {
+				h.stop(errCancelled)
+			}
+			continue
+		}
+		if task.Kind == dr.TaskRelease && r.e.o.Claims == nil {
+			// It needs nobody who serves: it is part of the write.
+			return false, r.add(t, dr.Event{Kind: dr.EventReleased, At: now()})
+		}
+		if s == nil || s.ctx.Err() != nil || !dr.Serves(task.Step.Queue, s.queues) {
+			continue
+		}
+		switch task.Kind {
+		case dr.TaskDo, dr.TaskUndo:
+			again, err = r.begin(t, s, k, task)
+		case dr.TaskGate:
+			again, err = r.gate(t, s, k, task)
+		case dr.TaskClaim:
+			r.outside(t, s, k, r.claimAgain)
+		case dr.TaskRelease:
+			if len(r.hand) == 0 { // a claim may still be under way
+				r.outside(t, s, k, r.releaseAll)
+			}
+		}
+		if again || err != nil {
+			return again, err
+		}
+	}
+	return false, nil
+}
+
+// letGo stops what is in hand and not wanted any more.
+func (r *run) letGo(tasks []dr.Task) {
+	if len(r.hand) == 0 {
+		return
+	}
+	want := make(map[key]bool, len(tasks))
+	for _, t := range tasks {
+		want[key{t.Kind, t.Step.ID}] = true
+	}
+	for k, h := range r.hand {
+		if want[k] {
+			continue
+		}
+		h.stop(errCancelled)
+		if h.idle {
+			delete(r.hand, k)
+		}
+	}
+}
+
+// begin records that an attempt begins and has it started, or waits for its
+// turn.
+func (r *run) begin(t *turn, s *serving, k key, task dr.Task) (again bool, err error) {
+	granted := r.granted[k]
+	if !granted && (task.Failed > 0 || !s.slots.TryAcquire(1)) {
+		r.await(t, s, k, task)
+		return false, nil
+	}
+	delete(r.granted, k)
+	if !s.add() {
+		s.slots.Release(1)
+		return false, nil
+	}
+	begun := task.Begin(now())
+	if err := r.add(t, begun); err != nil || begun.Kind != dr.EventBegun {
+		s.slots.Release(1)
+		s.done()
+		return true, err
+	}
+	a := &attempt{r: r, s: s, k: k, task: task, begun: begun, call: r.fold.Call(task, begun.Attempt)}
+	a.ctx, a.stop = context.WithCancelCause(s.ctx)
+	r.hand[k] = &hand{stop: a.stop}
+	t.starts = append(t.starts, start{run: a.run, abandon: func() {
+		s.slots.Release(1)
+		s.done()
+	}})
+	return false, nil
+}
+
+// await waits for the time of the next attempt and for a slot, and then lets
+// the run look again.
+func (r *run) await(t *turn, s *serving, k key, task dr.Task) {
+	if !s.add() {
+		return
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	h := &hand{stop: func(error) { cancel() }, idle: true}
+	r.hand[k] = h
+	t.starts = append(t.starts, start{abandon: func() { cancel(); s.done() }, run: func() {
+		defer s.done()
+		defer cancel()
+		if !pause(ctx, r.e.o.backoff(task.Failed)) || s.slots.Acquire(ctx, 1) != nil {
+			return
+		}
+		err := r.tell(func() (*dr.Event, error) {
+			if r.hand[k] != h {
+				s.slots.Release(1)
+				return nil, nil
+			}
+			delete(r.hand, k)
+			r.granted[k] = true
+			return nil, nil
+		})
+		if err != nil {
+			r.e.log.Debug("engine stopped while a step waited for its turn", "run", r.id, "step", k.step, "err", err)
+		}
+	}})
+}
+
+// gate opens a gate, or sets the clock for one.
+func (r *run) gate(t *turn, s *serving, k key, task dr.Task) (again bool, err error) {
+	if task.Opened.IsZero() {
+		return true, r.add(t, dr.Event{Kind: dr.EventOpened, At: now(), Step: task.Step.ID})
+	}
+	if task.Deadline.IsZero() {
+		return false, nil
+	}
+	h := &hand{idle: true}
+	timer := time.AfterFunc(until(task.Deadline), func() {
+		r.post(message{event: func() (*dr.Event, error) {
+			if r.hand[k] != h {
+				return nil, nil
+			}
+			delete(r.hand, k)
+			return &dr.Event{Kind: dr.EventExpired, At: now(), Step: k.step}, nil
+		}})
+	})
+	h.stop = func(error) { timer.Stop() }
+	r.hand[k] = h
+	return false, nil
+}
+
+// outside does what other claims than the engine's own need: do is tried
+// until it comes to something or the engine stops serving.
+func (r *run) outside(t *turn, s *serving, k key, do func(context.Context) (dr.Event, error)) {
+	if !s.add() {
+		return
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	r.hand[k] = &hand{stop: func(error) { cancel() }}
+	t.starts = append(t.starts, start{abandon: func() { cancel(); s.done() }, run: func() {
+		defer s.done()
+		defer cancel()
+		var ev dr.Event
+		var err error
+		for n := 0; ; n++ {
+			if !pause(ctx, r.e.o.backoff(n)) {
+				err = ctx.Err()
+				break
+			}
+			if ev, err = do(ctx); err == nil {
+				break
+			}
+			r.e.log.Warn("claims can't be reached", "run", r.id, "task", k.kind, "err", err)
+		}
+		_ = r.tell(func() (*dr.Event, error) { // a dead engine has said so elsewhere
+			delete(r.hand, k)
+			if err != nil || !r.wants(k.kind) {
+				return nil, nil
+			}
+			return &ev, nil
+		})
+	}})
+}
+
+// wants reports whether the fold still asks for a claim or a release.
+func (r *run) wants(kind dr.TaskKind) bool {
+	for _, t := range r.fold.Next() {
+		if t.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// claimAgain finishes the claiming that a crash has interrupted.
+func (r *run) claimAgain(ctx context.Context) (dr.Event, error) {
+	epochs, err := acquireAll(ctx, r.e.o.Claims, r.id, r.fold.Plan().Locks)
+	if errors.Is(err, dr.ErrBusy) {
+		return dr.Event{Kind: dr.EventRefused, At: now(), Err: err.Error()}, nil
+	}
+	return dr.Event{Kind: dr.EventClaimed, At: now(), Epochs: epochs}, err
+}
+
+func (r *run) releaseAll(ctx context.Context) (dr.Event, error) {
+	err := releaseAll(ctx, r.e.o.Claims, r.id, r.fold.Plan().Locks)
+	return dr.Event{Kind: dr.EventReleased, At: now()}, err
+}
+
+func releaseAll(ctx context.Context, c dr.Claims, id dr.RunID, locks []string) error {
+	var errs []error
+	for _, l := range locks {
+		if err := c.Release(ctx, l, string(id)); err != nil {
+			errs = append(errs, fmt.Errorf("release %s: %w", l, err))
+		}
+	}
+	return errors.Join(errs...)
+}

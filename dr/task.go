@@ -1,0 +1,129 @@
+package dr
+
+import (
+	"fmt"
+	"time"
+)
+
+// Task is something that should be in hand: being waited for, or being done.
+type Task struct {
+	Kind TaskKind
+	Step Step // of TaskDo, TaskUndo and TaskGate
+	// Attempt is the number of the attempt that is under way or, if none is,
+	// that is to be begun; Open tells which. An open one that the engine
+	// doesn't have in hand was lost in a crash: it is begun again, under the
+	// next number.
+	Attempt int
+	Open    bool
+	// Failed counts the failures before this attempt: the longer it is the
+	// longer an engine should wait before it begins it.
+	Failed int
+	// Stop: the attempt's context is to be cancelled, and its end awaited. It
+	// says nothing to an engine that doesn't have it in hand.
+	Stop bool
+	// Opened and Deadline are of gates: zero before it was opened, and where
+	// there is no deadline.
+	Opened, Deadline time.Time
+
+	dying int
+}
+
+// TaskKind says what is to be done.
+type TaskKind string
+
+// Kinds of tasks.
+const (
+	TaskClaim   TaskKind = "claim"   // claim the plan's locks: EventClaimed or EventRefused
+	TaskDo      TaskKind = "do"      // call the step's action: Task.Begin, then Task.End
+	TaskUndo    TaskKind = "undo"    // call the step's undo: likewise
+	TaskGate    TaskKind = "gate"    // EventOpened, if Opened is zero; then wait for a decision until Deadline: EventExpired
+	TaskRelease TaskKind = "release" // give all claims back: EventReleased
+)
+
+// Next tells what should be in hand now, in the plan's order: what is there
+// already, and what is to be begun. It changes nothing, and yields nothing
+// when the run has ended or only a decision on a stuck step is awaited.
+func (r *Run) Next() []Task {
+	if r.released {
+		return nil
+	}
+	if r.ending != "" {
+		return r.nextEnding()
+	}
+	if !r.claimed {
+		return []Task{{Kind: TaskClaim}}
+	}
+	var tasks []Task
+	left := false
+	for i := range r.steps {
+		left = left || !r.passed(i)
+		switch st := r.plan.Steps[i]; {
+		case r.wantsDo(i):
+			tasks = append(tasks, r.task(TaskDo, i))
+		case st.Gate == "":
+		case r.steps[i].state == StepWaiting, r.steps[i].state == StepPending && r.ready(i):
+			tasks = append(tasks, r.gate(i))
+		}
+	}
+	if !left {
+		tasks = append(tasks, Task{Kind: TaskRelease})
+	}
+	return tasks
+}
+
+// nextEnding waits for what runs, then undoes one step after the other.
+func (r *Run) nextEnding() []Task {
+	var tasks []Task
+	for i := range r.steps {
+		if r.wantsDo(i) {
+			tasks = append(tasks, r.task(TaskDo, i))
+		}
+	}
+	if len(tasks) > 0 {
+		return tasks
+	}
+	if i := r.toUndo(); i >= 0 {
+		return []Task{r.task(TaskUndo, i)}
+	}
+	return []Task{{Kind: TaskRelease}}
+}
+
+func (r *Run) task(k TaskKind, i int) Task {
+	t := r.steps[i].do
+	if k == TaskUndo {
+		t = r.steps[i].undo
+	}
+	n := t.begun
+	if !t.open {
+		n++
+	}
+	return Task{Kind: k, Step: r.plan.Steps[i], Attempt: n, Open: t.open, Failed: t.failed, Stop: t.stop, dying: t.dying()}
+}
+
+func (r *Run) gate(i int) Task {
+	t := Task{Kind: TaskGate, Step: r.plan.Steps[i]}
+	if s := &r.steps[i]; s.state == StepWaiting {
+		t.Opened = s.opened
+		if t.Step.Timeout > 0 {
+			t.Deadline = s.opened.Add(t.Step.Timeout)
+		}
+	}
+	return t
+}
+
+// Begin returns the event to journal before the action of a TaskDo or
+// TaskUndo is called: EventBegun, with the number of the attempt to run, or
+// EventFailed if the action must not be called again because it took the
+// process with it too often.
+func (t Task) Begin(at time.Time) Event {
+	e := Event{Kind: EventBegun, At: at, Step: t.Step.ID, Undo: t.Kind == TaskUndo, Attempt: t.Attempt}
+	switch {
+	case !t.Open:
+	case t.dying >= maxLost:
+		e.Kind, e.Final = EventFailed, true
+		e.Err = fmt.Sprintf("the process died in each of the last %d attempts; the action may be what kills it", t.dying)
+	default:
+		e.Attempt++
+	}
+	return e
+}
