@@ -180,6 +180,12 @@ func TestBudget(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ENOSPC)
 	disk.Budget(0)
 	write(t, g, "x", 12288)
+
+	h := create(t, disk, "/h")
+	write(t, h, "x", 0)
+	require.NoError(t, g.Close())
+	require.NoError(t, disk.Rename("/h", "/g"))
+	require.EqualValues(t, 4096, disk.Used(), "what was replaced gives its room back")
 }
 
 func TestConcurrentUse(t *testing.T) {

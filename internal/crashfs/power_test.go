@@ -135,6 +135,16 @@ func TestRenameIsAtomic(t *testing.T) {
 	require.NotZero(t, seen["new old"])
 	require.NotZero(t, seen["absent new"])
 	require.Len(t, seen, 2)
+
+	// Syncing either folder makes both halves durable, with what led to them.
+	disk = crashfs.New(5)
+	require.NoError(t, disk.MkdirAll("/from", 0o700))
+	require.NoError(t, disk.MkdirAll("/to", 0o700))
+	require.NoError(t, disk.SyncDir("/"))
+	create(t, disk, "/from/f")
+	require.NoError(t, disk.Rename("/from/f", "/to/f"))
+	require.NoError(t, disk.SyncDir("/to"))
+	require.Equal(t, map[string]int{"absent ": 400}, outcomes(t, disk, both))
 }
 
 // Folders that move into each other must not end up inside themselves, where
@@ -163,6 +173,51 @@ func TestMovedFoldersStayReachable(t *testing.T) {
 	require.Len(t, seen, 3)
 	for name := range seen {
 		require.NotEmpty(t, name)
+	}
+
+	// Nor when a SyncDir picks the last move and leaves one before it.
+	disk = crashfs.New(6)
+	for _, d := range []string{"/1/A", "/2/B", "/3"} {
+		require.NoError(t, disk.MkdirAll(d, 0o700))
+	}
+	create(t, disk, "/1/A/f")
+	for _, d := range []string{"/", "/1", "/2", "/3", "/1/A"} {
+		require.NoError(t, disk.SyncDir(d))
+	}
+	require.NoError(t, disk.Rename("/1/A", "/2/B/A"))
+	require.NoError(t, disk.SyncDir("/1"))
+	require.NoError(t, disk.Rename("/2/B/A", "/3/A"))
+	require.NoError(t, disk.Rename("/2/B", "/3/A/B"))
+	require.NoError(t, disk.SyncDir("/2"))
+	seen = outcomes(t, disk, func(d *crashfs.FS) string { return content(t, d, "/3/A/f") })
+	require.Len(t, seen, 1)
+	require.Contains(t, seen, "")
+}
+
+// What is written after a truncation or a punch goes to new blocks: if that is
+// lost, so is the write, and never is it found among the old bytes.
+func TestLostTruncationLosesWhatFollows(t *testing.T) {
+	old := string(bytes.Repeat([]byte("A"), 8192))
+	for name, drop := range map[string]func(fsys.File) error{
+		"truncate": func(f fsys.File) error { return f.Truncate(0) },
+		"punch":    func(f fsys.File) error { return f.Punch(0, 8192) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := crashfs.New(7)
+			f := create(t, disk, "/f")
+			require.NoError(t, disk.SyncDir("/"))
+			write(t, f, old, 0)
+			require.NoError(t, f.Sync())
+			require.NoError(t, drop(f))
+			write(t, f, "B", 4096)
+			kinds := outcomes(t, disk, func(d *crashfs.FS) string {
+				got := content(t, d, "/f")
+				a, b := bytes.Count([]byte(got), []byte("A")), bytes.Count([]byte(got), []byte("B"))
+				require.True(t, got == old || a == 0, "%d old bytes and %d new in %d", a, b, len(got))
+				return fmt.Sprint(len(got), a, b)
+			})
+			require.GreaterOrEqual(t, len(kinds), 3)
+		})
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"unsafe"
 )
 
-// Alignment, in bytes, of the addresses, offsets and lengths that [Direct] can
-// use. It is the logical block size of every disk in the field and the page
-// size of most processors.
+// Alignment is what addresses, offsets and lengths must be multiples of, in
+// bytes, for [Direct] to use them: the logical block size that every disk in the
+// field takes, and the page size of most processors.
 const Alignment = 4096
 
 // Aligned makes a zeroed buffer of n bytes whose address is a multiple of

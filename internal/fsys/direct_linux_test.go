@@ -67,3 +67,17 @@ func TestAlignedStaysDirect(t *testing.T) {
 	require.True(t, bytes.Equal(p[:Alignment+1000], got[:n]))
 	require.False(t, f.off.Load())
 }
+
+// Where nothing can be deallocated, Punch writes zeros, a piece at a time.
+func TestWriteZeros(t *testing.T) {
+	f := openBoth(t)
+	want := bytes.Repeat([]byte{1}, 3<<20)
+	_, err := f.WriteAt(want, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.writeZeros(5, 2<<20+7))
+	clear(want[5 : 2<<20+7])
+	got := make([]byte, len(want))
+	_, err = f.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want, got))
+}
