@@ -1,0 +1,126 @@
+package failback
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failover"
+	"github.com/lifeboat-dr/lifeboat/replication"
+)
+
+// Direct failback: from disk to disk, without recovery points. Until the last
+// copy is committed the machine at home is torn or holds phase 1's moment; it
+// is started only when it holds the last one.
+
+// first copies the machine while it runs.
+func (a actions) first(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, x.Protection)
+	if err != nil {
+		return nil, err
+	}
+	return encode(a.copy(ctx, c, x, []dr.Point{p.Last, p.Common}, p.Common, false))
+}
+
+// last copies what has changed since phase 1, or everything if there was
+// none. The machine is off: nothing is lost.
+func (a actions) last(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	m, err := x.from.Backend.Machine(ctx, x.From.Machine)
+	if err == nil && m.Power != dr.Off {
+		err = dr.Permanent(fmt.Errorf("%w: it must stay off until it runs at %s", dr.ErrRunning, x.To.Site))
+	}
+	if err != nil {
+		return nil, fail("copy the last changes", dr.SourceSide, x.From.Site, x.From.Machine, err)
+	}
+	var phase1 failover.Copied
+	two, err := failover.ReadResult(c, StepFirst, &phase1)
+	if err != nil {
+		return nil, err
+	}
+	if !two {
+		return encode(a.copy(ctx, c, x, nil, dr.Point{}, true))
+	}
+	return encode(a.copy(ctx, c, x, []dr.Point{phase1.Point}, dr.Point{}, false))
+}
+
+// copy captures the machine at From and makes the one at To hold it. known
+// are points that To's disks may hold; common is one from which both sides
+// descend.
+func (a actions) copy(ctx context.Context, c *dr.Call, x ends, known []dr.Point, common dr.Point, full bool) (_ failover.Copied, err error) {
+	name := replication.PointName(c.Key)
+	img, done, err := capture(ctx, x.from, x.From.Machine, name)
+	if err != nil {
+		return failover.Copied{}, fail("capture", dr.SourceSide, x.From.Site, x.From.Machine, err)
+	}
+	defer func() {
+		if err != nil { // kept for the next attempt; undoing releases it
+			err = errors.Join(err, img.Close())
+			return
+		}
+		err = done()
+	}()
+	r, err := x.to.Backend.Prepare(ctx, x.Placement(img.Point().Machine))
+	if err != nil {
+		return failover.Copied{}, fail("prepare", dr.TargetSide, x.To.Site, x.replica.ID, err)
+	}
+	if r.Holds == name { // copied by an attempt that was cut off
+		return failover.Copied{Point: img.Point(), Report: replication.Report{Point: img.Point()}}, nil
+	}
+	o := a.e.Copy
+	o.Progress, o.Full = c.Beat, full
+	switch {
+	case full:
+	case r.New:
+		o.Have.Blank = true
+	default:
+		o.Have = exactly(r.Holds, known)
+		if o.Have.Common.ID == "" && common.ID != "" && !r.Torn {
+			theirs, let, err := capture(ctx, x.to, r.ID, replication.PointName(c.Key+"/theirs"))
+			if err != nil {
+				return failover.Copied{}, fail("capture the former machine", dr.TargetSide, x.To.Site, r.ID, err)
+			}
+			defer func() { err = errors.Join(err, let()) }()
+			o.Have.Common, o.Have.Theirs = common, theirs
+		}
+	}
+	draft, err := x.to.Backend.Draft(ctx, r.ID, img.Point())
+	if err != nil {
+		return failover.Copied{}, fail("open the disks for writing", dr.TargetSide, x.To.Site, r.ID, err)
+	}
+	rep, err := replication.Copy(ctx, draft, img, o)
+	err = errors.Join(err, draft.Close())
+	return failover.Copied{Point: rep.Point, Report: rep}, fail("copy home", dr.TargetSide, x.To.Site, r.ID, err)
+}
+
+// exactly is the history of disks that hold one of the points known.
+func exactly(holds dr.PointID, known []dr.Point) replication.History {
+	for _, p := range known {
+		if holds != "" && p.ID == holds {
+			return replication.History{Common: p}
+		}
+	}
+	return replication.History{}
+}
+
+// release lets go of what a copy that did not end had frozen.
+func (a actions) release(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	key := dr.StepKey(c.Run, c.Step, false)
+	err = errors.Join(
+		x.from.Backend.Release(ctx, x.From.Machine, replication.PointName(key)),
+		x.to.Backend.Release(ctx, x.replica.ID, replication.PointName(key+"/theirs")))
+	return nil, fail("release", dr.SourceSide, x.From.Site, x.From.Machine, err)
+}

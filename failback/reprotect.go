@@ -1,0 +1,179 @@
+package failback
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failover"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/replication"
+)
+
+// seeded is the result of the seed step.
+type seeded struct {
+	// Base is what the new points are written over.
+	Base dr.PointID `json:"base"`
+	// Kept says that the store had the last common point already, and
+	// nothing was copied.
+	Kept   bool               `json:"kept,omitempty"`
+	Report replication.Report `json:"report"`
+}
+
+// seed copies the stopped machine's disks into the store of its own site, so
+// that the first point of the new direction differs from something. These
+// bytes don't travel between the sites.
+func (a actions) seed(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, x.Protection)
+	if err != nil {
+		return nil, err
+	}
+	if has, err := holds(ctx, x.to.Points, x.From.Machine, p.Common.ID); err != nil || has {
+		return encode(seeded{Base: p.Common.ID, Kept: true}, err)
+	}
+	as, err := x.from.Backend.Machine(ctx, x.From.Machine)
+	if err != nil {
+		return nil, fail("look up the machine", dr.SourceSide, x.From.Site, x.From.Machine, err)
+	}
+	o := a.e.Copy
+	o.Progress = c.Beat
+	rep, err := replication.Seed(ctx, x.to, x.replica.ID, as, replication.PointName(c.Key), o)
+	return encode(seeded{Base: rep.Point.ID, Report: rep}, err)
+}
+
+// holds reports whether the store has the point.
+func holds(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID, id dr.PointID) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	img, err := s.Open(ctx, m, id)
+	if errors.Is(err, dr.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fail("look for the common point", dr.StoreSide, "", m, err)
+	}
+	return true, img.Close()
+}
+
+// replicate makes the first point of the new direction. What can differ from
+// the base is what either side wrote since the common point.
+func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, err error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, x.Protection)
+	if err != nil {
+		return nil, err
+	}
+	var s seeded
+	if _, err := failover.ReadResult(c, failover.StepSeed, &s); err != nil {
+		return nil, err
+	}
+	var have replication.History
+	if s.Base == "" { // no machine here to seed from; perhaps a base of an earlier failback
+		has, err := holds(ctx, x.to.Points, x.From.Machine, p.Common.ID)
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			s.Base, s.Kept = p.Common.ID, true
+		}
+	}
+	switch {
+	case s.Kept:
+		have.Common = p.Common
+	case s.Base != "" && p.Common.ID != "":
+		theirs, done, err := capture(ctx, x.to, x.replica.ID, replication.PointName(c.Key+"/theirs"))
+		if err != nil {
+			return nil, fail("capture the former machine", dr.TargetSide, x.To.Site, x.replica.ID, err)
+		}
+		defer func() { err = errors.Join(err, done()) }()
+		have.Common, have.Theirs = p.Common, theirs
+	}
+	rep, err := a.e.ReplicateOver(ctx, p, replication.PointName(c.Key), dr.CrashConsistent, s.Base, have, c.Beat)
+	return encode(rep, err)
+}
+
+// capture freezes a machine to ask its tracker; done lets go of it.
+func capture(ctx context.Context, at replication.Site, m dr.MachineID, name dr.PointID) (dr.Image, func() error, error) {
+	img, err := at.Backend.Capture(ctx, m, name, dr.CrashConsistent)
+	if err != nil {
+		return nil, nil, err
+	}
+	return img, func() error { return errors.Join(img.Close(), at.Backend.Release(ctx, m, name)) }, nil
+}
+
+// hydrate brings the standby machine's disks to the first point, so that what
+// remains for the failover is little.
+func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	var rep replication.Report
+	if _, err := failover.ReadResult(c, StepReplicate, &rep); err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, x.Protection)
+	if err != nil {
+		return nil, err
+	}
+	r, err := x.to.Backend.Prepare(ctx, x.Placement(rep.Point.Machine))
+	if err != nil {
+		return nil, fail("prepare", dr.TargetSide, x.To.Site, x.To.Machine, err)
+	}
+	o := a.e.Copy
+	o.Progress = c.Beat
+	return encode(replication.Hydrate(ctx, x.to, r, x.From.Machine, rep.Point.ID, p.Common, o))
+}
+
+// finish records that the machine is protected in the new direction.
+func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	x, err := a.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	var rep replication.Report
+	if _, err := failover.ReadResult(c, StepReplicate, &rep); err != nil {
+		return nil, err
+	}
+	var s seeded
+	if _, err := failover.ReadResult(c, failover.StepSeed, &s); err != nil {
+		return nil, err
+	}
+	var filled replication.Report
+	warm, err := failover.ReadResult(c, failover.StepHydrate, &filled)
+	if err != nil {
+		return nil, err
+	}
+	_, err = a.e.Update(ctx, c, x.Protection, func(p *dr.Protection) error {
+		p.Last, p.Run, p.Replication = rep.Point, "", dr.ReplicationIdle
+		p.Standby.Machine = x.replica.ID
+		// What the standby's disks hold must stay, for the next copy into
+		// them to be a delta.
+		p.Unpin(pinStandby)
+		if warm {
+			p.Pin(filled.Point.ID, pinStandby)
+		} else if s.Base != "" {
+			p.Pin(s.Base, pinStandby)
+		}
+		return p.Move(dr.Protected)
+	})
+	return encode(Reprotected{First: rep, Seed: s.Report, Warm: warm}, err)
+}
+
+const pinStandby = "standby"
+
+// Reprotected is the result of a reprotection's finish step.
+type Reprotected struct {
+	First replication.Report `json:"first"` // what travelled between the sites
+	Seed  replication.Report `json:"seed"`  // what was copied within the recovery site before
+	Warm  bool               `json:"warm"`  // the standby machine's disks hold the first point
+}

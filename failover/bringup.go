@@ -1,0 +1,298 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/replication"
+)
+
+// DefaultVerifyTimeout is how long a started machine is given to show that it
+// lives.
+const DefaultVerifyTimeout = 5 * time.Minute
+
+// chosen is the result of choose.
+type chosen struct {
+	Point dr.Point `json:"point"`
+}
+
+// ChosenPoint returns the point that the flow starts its machine from, for
+// callers' own steps behind the one that settles it.
+func ChosenPoint(c *dr.Call) (dr.Point, error) {
+	var direct Copied
+	if ok, err := ReadResult(c, StepCopy, &direct); ok || err != nil {
+		return direct.Point, err
+	}
+	var ch chosen
+	err := needResult(c, StepChoose, &ch)
+	return ch.Point, err
+}
+
+// choose settles the recovery point and pins it, so that retention leaves it.
+func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.Undo {
+		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+			p.Unpin(pinOf(c.Run))
+			return nil
+		})
+		return nil, err
+	}
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return nil, err
+	}
+	choice := in.Point
+	if in.Operation == dr.OpPlannedFailover || in.Operation == dr.OpFailback && choice.Option == "" {
+		var s Copied
+		if err := needResult(c, StepSync, &s); err != nil {
+			return nil, err
+		}
+		choice = recoverypoint.Choice{Option: recoverypoint.Custom, Point: s.Point.ID}
+	}
+	if choice.NeedsProcessing() {
+		if err := process(ctx, to.Points, in.From.Machine); err != nil {
+			return nil, err
+		}
+	}
+	var points []dr.Point
+	for p, err := range to.Points.List(ctx, in.From.Machine) {
+		if err != nil {
+			return nil, wrap(err, "list recovery points", dr.StoreSide, in.From)
+		}
+		points = append(points, p)
+	}
+	pt, err := recoverypoint.Choose(points, choice)
+	if err != nil {
+		return nil, wrap(err, "choose a recovery point", dr.StoreSide, in.From)
+	}
+	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		p.Pin(pt.ID, pinOf(c.Run))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Retention may have looked at the record just before the pin was in it.
+	img, err := to.Points.Open(ctx, in.From.Machine, pt.ID)
+	if err != nil {
+		return nil, wrap(err, "open recovery point "+string(pt.ID), dr.StoreSide, in.From)
+	}
+	return result(chosen{pt}, img.Close())
+}
+
+// process turns what a store has received into points, where that is a thing.
+func process(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) error {
+	p, ok := dr.As[recoverypoint.Processor](s)
+	if !ok {
+		return nil
+	}
+	if err := p.Process(ctx, m); err != nil {
+		return &dr.Error{Op: "process received data", Side: dr.StoreSide, Machine: m, Err: err,
+			Remedy: "the latest processed point can be used without"}
+	}
+	return nil
+}
+
+func pinOf(run dr.RunID) string { return "run/" + string(run) }
+
+// Placement describes the machine that the flow brings up.
+func (in Input) Placement(m dr.Machine) backend.Placement {
+	return backend.Placement{
+		Key: in.Key, Original: in.To.Machine, Machine: m, Name: in.Where.Name,
+		Isolated: in.Test, Networks: in.Where.Networks, Options: in.Where.Options,
+	}
+}
+
+// prepare finds or makes the machine. Taking it back removes only what this
+// flow made.
+func (a actions) prepare(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return nil, err
+	}
+	if c.Undo && in.To.Machine != "" {
+		return nil, nil
+	}
+	m, err := a.model(ctx, c, in)
+	if err != nil {
+		return nil, err
+	}
+	if c.Undo {
+		return nil, remove(ctx, to.Backend, in, m)
+	}
+	r, err := to.Backend.Prepare(ctx, in.Placement(m))
+	return result(r, wrap(err, "prepare", dr.TargetSide, in.To))
+}
+
+// model is what the machine should be like: as the chosen point recorded it,
+// or, in flows without one, as the machine is now.
+func (a actions) model(ctx context.Context, c *dr.Call, in Input) (dr.Machine, error) {
+	var ch chosen
+	if ok, err := ReadResult(c, StepChoose, &ch); ok || err != nil {
+		return ch.Point.Machine, err
+	}
+	from, err := a.e.Sites.Site(in.From.Site)
+	if err != nil {
+		return dr.Machine{}, err
+	}
+	m, err := from.Backend.Machine(ctx, in.From.Machine)
+	return m, wrap(err, "look up the machine", dr.SourceSide, in.From)
+}
+
+// remove deletes the machine that carries the flow's key. Finding it may mean
+// making it first: there is no other way to ask.
+func remove(ctx context.Context, b backend.Backend, in Input, m dr.Machine) error {
+	r, err := b.Prepare(ctx, in.Placement(m))
+	if err != nil {
+		return wrap(err, "find what to remove", dr.TargetSide, in.To)
+	}
+	return wrap(b.Remove(ctx, r.ID), "remove", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: r.ID})
+}
+
+// hydrate makes the stopped machine hold the point.
+func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	pt, err := ChosenPoint(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return nil, err
+	}
+	common := p.Common
+	if in.Test {
+		common = dr.Point{} // the drill's machine has nothing to do with the replica
+	}
+	return result(a.fill(ctx, c, in, in.From.Machine, pt, common))
+}
+
+// fill makes the flow's machine at To hold a point of machine of.
+func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID, pt, common dr.Point) (replication.Report, error) {
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return replication.Report{}, err
+	}
+	// Asked anew: a crash may have changed what the disks hold.
+	r, err := to.Backend.Prepare(ctx, in.Placement(pt.Machine))
+	if err != nil {
+		return replication.Report{}, wrap(err, "prepare", dr.TargetSide, in.To)
+	}
+	if r.Holds == pt.ID && !r.Torn {
+		return replication.Report{Point: pt, Existed: true}, nil
+	}
+	o := a.e.Copy
+	o.Progress = c.Beat
+	return replication.Hydrate(ctx, to, r, of, pt.ID, common, o)
+}
+
+// start powers the machine on. It never starts what does not hold the point.
+func (a actions) start(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return nil, err
+	}
+	var r backend.Replica
+	if err := needResult(c, StepPrepare, &r); err != nil {
+		return nil, err
+	}
+	at := dr.Place{Site: in.To.Site, Machine: r.ID}
+	if c.Undo {
+		return nil, wrap(to.Backend.Stop(ctx, r.ID), "stop", dr.TargetSide, at)
+	}
+	pt, err := ChosenPoint(c)
+	if err != nil {
+		return nil, err
+	}
+	in.To.Machine = r.ID
+	return result(a.powerOn(ctx, c, in, in.From.Machine, pt))
+}
+
+// started is the result of a start.
+type started struct {
+	At time.Time `json:"at"`
+}
+
+// powerOn starts a machine from a point of machine of, or finds it running.
+func (a actions) powerOn(ctx context.Context, c *dr.Call, in Input, of dr.MachineID, pt dr.Point) (started, error) {
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return started{}, err
+	}
+	b := to.Backend
+	m, err := b.Machine(ctx, in.To.Machine)
+	if err != nil {
+		return started{}, wrap(err, "look up the machine", dr.TargetSide, in.To)
+	}
+	if m.Power != dr.On {
+		// The disks hold the point, unless the machine was started by an
+		// attempt that was cut off and has gone down since: fill them again.
+		if _, err := a.fill(ctx, c, in, of, pt, pt); err != nil {
+			return started{}, err
+		}
+		if err := b.Start(ctx, in.To.Machine); err != nil {
+			return started{}, wrap(err, "start", dr.TargetSide, in.To)
+		}
+	}
+	return started{At: a.e.Time()}, nil
+}
+
+// evidenceNone is the kind of evidence of a backend that can't probe.
+const evidenceNone = "none"
+
+// verify looks for evidence that the machine lives; without an ability to
+// probe there is none, and that is what the report says.
+func (a actions) verify(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return nil, err
+	}
+	id := in.To.Machine
+	var r backend.Replica
+	if ok, err := ReadResult(c, StepPrepare, &r); err != nil {
+		return nil, err
+	} else if ok {
+		id = r.ID
+	}
+	none := backend.Evidence{Kind: evidenceNone, What: "the backend has no way to tell"}
+	p, ok := dr.As[backend.Prober](to.Backend)
+	if !ok {
+		return result(none, nil)
+	}
+	timeout := in.VerifyTimeout
+	if timeout <= 0 {
+		timeout = DefaultVerifyTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c.Beat(dr.Progress{What: "waiting for a sign of life"})
+	ev, err := p.Probe(ctx, id)
+	if errors.Is(err, dr.ErrUnsupported) {
+		return result(none, nil)
+	}
+	return result(ev, wrap(err, "probe", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: id}))
+}

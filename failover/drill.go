@@ -1,0 +1,150 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// testBegin notes the drill, so that it can be cleaned up whatever happens.
+// Replication goes on. Taking it back makes sure that nothing is left, and
+// notes a failed drill if something is.
+func (a actions) testBegin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := a.sites(in); err != nil {
+		return nil, err
+	}
+	if !c.Undo {
+		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+			if err := in.matchesTest(*p); err != nil {
+				return err
+			}
+			p.Test = &dr.TestFailover{Run: c.Run, State: dr.TestRunning, Place: dr.Place{Site: in.To.Site}, Started: a.e.Time()}
+			return nil
+		})
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return nil, err
+	}
+	left := a.removeTest(ctx, in, p)
+	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		switch {
+		case p.Test == nil || p.Test.Run != c.Run:
+		case left != nil:
+			p.Test.State = dr.TestFailed
+		default:
+			p.Test = nil
+		}
+		return nil
+	})
+	return nil, errors.Join(left, err)
+}
+
+// matchesTest refuses a drill planned of a record which has changed since.
+func (in Input) matchesTest(p dr.Protection) error {
+	in.To.Machine = p.Standby.Machine // the drill makes its own machine
+	return in.matches(p, p.Run)
+}
+
+// testFinish notes the drill's machine and keeps the evidence.
+func (a actions) testFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.report(c, in)
+	if err != nil {
+		return nil, err
+	}
+	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if p.Test == nil || p.Test.Run != c.Run {
+			return dr.Permanent(dr.ErrConflict)
+		}
+		p.Test.Place, p.Test.Point = r.To, r.Point.ID
+		return nil
+	})
+	return result(r, err)
+}
+
+func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if err := p.Allow(dr.OpCleanUpTest); err != nil {
+			return err
+		}
+		p.Test.State = dr.TestCleaningUp
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result(p.Test, nil)
+}
+
+func (a actions) testRemove(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return nil, err
+	}
+	if p.Test == nil {
+		return nil, nil
+	}
+	in.Key = testKey(in.Protection, p.Test.Run)
+	c.Beat(dr.Progress{What: "removing the drill's machine"})
+	return nil, a.removeTest(ctx, in, p)
+}
+
+// removeTest removes the drill's machine, by its ID if that was noted, else
+// by its key.
+func (a actions) removeTest(ctx context.Context, in Input, p dr.Protection) error {
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return err
+	}
+	if p.Test != nil && p.Test.Place.Machine != "" {
+		return wrap(to.Backend.Remove(ctx, p.Test.Place.Machine), "remove the drill's machine", dr.TargetSide, p.Test.Place)
+	}
+	in.To.Machine = ""
+	return remove(ctx, to.Backend, in, p.Last.Machine)
+}
+
+func testKey(id dr.ProtectionID, run dr.RunID) string {
+	return "test/" + string(id) + "/" + string(run)
+}
+
+// Cleaned is the result of a drill's clean-up.
+type Cleaned struct {
+	Test  dr.TestFailover `json:"test"`
+	Notes string          `json:"notes,omitempty"`
+}
+
+func (a actions) testCleaned(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := ReadInput(c)
+	if err != nil {
+		return nil, err
+	}
+	out := Cleaned{Notes: in.Notes}
+	if err := needResult(c, StepBegin, &out.Test); err != nil {
+		return nil, err
+	}
+	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		p.Test = nil
+		p.Unpin(pinOf(out.Test.Run))
+		return nil
+	})
+	return result(out, err)
+}

@@ -1,0 +1,38 @@
+package replication
+
+import (
+	"context"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// ReplicateAs makes the recovery point of that name of the protection's
+// present direction, over the newest one, once. It does not look at the
+// protection's state, and does not change its record.
+func (e *Env) ReplicateAs(ctx context.Context, p dr.Protection, name dr.PointID, want dr.Consistency, progress func(dr.Progress)) (Report, error) {
+	return e.replicate(ctx, p, name, want, CycleOptions{Progress: progress})
+}
+
+// ReplicateOver is ReplicateAs where the two sides have gone different ways:
+// the point is written over parent, and have tells what is known of how
+// parent's content and the machine's differ. Without a parent everything is
+// copied.
+func (e *Env) ReplicateOver(ctx context.Context, p dr.Protection, name dr.PointID, want dr.Consistency, parent dr.PointID, have History, progress func(dr.Progress)) (Report, error) {
+	return e.replicate(ctx, p, name, want, CycleOptions{Parent: parent, Have: &have, Progress: progress})
+}
+
+func (e *Env) replicate(ctx context.Context, p dr.Protection, name dr.PointID, want dr.Consistency, o CycleOptions) (Report, error) {
+	from, err := e.Sites.Site(p.Active.Site)
+	if err != nil {
+		return Report{}, err
+	}
+	to, err := e.Sites.Site(p.Standby.Site)
+	if err != nil {
+		return Report{}, err
+	}
+	c := Cycle{
+		Source: from.Backend, Points: to.Points, SourceSite: p.Active.Site, StoreSite: p.Standby.Site,
+		Copy: e.Copy, Now: e.Now, Log: e.Log,
+	}
+	return c.ReplicateAs(ctx, p.Active.Machine, name, want, o)
+}

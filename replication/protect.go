@@ -1,0 +1,379 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+)
+
+// Flows planned here.
+const (
+	FlowProtect   = "protect"
+	FlowUnprotect = "unprotect"
+)
+
+// New returns the record of a machine that is not protected yet: it runs at
+// home, and is to be recovered at the other site. Save it, then run Protect.
+func New(id dr.ProtectionID, home dr.Place, recoverAt string) dr.Protection {
+	return dr.Protection{
+		ID: id, Home: home.Site, Active: home,
+		Standby: dr.Place{Site: recoverAt}, State: dr.Unprotected,
+	}
+}
+
+// input of the steps planned here.
+type input struct {
+	Protection dr.ProtectionID `json:"protection"`
+	From       dr.Place        `json:"from"`
+	To         dr.Place        `json:"to"`
+}
+
+// Protect plans to protect a machine: its first recovery point is made. If
+// that fails the machine is unprotected as before; what was copied is kept
+// for the next attempt where the store can.
+func Protect(p dr.Protection) (dr.Plan, error) {
+	if err := p.Allow(dr.OpProtect); err != nil {
+		return dr.Plan{}, err
+	}
+	return p3(p, FlowProtect,
+		dr.Step{ID: "begin", Action: "protect.begin@1", Undo: "protect.begin@1"},
+		dr.Step{ID: "replicate", Action: "protect.replicate@1", Queue: p.Standby.Site},
+		dr.Step{ID: "finish", Action: "protect.finish@1"})
+}
+
+// Unprotect plans to end a protection: its recovery points are deleted and
+// the stopped replica, if this library made one, is removed. The machine runs
+// on where it runs.
+func Unprotect(p dr.Protection) (dr.Plan, error) {
+	if err := p.Allow(dr.OpUnprotect); err != nil {
+		return dr.Plan{}, err
+	}
+	return p3(p, FlowUnprotect,
+		dr.Step{ID: "begin", Action: "unprotect.begin@1", Undo: "unprotect.begin@1"},
+		dr.Step{ID: "delete", Action: "unprotect.delete@1", NoReturn: true, Queue: p.Standby.Site},
+		dr.Step{ID: "finish", Action: "unprotect.finish@1"})
+}
+
+func p3(p dr.Protection, flow string, steps ...dr.Step) (dr.Plan, error) {
+	in, err := json.Marshal(input{p.ID, p.Active, p.Standby})
+	if err != nil {
+		return dr.Plan{}, err
+	}
+	for i := range steps {
+		steps[i].Input = in
+		if i > 0 {
+			steps[i].After = []string{steps[i-1].ID}
+		}
+	}
+	pl := dr.Plan{Flow: flow, Rev: 1, Locks: []string{p.ID.Lock()}, Steps: steps}
+	return pl, pl.Validate()
+}
+
+// Actions are the steps of the flows planned here.
+func Actions(e *Env) dr.Actions {
+	return dr.Actions{
+		"protect.begin@1":     e.protectBegin,
+		"protect.replicate@1": e.protectReplicate,
+		"protect.finish@1":    e.protectFinish,
+		"unprotect.begin@1":   e.unprotectBegin,
+		"unprotect.delete@1":  e.unprotectDelete,
+		"unprotect.finish@1":  e.unprotectFinish,
+	}
+}
+
+func readInput(c *dr.Call) (input, error) {
+	var in input
+	if err := json.Unmarshal(c.Input, &in); err != nil {
+		return in, dr.Permanent(fmt.Errorf("input of step %s: %w", c.Step, err))
+	}
+	return in, nil
+}
+
+func (e *Env) protectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.Undo {
+		_, err := e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+			if p.Run != c.Run {
+				return nil
+			}
+			p.Run = ""
+			return p.Move(dr.Unprotected)
+		})
+		return nil, err
+	}
+	if err := e.preflight(ctx, in.From); err != nil {
+		return nil, err
+	}
+	if _, err := e.Sites.Site(in.To.Site); err != nil {
+		return nil, err
+	}
+	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if err := p.Allow(dr.OpProtect); err != nil {
+			return err
+		}
+		p.Run = c.Run
+		return p.Move(dr.Synchronizing)
+	})
+	return nil, err
+}
+
+// preflight refuses machines that could not be captured whole.
+func (e *Env) preflight(ctx context.Context, at dr.Place) error {
+	site, err := e.Sites.Site(at.Site)
+	if err != nil {
+		return err
+	}
+	f, ok := dr.As[backend.Preflighter](site.Backend)
+	if !ok {
+		return nil
+	}
+	problems, err := f.Preflight(ctx, at.Machine)
+	if err != nil {
+		return &dr.Error{Op: "preflight", Side: dr.SourceSide, Site: at.Site, Machine: at.Machine, Err: err}
+	}
+	var found []error
+	for _, p := range problems {
+		if !p.Blocker {
+			e.Logger().WarnContext(ctx, "preflight", "machine", at.Machine, "disk", p.Disk, "code", p.Code, "problem", p.Text, "remedy", p.Remedy)
+			continue
+		}
+		found = append(found, &dr.Error{Op: "preflight", Side: dr.SourceSide, Site: at.Site, Machine: at.Machine, Disk: p.Disk, Off: -1,
+			Err: fmt.Errorf("%w: %s: %s", dr.ErrUnsupported, p.Code, p.Text), Remedy: p.Remedy})
+	}
+	return errors.Join(found...)
+}
+
+func (e *Env) protectReplicate(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := e.ReplicateAs(ctx, p, PointName(c.Key), dr.CrashConsistent, c.Beat)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(rep)
+}
+
+func (e *Env) protectFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	var rep Report
+	if err := json.Unmarshal(c.Results["replicate"], &rep); err != nil {
+		return nil, dr.Permanent(fmt.Errorf("result of step replicate: %w", err))
+	}
+	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		p.Last, p.Run, p.Replication = rep.Point, "", dr.ReplicationIdle
+		return p.Move(dr.Protected)
+	})
+	return nil, err
+}
+
+func (e *Env) unprotectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.Undo {
+		_, err := e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+			if p.Run == c.Run {
+				p.Run = ""
+			}
+			return nil
+		})
+		return nil, err
+	}
+	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if err := p.Allow(dr.OpUnprotect); err != nil {
+			return err
+		}
+		if p.Active != in.From || p.Standby != in.To {
+			return dr.Permanent(fmt.Errorf("protection %s: %w: plan again", p.ID, dr.ErrConflict))
+		}
+		p.Run = c.Run
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, e.Hold(ctx, in.Protection)
+}
+
+func (e *Env) unprotectDelete(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	to, err := e.Sites.Site(in.To.Site)
+	if err != nil {
+		return nil, err
+	}
+	if err := DeleteAll(ctx, to.Points, in.From.Machine); err != nil {
+		return nil, err
+	}
+	p, err := e.Records.Load(ctx, in.Protection)
+	if err != nil || in.To.Machine == "" || in.To.Site == p.Home {
+		return nil, err
+	}
+	return nil, to.Backend.Remove(ctx, in.To.Machine)
+}
+
+func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+	in, err := readInput(c)
+	if err != nil {
+		return nil, err
+	}
+	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if p.Standby.Site != p.Home {
+			p.Standby.Machine = ""
+		}
+		p.Last, p.Common, p.Pins, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, "", dr.ReplicationIdle
+		return p.Move(dr.Unprotected)
+	})
+	return nil, err
+}
+
+// DeleteAll deletes every point of the machine, bases too.
+func DeleteAll(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) error {
+	var ids []dr.PointID
+	for p, err := range s.List(ctx, m) {
+		if err != nil {
+			return &dr.Error{Op: "list recovery points", Side: dr.StoreSide, Machine: m, Err: err}
+		}
+		ids = append(ids, p.ID)
+	}
+	for _, id := range ids {
+		if err := s.Delete(ctx, m, id); err != nil {
+			return &dr.Error{Op: "delete recovery point", Side: dr.StoreSide, Machine: m, Point: id, Err: err}
+		}
+	}
+	return nil
+}
+
+// Pause keeps replication cycles from beginning, and stops one that runs in
+// this process. Resume takes it back.
+func (e *Env) Pause(ctx context.Context, id dr.ProtectionID) error {
+	_, err := e.Amend(ctx, id, func(p *dr.Protection) error {
+		if err := p.Allow(dr.OpPause); err != nil {
+			return err
+		}
+		p.Replication = dr.ReplicationPaused
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.Hold(ctx, id)
+}
+
+// Resume lets replication go on after Pause.
+func (e *Env) Resume(ctx context.Context, id dr.ProtectionID) error {
+	_, err := e.Amend(ctx, id, func(p *dr.Protection) error {
+		if err := p.Allow(dr.OpResume); err != nil {
+			return err
+		}
+		p.Replication = dr.ReplicationIdle
+		return nil
+	})
+	return err
+}
+
+// Replicate runs one cycle of a protection: it makes a recovery point younger
+// than the last. dr.ErrNotAllowed while replication is paused or a flow holds
+// it, dr.ErrBusy while a cycle is under way in this process.
+func (e *Env) Replicate(ctx context.Context, id dr.ProtectionID, want dr.Consistency, progress func(dr.Progress)) (Report, error) {
+	ctx, leave, err := e.enter(ctx, id) // before looking at the record: a flow that sets Run finds the cycle
+	if err != nil {
+		return Report{}, err
+	}
+	defer leave()
+	p, err := e.Records.Load(ctx, id)
+	if err != nil {
+		return Report{}, err
+	}
+	if err := p.Allow(dr.OpReplicate); err != nil {
+		return Report{}, err
+	}
+	rep, err := e.ReplicateAs(ctx, p, "", want, progress) // goes on with an interrupted cycle, if there is one
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = errors.Join(cause, err)
+		}
+		return rep, err
+	}
+	_, err = e.Amend(ctx, id, func(now *dr.Protection) error {
+		if now.Active == p.Active && now.Standby.Site == p.Standby.Site && now.Last.Time.Before(rep.Point.Time) {
+			now.Last = rep.Point
+		}
+		return nil
+	})
+	return rep, err
+}
+
+// Expire deletes the recovery points that the policy doesn't keep, other than
+// those that flows have pinned, and returns them.
+func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoint.Policy) ([]dr.PointID, error) {
+	p, err := e.Records.Load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	store, machine := p.Standby.Site, p.Active.Machine
+	if p.State == dr.FailedOver { // the points are where it now runs
+		store, machine = p.Active.Site, p.Standby.Machine
+	}
+	site, err := e.Sites.Site(store)
+	if err != nil {
+		return nil, err
+	}
+	var points []dr.Point
+	for q, err := range site.Points.List(ctx, machine) {
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, q)
+	}
+	gone := recoverypoint.Expired(points, policy, e.Time(), p.Pins)
+	for i, q := range gone {
+		if err := site.Points.Delete(ctx, machine, q); err != nil {
+			return gone[:i], &dr.Error{Op: "expire", Side: dr.StoreSide, Site: store, Machine: machine, Point: q, Err: err}
+		}
+	}
+	return gone, nil
+}
+
+// PointName derives a point's name from a step's key: the same step always
+// captures under the same name.
+func PointName(key string) dr.PointID {
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '_'
+	}, key)
+	h := fnv.New64a()
+	h.Write([]byte(key)) // two keys may read the same once cleaned
+	return dr.PointID(fmt.Sprintf("%.160s-%08x", clean, uint32(h.Sum64())))
+}
+
+// CycleName names the point of an ordinary cycle after its time, UTC.
+func CycleName(t time.Time) dr.PointID {
+	return dr.PointID(t.UTC().Format("20060102T150405.000000000Z"))
+}
