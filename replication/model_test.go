@@ -347,4 +347,3 @@ func requireEqual(t testing.TB, want, got disks) {
 }
 
 var errFault = errors.New("fault")
-
