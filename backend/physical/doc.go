@@ -1,0 +1,48 @@
+// Package physical is the backend for machines whose disks this host can open:
+// raw image files, block devices, and the replicas that it makes of image
+// files under its root folder.
+//
+// Here live the [Host] with its Source and Target, the state it keeps of each
+// machine, the freezing of running machines, and the [Tracker] seam. Guests'
+// file systems, agents and networks don't belong here: what must happen inside
+// a machine, and what starts and stops it, are hooks ([Hooks], [Commands]).
+//
+// # What is durable
+//
+// Under Root each machine has a folder with machine.json, replaced whole and
+// atomically on every change, and with the image files that Prepare made. A
+// draft writes the disks in place. Before its first byte the machine is marked
+// torn; its commit syncs every disk and then replaces machine.json, which ends
+// the mark, says what the disks hold and names the tracker's epoch in one
+// step. One process owns a root at a time.
+//
+// A draft that was interrupted keeps no list of what it wrote: such a list is
+// worth only what was synced before it, and a copy that compares block sums
+// ([dr.Summer], which images and drafts here are) finds what is missing at the
+// speed of reading. So drafts are no [dr.Resumer].
+//
+// # A moment of a running machine
+//
+// There is no snapshot. A running machine's image is a [dr.Settler], read pass
+// after pass over what was written meanwhile, as live migration does. With
+// freeze hooks the last pass is read while the machine is frozen; with only a
+// tracker it ends when a pass went by without a write; with only the hooks the
+// last pass compares whole disks while the machine is frozen; with neither the
+// capture is refused. A freeze never outlives Config.FreezeLimit: then the
+// machine thaws whatever happens, and the capture fails.
+//
+// # What it believes
+//
+// Whether a machine runs, and so what its disks hold, is known from Start,
+// Stop and the configuration alone. A machine that is started, or a disk that
+// is written, behind this package's back makes Holds a lie: give each machine
+// one owner. What Linux knows to be in use (mounted, swap, below another
+// device, attached to a loop device) is never written.
+//
+// # Not verified on
+//
+// Windows and darwin are compiled, not run, and there nothing is known to be
+// mounted. Block devices were loop devices; device-mapper and btrfs members
+// were not at hand. Hooks were run with shell commands and Go functions, not
+// against a database.
+package physical

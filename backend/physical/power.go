@@ -1,0 +1,106 @@
+package physical
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Start implements [backend.Target]. The machine counts as running in an
+// unknown state from before the hook is called until it returned nil: a Start
+// that failed or was interrupted calls it again.
+func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
+	m, err := h.machine("start", id)
+	if err != nil {
+		return err
+	}
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	fail := func(err error, remedy string) error {
+		return &dr.Error{Op: "start", Machine: id, Err: err, Remedy: remedy}
+	}
+	rec := m.record()
+	switch {
+	case rec == nil:
+		return fail(dr.ErrNotFound, "")
+	case rec.Torn != "":
+		return fail(fmt.Errorf("%w: point %s was being copied to it", dr.ErrTorn, rec.Torn), "copy a point to it to the end")
+	case rec.making():
+		return fail(fmt.Errorf("%w: its disks are not all made", dr.ErrTorn), "prepare it again")
+	case rec.Power == dr.On:
+		return nil
+	case m.drafting():
+		return fail(fmt.Errorf("%w: a draft is open", dr.ErrBusy), "")
+	}
+	power := dr.Power("")
+	if h.cfg.Hooks.Start == nil {
+		power = dr.On
+	}
+	m.outdate()
+	if err := m.change(func(r *record) {
+		r.forget()
+		r.Power, r.New, r.Clean = power, false, false
+	}); err != nil {
+		return fail(err, "")
+	}
+	if h.cfg.Hooks.Start == nil {
+		return nil
+	}
+	if _, err := m.call(ctx, "start", h.cfg.Hooks.Start, 0); err != nil {
+		return fail(err, "its power is unknown now: start it again, or stop it")
+	}
+	if err := m.change(func(r *record) { r.Power = dr.On }); err != nil {
+		return fail(err, "")
+	}
+	return nil
+}
+
+// Stop implements [backend.Target].
+func (h *Host) Stop(ctx context.Context, id dr.MachineID) error {
+	return h.off(ctx, "stop", id, h.cfg.Hooks.Stop, false)
+}
+
+func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, clean bool) error {
+	m, err := h.machine(op, id)
+	if err != nil {
+		return err
+	}
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := m.record()
+	if rec == nil {
+		return &dr.Error{Op: op, Machine: id, Err: dr.ErrNotFound}
+	}
+	if rec.Power == dr.Off {
+		return nil
+	}
+	if _, err := m.call(ctx, op, hook, 0); err != nil {
+		return &dr.Error{Op: op, Machine: id, Err: err}
+	}
+	if err := m.change(func(r *record) { r.Power, r.Clean = dr.Off, clean }); err != nil {
+		return &dr.Error{Op: op, Machine: id, Err: err}
+	}
+	return nil
+}
+
+// drafting tells whether a draft is open.
+func (m *machine) drafting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draft != nil
+}
+
+// outdate ends the images of the stopped machine: what they read is about to
+// change.
+func (m *machine) outdate() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gen++
+}

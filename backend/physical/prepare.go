@@ -1,0 +1,359 @@
+package physical
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Prepare implements [backend.Target]. A machine that it makes has the ID of
+// its name and a hash of the key, and sparse image files in the host's root.
+// It takes no options.
+//
+// A replica that it finds keeps larger disks than p.Machine's and those that
+// p.Machine lacks: they may be wanted. A draft of a point that says otherwise
+// cuts and deletes them, after it marked the machine torn. A replica whose
+// disks grew holds nothing.
+func (h *Host) Prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+	r, err := h.prepare(ctx, p)
+	if err != nil {
+		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: p.Original, Err: err}
+	}
+	return r, nil
+}
+
+func (h *Host) prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Replica{}, err
+	}
+	if o := bytes.TrimSpace(p.Options); len(o) > 0 && !bytes.Equal(o, []byte("null")) && !bytes.Equal(o, []byte("{}")) {
+		return backend.Replica{}, fmt.Errorf("%w: options %s: physical hosts take none", dr.ErrInvalid, o)
+	}
+	if p.Original != "" {
+		return h.original(ctx, p)
+	}
+	if p.Key == "" {
+		return backend.Replica{}, fmt.Errorf("%w: a placement needs a key or an original", dr.ErrInvalid)
+	}
+	if err := checkDisks(p.Machine); err != nil {
+		return backend.Replica{}, err
+	}
+	m, err := h.replica(p)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	defer release()
+	return m.prepare(ctx, p)
+}
+
+// original finds the machine that is to be used, and changes nothing of it but
+// that it is never removed.
+func (h *Host) original(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+	m, err := h.machine("find", p.Original)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	defer release()
+	rec := m.record()
+	if rec == nil {
+		return backend.Replica{}, fmt.Errorf("machine %s: %w", p.Original, dr.ErrNotFound)
+	}
+	if err := m.stopped(rec); err != nil {
+		return backend.Replica{}, err
+	}
+	have, err := m.describe(rec)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if err := fits(have, p.Machine); err != nil {
+		return backend.Replica{}, err
+	}
+	if rec.Made && !rec.Original {
+		if err := m.change(func(r *record) { r.Original = true }); err != nil {
+			return backend.Replica{}, err
+		}
+	}
+	return m.replica(have), nil
+}
+
+// stopped refuses a machine that runs, or may.
+func (m *machine) stopped(rec *record) error {
+	switch rec.Power {
+	case dr.Off:
+		return nil
+	case dr.On:
+		return fmt.Errorf("machine %s: %w (stop it first)", m.id, dr.ErrRunning)
+	}
+	return fmt.Errorf("machine %s: %w, or may: its power is unknown (stop it, or configure its power)", m.id, dr.ErrRunning)
+}
+
+// fits tells whether the machine has all wanted disks, in their sizes.
+func fits(have, want dr.Machine) error {
+	for _, d := range want.Disks {
+		switch h, ok := have.Disk(d.ID); {
+		case !ok:
+			return fmt.Errorf("%w: machine %s has no disk %s", dr.ErrInvalid, have.ID, d.ID)
+		case h.Size != d.Size:
+			return fmt.Errorf("%w: disk %s of machine %s has %d bytes, not %d", dr.ErrInvalid, d.ID, have.ID, h.Size, d.Size)
+		}
+	}
+	return nil
+}
+
+func checkDisks(m dr.Machine) error {
+	seen := map[dr.DiskID]bool{}
+	for _, d := range m.Disks {
+		if seen[d.ID] {
+			return fmt.Errorf("%w: disk %s twice", dr.ErrInvalid, d.ID)
+		}
+		seen[d.ID] = true
+		if d.Size < 0 {
+			return fmt.Errorf("%w: disk %s of %d bytes", dr.ErrInvalid, d.ID, d.Size)
+		}
+		if _, err := imageName(d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replica tells what Prepare found. What the disks held counts only while they
+// have the sizes that they had.
+func (m *machine) replica(now dr.Machine) backend.Replica {
+	rec := m.record()
+	r := backend.Replica{ID: m.id, Holds: rec.holds(), New: rec.New, Torn: rec.Torn != ""}
+	for _, d := range now.Disks {
+		if size, ok := rec.Sizes[d.ID]; !ok || size != d.Size {
+			r.Holds = ""
+		}
+	}
+	return r
+}
+
+// replica finds the machine of the key, or a place for it.
+func (h *Host) replica(p backend.Placement) (*machine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("the host on %s is closed", h.cfg.Root)
+	}
+	var found []*machine
+	for _, m := range h.machines {
+		m.mu.Lock()
+		if m.rec != nil && m.rec.Made && m.rec.Key == p.Key {
+			found = append(found, m)
+		}
+		m.mu.Unlock()
+	}
+	switch len(found) {
+	case 0:
+	case 1:
+		return found[0], nil
+	default:
+		return nil, fmt.Errorf("%w: machines %s and %s both have the key %q (remove the folder of the one that is a copy)", dr.ErrAmbiguous, found[0].id, found[1].id, p.Key)
+	}
+	id := replicaID(p)
+	if m := h.machines[id]; m != nil {
+		return m, nil // its record says whether it is free
+	}
+	return h.add(id), nil
+}
+
+// replicaID is the same for every Prepare of the key and name.
+func replicaID(p backend.Placement) dr.MachineID {
+	name := p.Name
+	if name == "" {
+		name = p.Machine.Name
+	}
+	if name == "" {
+		name = string(p.Machine.ID)
+	}
+	name = strings.Trim(strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+			return c
+		}
+		return '-'
+	}, name), "-.")
+	sum := sha256.Sum256([]byte(p.Key))
+	return dr.MachineID(strings.TrimPrefix(name[:min(len(name), 80)]+"-"+hex.EncodeToString(sum[:8]), "-"))
+}
+
+// prepare makes the machine like p says. The caller holds op.
+func (m *machine) prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+	m.mu.Lock()
+	rec := m.rec
+	m.mu.Unlock()
+	if rec != nil && rec.Removing {
+		if err := m.erase(); err != nil {
+			return backend.Replica{}, err
+		}
+		rec = nil
+	}
+	next := &record{Version: recordVersion, Made: true, Key: p.Key, New: true, Power: dr.Off}
+	if rec != nil {
+		if !rec.Made || rec.Key != p.Key {
+			return backend.Replica{}, fmt.Errorf("%w: machine %s is another one", dr.ErrExists, m.id)
+		}
+		if err := m.stopped(rec); err != nil {
+			return backend.Replica{}, err
+		}
+		next = rec.clone()
+	}
+	next.like(m.id, p)
+	grow, err := m.missing(next)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if len(grow) > 0 {
+		if m.drafting() {
+			return backend.Replica{}, fmt.Errorf("machine %s: %w: a draft is open, and disk %s is to be made or grown", m.id, dr.ErrBusy, grow[0].ID)
+		}
+		m.outdate()
+		next.forget()
+	}
+	if rec == nil || len(grow) > 0 || !sameRecord(rec, next) {
+		if err := m.save(next); err != nil {
+			return backend.Replica{}, err
+		}
+	}
+	if len(grow) > 0 {
+		for _, g := range grow {
+			if err := ctx.Err(); err != nil {
+				return backend.Replica{}, err
+			}
+			if err := m.grow(g); err != nil {
+				return backend.Replica{}, &dr.Error{Op: "make", Side: dr.TargetSide, Machine: m.id, Disk: g.ID, Off: -1, Err: err}
+			}
+		}
+		if err := m.host.fs.SyncDir(m.folder); err != nil {
+			return backend.Replica{}, err
+		}
+		if err := m.change(func(r *record) {
+			for i := range r.Disks {
+				r.Disks[i].Making = false
+			}
+		}); err != nil {
+			return backend.Replica{}, err
+		}
+	}
+	now, err := m.describe(m.record())
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	return m.replica(now), nil
+}
+
+func sameRecord(a, b *record) bool {
+	x, errX := encode(a)
+	y, errY := encode(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// like takes the placement's description. Disks that the machine has beyond it
+// stay; new ones are still to be made.
+func (r *record) like(id dr.MachineID, p backend.Placement) {
+	disks := slices.Clone(p.Machine.Disks)
+	for i, d := range disks {
+		if !slices.ContainsFunc(r.Disks, func(f diskFile) bool { return f.ID == d.ID }) {
+			path, _ := imageName(d.ID) // checked before
+			r.Disks = append(r.Disks, diskFile{ID: d.ID, Path: path, Making: true})
+			r.Dropped = slices.DeleteFunc(r.Dropped, func(name string) bool { return name == path })
+		}
+		if old, ok := r.Machine.Disk(d.ID); ok {
+			disks[i].Size = max(d.Size, old.Size)
+		}
+	}
+	for _, d := range r.Machine.Disks {
+		if _, ok := p.Machine.Disk(d.ID); !ok {
+			disks = append(disks, d)
+		}
+	}
+	files := make([]diskFile, len(disks))
+	for i, d := range disks {
+		files[i] = r.Disks[slices.IndexFunc(r.Disks, func(f diskFile) bool { return f.ID == d.ID })]
+	}
+	r.Disks = files
+	r.Isolated = p.Isolated
+	r.Machine = p.Machine
+	r.Machine.ID, r.Machine.Disks, r.Machine.Power = id, disks, ""
+	if p.Name != "" {
+		r.Machine.Name = p.Name
+	}
+	r.Machine.NICs = slices.Clone(p.Machine.NICs)
+	for i, n := range r.Machine.NICs {
+		if to, ok := p.Networks[n.Network]; ok {
+			r.Machine.NICs[i].Network = to
+		}
+	}
+}
+
+// growth is a disk file that is to be made or lengthened.
+type growth struct {
+	diskFile
+	size int64
+}
+
+// missing compares the files with the record.
+func (m *machine) missing(r *record) ([]growth, error) {
+	var out []growth
+	for i, d := range r.Disks {
+		size := r.Machine.Disks[i].Size
+		if d.Making {
+			out = append(out, growth{d, size})
+			continue
+		}
+		f, err := m.open(d, os.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		now, err := f.Size()
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		if now < size {
+			out = append(out, growth{d, size})
+		}
+	}
+	return out, nil
+}
+
+// grow makes or lengthens a disk file. One that was being made holds nothing
+// that anybody wrote.
+func (m *machine) grow(g growth) error {
+	flag := os.O_RDWR
+	if g.Making {
+		flag |= os.O_CREATE | os.O_TRUNC
+	}
+	return m.resize(filepath.Join(m.folder, g.Path), flag, g.size)
+}
+
+func (m *machine) resize(path string, flag int, size int64) error {
+	f, err := m.host.fs.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}

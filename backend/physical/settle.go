@@ -1,0 +1,322 @@
+package physical
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Freezes is an ability of images of running machines: how long the capture
+// held the machine still.
+type Freezes interface {
+	// Frozen is the time from the call of the freeze hook to the return of the
+	// thaw hook; 0 before the last pass has ended, and where no freeze was
+	// needed.
+	Frozen() time.Duration
+}
+
+// liveImage is the image of a running machine.
+type liveImage struct {
+	*image
+	want dr.Consistency
+
+	settle sync.Mutex // one Settle at a time; it also guards began and final
+
+	// began is the mark that was set before the present pass was read.
+	began dr.Cursor
+	// dirty is the mark since when what was written is this pass's to copy;
+	// "" if that isn't known. It and pass change in Settle only, between
+	// passes.
+	dirty dr.Cursor
+	pass  int
+
+	state  sync.Mutex
+	last   *frozen // the last pass is read while this lasts
+	own    bool    // last is this image's, not Quiesce's
+	still  bool    // the last pass is read of a machine that was stopped
+	failed error
+	frozen time.Duration
+	done   bool // the machine runs on: what is read now is of no moment
+
+	final *moment // the pass that was copied is of this moment
+}
+
+// moment is what becomes of the point.
+type moment struct {
+	time        time.Time
+	consistency dr.Consistency
+	mark        dr.Cursor
+}
+
+var (
+	_ dr.Settler = (*liveImage)(nil)
+	_ Freezes    = (*liveImage)(nil)
+)
+
+// Frozen implements [Freezes].
+func (l *liveImage) Frozen() time.Duration {
+	l.state.Lock()
+	defer l.state.Unlock()
+	return l.frozen
+}
+
+// settling tells whether a pass after the first is being read: what is to be
+// copied then has nothing to do with an older point.
+func (l *liveImage) settling() bool {
+	l.state.Lock()
+	defer l.state.Unlock()
+	return l.pass > 1 && !l.done
+}
+
+// broken tells why what is read now would not be of the capture's moment.
+func (l *liveImage) broken() error {
+	l.state.Lock()
+	last, failed, done := l.last, l.failed, l.done
+	l.state.Unlock()
+	if done {
+		return fmt.Errorf("%w: the last pass is over and the machine runs on", dr.ErrNotConsistent)
+	}
+	if failed != nil {
+		return failed
+	}
+	if last != nil {
+		return last.lost()
+	}
+	return nil
+}
+
+// abandon thaws a machine that is still frozen, and ends the capture if it
+// wasn't complete.
+func (l *liveImage) abandon(why error) error {
+	l.state.Lock()
+	last, own := l.last, l.own
+	if l.failed == nil && !l.done {
+		l.failed = why
+	}
+	l.state.Unlock()
+	if last == nil || !own {
+		return nil
+	}
+	last.end(why)
+	<-last.done
+	return last.err
+}
+
+// Settle implements [dr.Settler]. An error that is dr.ErrNotConsistent ends the
+// capture: close the image, and capture again.
+func (l *liveImage) Settle(ctx context.Context) (bool, error) {
+	l.settle.Lock()
+	defer l.settle.Unlock()
+	more, err := l.step(ctx)
+	if err != nil {
+		if errors.Is(err, dr.ErrNotConsistent) {
+			l.abandon(err)
+		}
+		return false, l.fail("settle", "", -1, err)
+	}
+	return more, nil
+}
+
+func (l *liveImage) step(ctx context.Context) (bool, error) {
+	l.state.Lock()
+	done := l.done
+	l.state.Unlock()
+	if done {
+		return false, nil
+	}
+	if err := l.valid(); err != nil {
+		return false, err
+	}
+	switch {
+	case l.final == nil:
+		return l.next(ctx)
+	case l.last != nil:
+		if err := l.thaw(); err != nil {
+			return false, err
+		}
+	}
+	// Only now, as the state file may lie on a disk that was frozen.
+	return false, l.finish(ctx)
+}
+
+// next decides on the pass after a live one.
+func (l *liveImage) next(ctx context.Context) (bool, error) {
+	cfg := l.m.host.cfg
+	var mark dr.Cursor // before what is dirty is counted, to miss nothing of the next pass
+	var left int64
+	dirty := l.began
+	if cfg.Tracker != nil {
+		var err error
+		if mark, err = l.cut(ctx); err != nil {
+			return false, err
+		}
+		left, err = l.count(ctx, dirty)
+		if errors.Is(err, dr.ErrChangesLost) {
+			dirty, err = "", nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	known := dirty != ""
+	switch held := l.hold(); {
+	case held:
+	case !l.m.freeze.possible():
+		if known && left == 0 {
+			// No write for a whole pass: what was read is of any moment of it.
+			l.final = &moment{time.Now(), dr.CrashConsistent, mark}
+			return false, l.finish(ctx)
+		}
+		if l.pass >= cfg.Passes {
+			return false, fmt.Errorf("%w: no pass of %d went by without a write; %d bytes are dirty (%s)", dr.ErrNotConsistent, l.pass, left, noQuiet)
+		}
+		l.again(dirty, mark)
+		return true, nil
+	case cfg.Tracker != nil && (!known || left > cfg.LastPass) && l.pass < cfg.Passes-1:
+		l.again(dirty, mark)
+		return true, nil
+	default:
+		fr, err := l.m.freeze.freeze(ctx, l.want, false)
+		if err != nil {
+			return false, err
+		}
+		l.state.Lock()
+		l.last, l.own = fr, true
+		if l.failed != nil { // closed or released meanwhile
+			err = l.failed
+		}
+		l.state.Unlock()
+		if err != nil {
+			fr.end(err)
+			return false, err
+		}
+	}
+	return l.lastPass(ctx, dirty)
+}
+
+// again begins the next pass, which is to copy what was written since dirty.
+func (l *liveImage) again(dirty, began dr.Cursor) {
+	l.began = began
+	l.state.Lock()
+	defer l.state.Unlock()
+	l.dirty = dirty
+	l.pass++
+}
+
+const noQuiet = "give the host freeze and thaw hooks, or stop the machine"
+
+// hold uses a stillness that is there already: of Quiesce, or because the
+// machine was stopped.
+func (l *liveImage) hold() bool {
+	l.state.Lock()
+	defer l.state.Unlock()
+	if l.last = l.m.freeze.join(); l.last != nil {
+		return true
+	}
+	rec := l.m.record()
+	l.still = rec != nil && rec.Power == dr.Off
+	return l.still
+}
+
+// lastPass begins the pass that is read while nothing is written.
+func (l *liveImage) lastPass(ctx context.Context, dirty dr.Cursor) (bool, error) {
+	l.final = &moment{time: time.Now(), consistency: dr.CrashConsistent}
+	if l.last != nil {
+		l.final.time, l.final.consistency = l.last.at, l.last.got
+	}
+	l.final.consistency = max(min(l.final.consistency, l.want), dr.CrashConsistent)
+	if l.m.host.cfg.Tracker != nil {
+		mark, err := l.cut(ctx)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", dr.ErrNotConsistent, err)
+		}
+		l.final.mark = mark
+	}
+	l.again(dirty, l.final.mark)
+	return true, nil
+}
+
+// thaw ends the last pass, if the machine was still until now.
+func (l *liveImage) thaw() error {
+	l.state.Lock()
+	last, own := l.last, l.own
+	l.state.Unlock()
+	var err error
+	if own {
+		err = last.thaw()
+	} else {
+		err = last.lost()
+	}
+	if err != nil {
+		return err
+	}
+	l.state.Lock()
+	defer l.state.Unlock()
+	l.last = nil
+	if own {
+		l.frozen = last.took
+	}
+	return nil
+}
+
+// finish makes the tracker's mark known under the point's name, and the point
+// final.
+func (l *liveImage) finish(ctx context.Context) error {
+	release, err := l.m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := l.valid(); err != nil {
+		return err
+	}
+	if l.final.mark != "" {
+		if err := l.m.change(func(r *record) { r.name(l.id(), l.final.mark) }); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	l.point.Time, l.point.Consistency = l.final.time.UTC(), l.final.consistency
+	if l.final.mark != "" {
+		l.point.Cursors = l.cursors(l.final.mark)
+	}
+	l.mu.Unlock()
+	l.state.Lock()
+	l.done = true
+	l.state.Unlock()
+	return nil
+}
+
+func (l *liveImage) id() dr.PointID { return l.point.ID }
+
+// cut sets a mark that the tracker keeps until the image is closed.
+func (l *liveImage) cut(ctx context.Context) (dr.Cursor, error) {
+	l.m.track.Lock()
+	defer l.m.track.Unlock()
+	mark, err := l.m.host.cfg.Tracker.Cut(ctx, l.m.id)
+	if err != nil {
+		return "", fmt.Errorf("tracker: %w", err)
+	}
+	l.m.mu.Lock()
+	l.marks = append(l.marks, mark)
+	l.m.mu.Unlock()
+	return mark, nil
+}
+
+// count sums up what was written since a mark.
+func (l *liveImage) count(ctx context.Context, mark dr.Cursor) (int64, error) {
+	var sum int64
+	for id := range l.disks {
+		for e, err := range l.m.host.cfg.Tracker.Since(ctx, l.m.id, id, mark) {
+			if err != nil {
+				return 0, err
+			}
+			sum += e.Len
+		}
+	}
+	return sum, nil
+}
