@@ -186,8 +186,12 @@ func ChooseAll(machines []Candidate, c Choice) ([]Selection, error) {
 // at least one recovery point, or nothing is chosen (ErrNoPoint, for all that
 // have none); and with [LatestApplicationConsistent] a replication group
 // takes its common application-consistent point, as with
-// [LatestMultiVMApplicationConsistent].
+// [LatestMultiVMApplicationConsistent]. For one machine, not in a plan, Choose
+// does.
 func ChooseFailback(machines []Candidate, c Choice) ([]Selection, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
 	grouped := false
 	var missing []error
 	for _, m := range machines {
@@ -248,7 +252,7 @@ func marked(m Candidate, mark dr.GroupMark) (dr.Point, bool) {
 }
 
 func noPoint(m dr.MachineID, points []dr.Point, c Choice) error {
-	e := &dr.Error{Op: "choose " + c.String(), Side: dr.StoreSide, Machine: m, Point: c.Point}
+	e := &dr.Error{Op: "choose " + c.String(), Side: dr.StoreSide, Machine: m}
 	newest, n := summary(points)
 	switch {
 	case n == 0 && len(points) > 0:
