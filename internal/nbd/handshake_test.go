@@ -12,8 +12,10 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +84,41 @@ func TestOptions(t *testing.T) {
 			require.Zero(t, cl.do(request{cmd: cmdRead, length: 10}, nil).errno)
 		})
 	}
+}
+
+func TestInfoTellsBlockSizes(t *testing.T) {
+	cl := dialRaw(t, serve(t, &Server{Exports: []Export{{Device: &memDevice{data: make([]byte, 3)}}}}))
+	all := cl.option(optInfo, infoQuery{items: []uint16{infoBlockSize}}.append(nil))
+	require.Len(t, all, 3)
+	got, err := parseBlockSizeInfo(all[1].data[2:])
+	require.NoError(t, err)
+	require.Equal(t, blockSizeInfo{minimum: 1, preferred: 64 << 10, maxPayload: 32 << 20}, got)
+	_, err = parseBlockSizeInfo(all[1].data)
+	require.ErrorIs(t, err, errProtocol)
+}
+
+// tiredListener fails for a while, as one does without file descriptors.
+type tiredListener struct {
+	net.Listener
+	failures int
+}
+
+func (l *tiredListener) Accept() (net.Conn, error) {
+	if l.failures--; l.failures >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept", syscall.EMFILE)}
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *tiredListener) Close() error   { return nil }
+func (l *tiredListener) Addr() net.Addr { return &net.UnixAddr{} }
+
+func TestServeOutlivesPassingFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &tiredListener{failures: 12}
+		require.ErrorIs(t, (&Server{}).Serve(t.Context(), l), net.ErrClosed)
+		require.Equal(t, -1, l.failures)
+	})
 }
 
 func TestExportName(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -121,15 +122,19 @@ func TestOverlayModel(t *testing.T) {
 func TestOverlayPowerCut(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	const size = 96<<10 + 700
-	for round := range uint64(150) {
+	const size = 48<<10 + 700
+	rounds := uint64(200)
+	if testing.Short() {
+		rounds = 30
+	}
+	for round := range rounds {
 		rng := rand.New(rand.NewPCG(seed, round))
 		base := &memDevice{data: picture(size, byte(round))}
 		f := &sparseFile{}
 		history := [][]byte{bytes.Clone(base.data)} // since the last Flush, which is the first
 		for life := range 3 {
 			v := openTest(t, base, f)
-			calls, cutAt := 0, 5+rng.IntN(60)
+			calls, cutAt := 0, 2+rng.IntN(40)
 			f.fail = func(op string) error {
 				if op == "read" {
 					return nil
@@ -367,6 +372,12 @@ func (d hugeDevice) ReadAt(_ context.Context, p []byte, _ int64) (int, error) {
 // Writers of different bytes of the same blocks don't undo each other.
 func TestOverlayNeighboursInOneBlock(t *testing.T) {
 	base := &memDevice{data: picture(64<<10, 1)}
+	base.onOp(func(context.Context, string, int64) error {
+		for range 20 { // the others' turn, between reading the base and writing
+			runtime.Gosched()
+		}
+		return nil
+	})
 	v := openTest(t, base, nil)
 	const writers = 8
 	var wg sync.WaitGroup

