@@ -73,7 +73,8 @@ type Target interface {
 
 	// Remove deletes the machine and everything that Prepare made for it,
 	// running or not, and nothing else: a machine that Prepare found as
-	// Original is left, as is anything not made by this library. Machines
+	// Original is left, even if it once made it, as is anything not made by
+	// this library. Machines
 	// that are gone are no error.
 	Remove(ctx context.Context, id dr.MachineID) error
 }

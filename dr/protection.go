@@ -14,6 +14,9 @@ type ProtectionID string
 type Place struct {
 	Site    string    `json:"site"`
 	Machine MachineID `json:"machine,omitempty"` // "" until there is one
+	// Key is the one that the backend was given when it made the machine; ""
+	// for a machine that was there before. Only what has a key may be removed.
+	Key string `json:"key,omitempty"`
 }
 
 // Protection is the durable record of one protected machine. Both directions

@@ -46,8 +46,7 @@ func Reprotect(p dr.Protection, o ReprotectOptions) (dr.Plan, error) {
 	in := failover.InputOf(p, dr.OpReprotect, FlowReprotect, failover.Options{Where: o.Where})
 	in.During, in.Before = dr.Synchronizing, p.State
 	if o.Alternate {
-		in.To.Machine = ""
-		in.Key += "/alternate"
+		in.Anew(p)
 	}
 	b := failover.NewBuilder(p, FlowReprotect, in)
 	q := p.Standby.Site
@@ -125,8 +124,7 @@ func direct(p dr.Protection, o Options) (dr.Plan, error) {
 	}
 	in := failover.InputOf(p, dr.OpFailback, FlowFailback, o.Options)
 	if o.Alternate {
-		in.To.Machine = ""
-		in.Key += "/alternate"
+		in.Anew(p)
 	}
 	b := failover.NewBuilder(p, FlowFailback, in)
 	q := p.Standby.Site

@@ -155,7 +155,7 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 	}
 	_, err = a.e.Update(ctx, c, x.Protection, func(p *dr.Protection) error {
 		p.Last, p.Run, p.Replication = rep.Point, "", dr.ReplicationIdle
-		p.Standby.Machine = x.replica.ID
+		p.Standby = x.Place(x.replica.ID)
 		// What the standby's disks hold must stay, for the next copy into
 		// them to be a delta.
 		p.Unpin(pinStandby)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -106,10 +107,23 @@ func pinOf(run dr.RunID) string { return "run/" + string(run) }
 
 // Placement describes the machine that the flow brings up.
 func (in Input) Placement(m dr.Machine) backend.Placement {
-	return backend.Placement{
-		Key: in.Key, Original: in.To.Machine, Machine: m, Name: in.Where.Name,
+	p := backend.Placement{
+		Key: in.Key, Machine: m, Name: in.Where.Name,
 		Isolated: in.Test, Networks: in.Where.Networks, Options: in.Where.Options,
 	}
+	if in.To.Key == "" {
+		p.Original = in.To.Machine
+	}
+	return p
+}
+
+// Place is where the machine is that Prepare found or made.
+func (in Input) Place(id dr.MachineID) dr.Place {
+	at := dr.Place{Site: in.To.Site, Machine: id, Key: in.Key}
+	if in.To.Key == "" && in.To.Machine != "" {
+		at.Key = ""
+	}
+	return at
 }
 
 // prepare finds or makes the machine. Taking it back removes only what this
@@ -194,6 +208,9 @@ func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID
 	if err != nil {
 		return replication.Report{}, wrap(err, "prepare", dr.TargetSide, in.To)
 	}
+	if in.To.Machine != "" && r.ID != in.To.Machine {
+		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the platform prepared machine %s instead", dr.ErrConflict, r.ID), "prepare", dr.TargetSide, in.To))
+	}
 	if r.Holds == pt.ID && !r.Torn {
 		return replication.Report{Point: pt, Existed: true}, nil
 	}
@@ -224,7 +241,7 @@ func (a actions) start(ctx context.Context, c *dr.Call) (json.RawMessage, error)
 	if err != nil {
 		return nil, err
 	}
-	in.To.Machine = r.ID
+	in.To = in.Place(r.ID)
 	return result(a.powerOn(ctx, c, in, in.From.Machine, pt))
 }
 

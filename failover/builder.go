@@ -70,7 +70,29 @@ func InputOf(p dr.Protection, op dr.Operation, flow string, o Options) Input {
 		Flow:       flow,
 		From:       p.Active,
 		To:         p.Standby,
-		Key:        "replica/" + string(p.ID) + "/" + p.Standby.Site,
+		Key:        keyOf(p, p.Standby),
 		Options:    o,
 	}
+}
+
+// keyOf tells the protection's machine at a place from all others.
+func keyOf(p dr.Protection, at dr.Place) string {
+	if at.Key != "" {
+		return at.Key
+	}
+	return "replica/" + string(p.ID) + "/" + at.Site
+}
+
+// inputAbout describes a flow about the failover that is not committed: From
+// and To are that failover's.
+func inputAbout(p dr.Protection, op dr.Operation, flow string, o Options) Input {
+	in := InputOf(p, op, flow, o)
+	in.From, in.To, in.Key, in.Former = p.Standby, p.Active, keyOf(p, p.Active), p.Failover
+	return in
+}
+
+// Anew makes the flow use a machine of its own at To, whatever there is.
+func (in *Input) Anew(p dr.Protection) {
+	in.To = dr.Place{Site: in.To.Site}
+	in.Key = fmt.Sprintf("replica/%s/%s/%d", p.ID, p.Standby.Site, p.Version)
 }

@@ -76,7 +76,7 @@ func (a actions) commitFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 			return err
 		}
 		if p.AtHome() {
-			p.Standby.Machine = "" // removed
+			p.Standby = dr.Place{Site: p.Standby.Site} // removed
 		}
 		p.Failover, p.Last, p.Pins, p.Run = nil, dr.Point{}, nil, ""
 		return nil

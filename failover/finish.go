@@ -55,7 +55,7 @@ func (a actions) report(c *dr.Call, in Input) (Report, error) {
 	}
 	r.Started = st.At
 	if rep.ID != "" {
-		r.To.Machine = rep.ID
+		r.To = in.Place(rep.ID)
 	}
 	r.Loss.Age = recoverypoint.Age(r.Point, st.At)
 	return r, nil

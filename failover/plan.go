@@ -160,7 +160,7 @@ func Test(p dr.Protection, run dr.RunID, o Options) (dr.Plan, error) {
 		return dr.Plan{}, err
 	}
 	in := InputOf(p, dr.OpTestFailover, FlowTest, o)
-	in.Test, in.To.Machine, in.Key = true, "", testKey(p.ID, run)
+	in.Test, in.To, in.Key = true, dr.Place{Site: p.Standby.Site}, testKey(p.ID, run)
 	b := NewBuilder(p, FlowTest, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "test.begin@1", Undo: "test.begin@1"})
 	b.Add(dr.Step{ID: StepChoose, Action: "failover.choose@1", Undo: "failover.choose@1", Queue: p.Standby.Site})
@@ -195,9 +195,7 @@ func ChangePoint(p dr.Protection, to recoverypoint.Choice, o Options) (dr.Plan, 
 		return dr.Plan{}, err
 	}
 	o.Point = to
-	in := InputOf(p, dr.OpChangePoint, FlowChange, o)
-	// The failover is behind us: its To is where the machine runs.
-	in.From, in.To, in.Former = p.Standby, p.Active, p.Failover
+	in := inputAbout(p, dr.OpChangePoint, FlowChange, o)
 	b := NewBuilder(p, FlowChange, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	b.Add(dr.Step{ID: StepChoose, Action: "failover.choose@1", Undo: "failover.choose@1", Queue: in.To.Site})
@@ -224,8 +222,7 @@ func Commit(p dr.Protection, o CommitOptions) (dr.Plan, error) {
 	if err := p.Allow(dr.OpCommit); err != nil {
 		return dr.Plan{}, err
 	}
-	in := InputOf(p, dr.OpCommit, FlowCommit, Options{})
-	in.From, in.To, in.Former = p.Standby, p.Active, p.Failover
+	in := inputAbout(p, dr.OpCommit, FlowCommit, Options{})
 	b := NewBuilder(p, FlowCommit, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	home := p.AtHome()
@@ -249,8 +246,7 @@ func Cancel(p dr.Protection) (dr.Plan, error) {
 	if err := p.Allow(dr.OpCancelFailover); err != nil {
 		return dr.Plan{}, err
 	}
-	in := InputOf(p, dr.OpCancelFailover, FlowCancel, Options{})
-	in.From, in.To, in.Former = p.Standby, p.Active, p.Failover
+	in := inputAbout(p, dr.OpCancelFailover, FlowCancel, Options{})
 	b := NewBuilder(p, FlowCancel, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	b.Add(dr.Step{ID: StepStop, Action: "change.stop@1", Undo: "change.stop@1", Queue: in.To.Site})

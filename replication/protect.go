@@ -228,9 +228,8 @@ func (e *Env) unprotectDelete(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err := DeleteAll(ctx, to.Points, in.From.Machine); err != nil {
 		return nil, err
 	}
-	p, err := e.Records.Load(ctx, in.Protection)
-	if err != nil || in.To.Machine == "" || in.To.Site == p.Home {
-		return nil, err
+	if in.To.Key == "" {
+		return nil, nil
 	}
 	return nil, to.Backend.Remove(ctx, in.To.Machine)
 }
@@ -241,8 +240,8 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		return nil, err
 	}
 	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-		if p.Standby.Site != p.Home {
-			p.Standby.Machine = ""
+		if p.Standby.Key != "" {
+			p.Standby = dr.Place{Site: p.Standby.Site}
 		}
 		p.Last, p.Common, p.Pins, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, "", dr.ReplicationIdle
 		return p.Move(dr.Unprotected)
