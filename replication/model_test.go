@@ -241,13 +241,13 @@ func (d *draft) enter(id dr.DiskID, off, n int64) func() {
 
 func (d *draft) WriteAt(ctx context.Context, id dr.DiskID, p []byte, off int64) (int, error) {
 	defer d.enter(id, off, int64(len(p)))()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	if d.onWrite != nil {
 		if err := d.onWrite(id, off, len(p)); err != nil {
 			return 0, err
 		}
-	}
-	if err := ctx.Err(); err != nil {
-		return 0, err
 	}
 	n := copy(d.data[id][off:], p)
 	d.mu.Lock()
