@@ -128,6 +128,10 @@ var capturePromises = []promise{
 		e.ok(p1.Close())
 		e.ok(e.b.Release(e.Context(), m.ID, "p1"))
 		e.sameImage(p2, c2, "second after the first was released")
+		if !e.h.Volatile {
+			e.ok(p2.Close())
+			e.sameImage(e.capture(m.ID, "p2"), c2, "second, found after the first was released")
+		}
 	}},
 	{"names belong to their machine", func(e *env) {
 		m1, c1 := e.running()
