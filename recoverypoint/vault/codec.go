@@ -1,0 +1,127 @@
+package vault
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Codec is how a chunk is stored. Each chunk has its own, so a vault may hold
+// any mixture.
+type Codec uint8
+
+// Codecs. Their numbers are part of the format.
+const (
+	Raw  Codec = 0 // as it is; also what other codecs turn to where they don't save 1/16
+	Zstd Codec = 1 // a Zstandard frame (https://www.rfc-editor.org/rfc/rfc8878)
+	S2   Codec = 2 // an S2 block (https://github.com/klauspost/compress/tree/master/s2): thrice as fast, an eighth larger
+)
+
+const lastCodec = S2
+
+// String returns the codec's name.
+func (c Codec) String() string {
+	switch c {
+	case Raw:
+		return "raw"
+	case Zstd:
+		return "zstd"
+	case S2:
+		return "s2"
+	}
+	return fmt.Sprintf("codec %d", uint8(c))
+}
+
+// packer compresses one chunk after another. Its tables are large, so packers
+// are lent, one a processor: more would not compress faster.
+type packer struct {
+	zstd *zstd.Encoder
+	out  []byte
+}
+
+// pack returns p compressed, valid until the next call, or Raw and p itself.
+func (k *packer) pack(c Codec, p []byte) (Codec, []byte) {
+	limit := len(p) - len(p)/16
+	switch c {
+	case Zstd:
+		k.out = k.zstd.EncodeAll(p, k.out[:0])
+	case S2:
+		k.out = s2.Encode(k.out[:cap(k.out)], p)
+	default:
+		return Raw, p
+	}
+	if len(k.out) > limit {
+		return Raw, p
+	}
+	return c, k.out
+}
+
+// packers lends packers and holds the decoder, which serves all at once.
+type packers struct {
+	idle    chan *packer
+	decoder *zstd.Decoder
+}
+
+func newPackers() (*packers, error) {
+	n := runtime.GOMAXPROCS(0)
+	p := &packers{idle: make(chan *packer, n)}
+	for range n {
+		p.idle <- nil // made when first lent
+	}
+	var err error
+	// A frame that claims more than a chunk is an error, not an allocation.
+	p.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(n), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(chunkSize), zstd.WithDecoderMaxWindow(chunkSize))
+	return p, err
+}
+
+func (p *packers) get() *packer {
+	k := <-p.idle
+	if k == nil {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(chunkSize), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
+		if err != nil {
+			panic("vault: " + err.Error()) // only options that can't be
+		}
+		k = &packer{zstd: e, out: make([]byte, 0, s2.MaxEncodedLen(chunkSize))}
+	}
+	return k
+}
+
+func (p *packers) put(k *packer) { p.idle <- k }
+
+// unpack decodes b into dst[:0], which has the capacity of what is expected,
+// and returns it. What doesn't fit is corrupt.
+func (p *packers) unpack(c Codec, b, dst []byte) ([]byte, error) {
+	switch c {
+	case Raw:
+		if len(b) > cap(dst) {
+			break
+		}
+		return append(dst[:0], b...), nil
+	case Zstd:
+		out, err := p.decoder.DecodeAll(b, dst[:0])
+		if err != nil {
+			return nil, fmt.Errorf("%w: zstd: %w", dr.ErrCorrupt, err)
+		}
+		if len(out) > cap(dst) {
+			break
+		}
+		return out, nil
+	case S2:
+		n, err := s2.DecodedLen(b)
+		if err != nil || n > cap(dst) {
+			break
+		}
+		out, err := s2.Decode(dst[:n], b)
+		if err != nil {
+			return nil, fmt.Errorf("%w: s2: %w", dr.ErrCorrupt, err)
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("%w: %s decodes to a wrong length", dr.ErrCorrupt, c)
+}

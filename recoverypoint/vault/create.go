@@ -1,0 +1,391 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// draftRecord says that a process writes, or wrote, segments of a draft. It is
+// put before the first of them, and removed when the draft is committed or
+// thrown away.
+type draftRecord struct {
+	Version int      `json:"version"`
+	Turn    int      `json:"turn"` // how many processes worked on it before
+	Point   dr.Point `json:"point"`
+
+	session sessionID
+	name    string
+}
+
+// numbers from which a session counts its segments.
+const (
+	firstData = 1
+	firstMap  = 1 << 31
+)
+
+func draftPrefix(m dr.MachineID) string { return "draft/" + string(m) + "/" }
+
+// draftRecords reads the records of a machine's drafts, or of all machines'.
+func (s *Store) draftRecords(ctx context.Context, prefix string) ([]*draftRecord, error) {
+	var all []*draftRecord
+	for o, err := range s.bucket.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		b, err := s.readObject(ctx, kindDraft, o.Name)
+		if errors.Is(err, dr.ErrNotFound) {
+			continue // ended since
+		}
+		if err != nil {
+			return nil, err
+		}
+		r, err := parseDraftRecord(b, o.Name)
+		if err != nil {
+			return nil, fmt.Errorf("object %s: %w", o.Name, err)
+		}
+		all = append(all, r)
+	}
+	slices.SortStableFunc(all, func(a, b *draftRecord) int { return a.Turn - b.Turn })
+	return all, nil
+}
+
+func parseDraftRecord(b []byte, name string) (*draftRecord, error) {
+	r := &draftRecord{name: name}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%w: draft record: %w", dr.ErrCorrupt, err)
+	}
+	id, err := hex.DecodeString(name[strings.LastIndexByte(name, '/')+1:])
+	if err != nil || len(id) != len(r.session) || r.Version != 1 || r.Turn < 0 {
+		return nil, fmt.Errorf("%w: draft record", dr.ErrCorrupt)
+	}
+	r.session = sessionID(id)
+	return r, nil
+}
+
+// Pending yields the points whose drafts are begun and not committed.
+func (s *Store) Pending(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, error] {
+	return func(yield func(dr.Point, error) bool) {
+		err := errors.Join(s.check(ctx), m.Validate())
+		var records []*draftRecord
+		if err == nil {
+			records, err = s.draftRecords(ctx, draftPrefix(m))
+		}
+		if err != nil {
+			yield(dr.Point{}, &dr.Error{Op: "list drafts", Side: dr.StoreSide, Machine: m, Err: err})
+			return
+		}
+		h, _, err := s.readHead(ctx, m)
+		if err != nil {
+			yield(dr.Point{}, &dr.Error{Op: "list drafts", Side: dr.StoreSide, Machine: m, Err: err})
+			return
+		}
+		seen := map[dr.PointID]bool{}
+		for _, r := range records {
+			if _, committed := h.find(r.Point.ID); !committed && !seen[r.Point.ID] {
+				seen[r.Point.ID] = true
+				if !yield(r.Point, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Create begins a point, or goes on with one that was interrupted.
+func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
+	fail := func(err error) (dr.Draft, error) {
+		var known *dr.Error
+		if errors.As(err, &known) {
+			return nil, err
+		}
+		return nil, &dr.Error{Op: "create point", Side: dr.StoreSide, Machine: p.Machine.ID, Point: p.ID, Err: err}
+	}
+	if err := validPoint(p); err != nil {
+		return fail(err)
+	}
+	p = clonePoint(p)
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	unbusy, err := s.reserve(p.Machine.ID)
+	if err != nil {
+		leave()
+		return fail(err)
+	}
+	d, err := s.create(ctx, p, leave, unbusy)
+	if err != nil {
+		unbusy()
+		leave()
+		return fail(err)
+	}
+	return d, nil
+}
+
+func validPoint(p dr.Point) error {
+	if err := errors.Join(p.ID.Validate(), p.Machine.ID.Validate()); err != nil {
+		return err
+	}
+	if len(p.Machine.Disks) > 1<<10 {
+		return fmt.Errorf("%w: %d disks", dr.ErrInvalid, len(p.Machine.Disks))
+	}
+	seen := map[dr.DiskID]bool{}
+	for _, d := range p.Machine.Disks {
+		if d.ID == "" || len(d.ID) > 1<<10 || seen[d.ID] {
+			return fmt.Errorf("%w: disk ID %q", dr.ErrInvalid, d.ID)
+		}
+		seen[d.ID] = true
+		if d.Size < 0 || d.Size > maxDisk {
+			return fmt.Errorf("%w: disk %s of %d bytes; at most %d", dr.ErrInvalid, d.ID, d.Size, maxDisk)
+		}
+	}
+	return nil
+}
+
+// reserve makes sure of one draft a machine.
+func (s *Store) reserve(m dr.MachineID) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy[m] {
+		return nil, &dr.Error{Op: "create point", Side: dr.StoreSide, Machine: m, Err: fmt.Errorf("%w: another draft of this machine is open", dr.ErrBusy),
+			Remedy: "commit or close that one first"}
+	}
+	s.busy[m] = true
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.busy, m)
+	}), nil
+}
+
+func (s *Store) create(ctx context.Context, p dr.Point, leave, unbusy func()) (dr.Draft, error) {
+	h, _, err := s.readHead(ctx, p.Machine.ID)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := h.find(p.ID); ok {
+		img, err := s.open(ctx, p.Machine.ID, p.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !sameMoment(img.man.Point, p) {
+			return nil, errors.Join(fmt.Errorf("%w: a committed point of another moment", dr.ErrExists), img.Close())
+		}
+		return &committed{image: img, leave: leave, unbusy: unbusy}, nil
+	}
+	d := &draft{store: s, ctx: context.WithoutCancel(ctx), point: p, resumed: map[sessionID]bool{}, leave: leave, unbusy: unbusy}
+	if err := s.fillDraft(ctx, d); err != nil {
+		for _, pin := range d.pins {
+			pin.Close()
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+// fillDraft makes the draft's content that of its parent, and of what earlier
+// processes stored.
+func (s *Store) fillDraft(ctx context.Context, d *draft) error {
+	p := d.point
+	var parent *manifest
+	if p.Parent != "" {
+		img, err := s.open(ctx, p.Machine.ID, p.Parent)
+		if err != nil {
+			return fmt.Errorf("parent %s: %w", p.Parent, err)
+		}
+		parent = img.man
+		d.pins = append(d.pins, closeFunc(img.Close))
+	}
+	records, err := s.draftRecords(ctx, draftPrefix(p.Machine.ID))
+	if err != nil {
+		return err
+	}
+	turn := 0
+	var earlier []*draftRecord
+	for _, r := range records {
+		if sameMoment(r.Point, p) {
+			earlier = append(earlier, r)
+			turn = max(turn, r.Turn+1)
+			d.resumed[r.session] = true
+		} else if err := s.discard(ctx, r); err != nil {
+			return err
+		}
+	}
+	rand.Read(d.session[:])
+	o := owner{machine: p.Machine.ID, point: p.ID}
+	d.maps = &mapset{store: s}
+	for i, disk := range p.Machine.Disks {
+		o.disks = append(o.disks, dr.Disk{ID: disk.ID, Size: disk.Size})
+		m := &diskMap{id: disk.ID, index: i, size: disk.Size, level: rootLevel(disk.Size)}
+		d.maps.disks = append(d.maps.disks, m)
+	}
+	d.data = s.newLog(ctx, o, d.session, firstData)
+	d.maps.log = s.newLog(ctx, o, d.session, firstMap)
+	// The record comes before anything that it must keep from being pruned.
+	body, err := json.Marshal(&draftRecord{Version: 1, Turn: turn, Point: p})
+	if err != nil {
+		return err
+	}
+	if err := s.writeObject(ctx, kindDraft, draftPrefix(p.Machine.ID)+d.session.String(), body); err != nil {
+		return err
+	}
+	for _, m := range d.maps.disks {
+		if parent == nil {
+			break
+		}
+		if pd, ok := parent.disk(m.id); ok {
+			if err := d.adopt(ctx, m, pd); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range earlier {
+		if err := d.recover(ctx, r.session); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopt begins a disk's map as the parent's, whose disk may have had another
+// size.
+func (d *draft) adopt(ctx context.Context, m *diskMap, parent *manifestDisk) error {
+	t := parent.tree()
+	if t.root.isZero() || m.size == 0 {
+		return nil
+	}
+	// A shallower tree is the first child of a deeper one, and the other way
+	// round.
+	for t.level > m.level {
+		p, err := d.store.page(ctx, &t.root, t.level)
+		if err != nil {
+			return err
+		}
+		t.root, t.level = p.refs[0], t.level-1
+	}
+	if t.level == m.level {
+		m.ref = t.root
+	} else if err := d.maps.plant(ctx, m, t); err != nil {
+		return err
+	}
+	if m.size == parent.Size {
+		return nil
+	}
+	if m.size < parent.Size {
+		if err := d.maps.cut(ctx, m); err != nil {
+			return err
+		}
+	}
+	// The chunk at the smaller size's end has another length now.
+	size := min(m.size, parent.Size)
+	if size%chunkSize == 0 {
+		return nil
+	}
+	chunk := size / chunkSize
+	r, err := d.maps.get(ctx, m, chunk)
+	if err != nil || r.isZero() {
+		return err
+	}
+	buf := make([]byte, chunkSize)
+	if err := d.store.chunk(ctx, &r, buf[:chunkLen(parent.Size, chunk)]); err != nil {
+		return err
+	}
+	k := d.store.packers.get()
+	defer d.store.packers.put(k)
+	return d.put(ctx, m, chunk, buf[:chunkLen(m.size, chunk)], false, k)
+}
+
+// segments yields a session's segments of generation 0 in their order.
+func (s *Store) segments(ctx context.Context, id sessionID) iter.Seq2[Object, error] {
+	h := id.String()
+	return s.bucket.List(ctx, "seg/"+h[:2]+"/"+h)
+}
+
+// discard throws away what a session wrote for a draft that nobody wants.
+func (s *Store) discard(ctx context.Context, r *draftRecord) error {
+	// A record may be left over from a draft that was committed: then other
+	// points may need what it wrote, and prune decides. Prune leaves the
+	// manifest of such a point as long as the record is there.
+	for o, err := range s.bucket.List(ctx, "point/"+string(r.Point.Machine.ID)+"/") {
+		if err != nil {
+			return err
+		}
+		if _, _, id, ok := parseManifestName(o.Name); ok && id == r.Point.ID {
+			return s.bucket.Delete(ctx, r.name)
+		}
+	}
+	for o, err := range s.segments(ctx, r.session) {
+		if err != nil {
+			return err
+		}
+		if err := s.bucket.Delete(ctx, o.Name); err != nil {
+			return err
+		}
+	}
+	return s.bucket.Delete(ctx, r.name)
+}
+
+// recover brings back the chunks that an earlier process stored, from the
+// footers of its segments: as far as there is no gap.
+func (d *draft) recover(ctx context.Context, session sessionID) error {
+	next := uint32(firstData)
+	for o, err := range d.store.segments(ctx, session) {
+		if err != nil {
+			return err
+		}
+		id, _, ok := parseSegmentName(o.Name)
+		if !ok {
+			continue
+		}
+		if binary.BigEndian.Uint32(id[12:]) != next {
+			continue // map pages, which are written anew, or behind a gap
+		}
+		next++
+		f, _, err := d.store.readFooter(ctx, o, id)
+		if err != nil {
+			return err
+		}
+		if err := d.apply(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *draft) apply(ctx context.Context, f *footer) error {
+	for i := range f.entries {
+		e := &f.entries[i]
+		if e.level >= 0 || e.disk >= len(d.maps.disks) || e.chunk >= chunks(d.maps.disks[e.disk].size) {
+			continue
+		}
+		m := d.maps.disks[e.disk]
+		old, err := d.maps.get(ctx, m, e.chunk)
+		if err != nil {
+			return err
+		}
+		// A piece over the parent's content will come again; over the draft's
+		// own it is the newer.
+		if e.flags&entryWhole == 0 && !d.resumed[old.seg.session()] {
+			continue
+		}
+		r := e.ref
+		if e.flags&entryZero != 0 {
+			r = ref{}
+		}
+		if err := d.maps.set(ctx, m, e.chunk, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
