@@ -1,0 +1,169 @@
+package enginetest
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+var servePromises = []promise{
+	{"Serve refuses while an open run needs what it doesn't have", func(e *env) {
+		p := plan(step("a"))
+		p.Steps[0].Undo = "undo@2"
+		e.start("r", p)
+		ctx, cancel := context.WithTimeout(context.Background(), e.wait)
+		defer cancel()
+		err := e.o.Serve(ctx, e.life.actions())
+		require.Error(e, err)
+		require.NoError(e, ctx.Err(), "it returns at once")
+		require.ErrorContains(e, err, "undo@2")
+		require.ErrorContains(e, err, "r")
+		require.Empty(e, e.ledger.of("r"), "it refuses before anything runs")
+		a := e.life.actions()
+		a["undo@2"] = a["undo@1"]
+		e.serveWith(a)
+		e.ends("r", dr.RunDone)
+	}},
+	{"what an ended run needed is not asked for", func(e *env) {
+		a := e.life.actions()
+		a["old@1"] = a["do@1"]
+		p := plan(step("a"))
+		p.Steps[0].Action = "old@1"
+		e.serveWith(a)
+		e.start("r", p)
+		e.ends("r", dr.RunDone)
+		e.again()
+		e.start("r2", plan(step("a")))
+		e.ends("r2", dr.RunDone)
+	}},
+	{"with queues, only their steps run", func(e *env) {
+		p := plan(step("a"), with(step("b", "a"), func(s *dr.Step) { s.Queue = "here" }),
+			with(step("c", "b"), func(s *dr.Step) { s.Queue = "there" }), with(step("d", "b"), func(s *dr.Step) { s.Queue = "here" }))
+		e.serve("here")
+		e.start("r", p)
+		e.step("r", "d", dr.StepDone)
+		require.Equal(e, []string{"a", "b", "d"}, e.ledger.made("r"))
+		require.Equal(e, dr.StepPending, states(e.status("r"))["c"])
+		e.rest()
+		e.serve("there")
+		e.ends("r", dr.RunDone)
+		e.ledger.follows(e, "r", p)
+	}},
+	{"a shutdown is no failure: the step is done later", func(e *env) {
+		e.on["a"] = hang
+		e.serve()
+		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Attempts = 1 })))
+		e.step("r", "a", dr.StepRunning)
+		e.rest()
+		require.Equal(e, dr.RunRunning, e.status("r").State)
+		e.on["a"] = nil
+		e.serve()
+		e.ends("r", dr.RunDone)
+		require.Equal(e, []int{1, 2}, e.ledger.attempts("r", "a"))
+	}},
+	{"what a shutdown waited for is not done again", func(e *env) {
+		e.on["a"] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+			<-ctx.Done() // and finishes what it was at
+			return e.life.effect(ctx, c)
+		}
+		e.serve()
+		e.start("r", plan(step("a"), step("b", "a")))
+		e.step("r", "a", dr.StepRunning)
+		e.rest()
+		require.Equal(e, []string{"a"}, e.ledger.made("r"), "nothing is begun while it shuts down")
+		e.serve()
+		e.ends("r", dr.RunDone)
+		require.Equal(e, []int{1}, e.ledger.attempts("r", "a"))
+	}},
+	{"Watch tells now, what changes, and the end", func(e *env) {
+		w, ok := dr.As[dr.Watcher](e.o)
+		if !ok {
+			e.Skipf("it can't watch")
+		}
+		e.start("r", plan(gate("g"), step("a", "g")))
+		var seen []dr.Status
+		for s, err := range w.Watch(e.ctx(), "r") {
+			require.NoError(e, err)
+			seen = append(seen, s)
+			if len(seen) == 1 {
+				require.Equal(e, dr.RunRunning, s.State)
+				e.serve()
+			}
+			if s.State == dr.RunWaiting {
+				e.decide("r", "g", dr.Approve)
+			}
+		}
+		require.GreaterOrEqual(e, len(seen), 3)
+		require.Equal(e, dr.RunDone, seen[len(seen)-1].State)
+		for _, s := range seen[:len(seen)-1] {
+			require.False(e, s.State.Ended())
+		}
+		n := 0
+		for s, err := range w.Watch(e.ctx(), "r") { // of a run that has ended
+			require.NoError(e, err)
+			require.Equal(e, dr.RunDone, s.State)
+			n++
+		}
+		require.Equal(e, 1, n)
+	}},
+	{"Watch ends with its context", func(e *env) {
+		w, ok := dr.As[dr.Watcher](e.o)
+		if !ok {
+			e.Skipf("it can't watch")
+		}
+		e.start("r", plan(step("a")))
+		ctx, cancel := context.WithCancel(e.ctx())
+		defer cancel()
+		var last error
+		for _, err := range w.Watch(ctx, "r") {
+			last = err
+			cancel()
+		}
+		require.ErrorIs(e, last, context.Canceled)
+	}},
+	{"Runs are listed, oldest first, also after a death", func(e *env) {
+		if _, ok := dr.As[dr.RunLister](e.o); !ok {
+			e.Skipf("it can't list runs")
+		}
+		e.serve()
+		for _, id := range []dr.RunID{"z", "a", "m"} {
+			e.start(id, plan(gate("g")))
+		}
+		e.step("a", "g", dr.StepWaiting)
+		e.decide("a", "g", dr.Approve)
+		e.ends("a", dr.RunDone)
+		check := func() {
+			l, _ := dr.As[dr.RunLister](e.o)
+			var ids []dr.RunID
+			var ended []bool
+			for s, err := range l.Runs(e.ctx()) {
+				require.NoError(e, err)
+				ids, ended = append(ids, s.Run), append(ended, s.State.Ended())
+			}
+			require.Equal(e, []dr.RunID{"z", "a", "m"}, ids)
+			require.Equal(e, []bool{false, true, false}, ended)
+		}
+		check()
+		e.again()
+		check()
+	}},
+	{"what has ended stays as it ended", func(e *env) {
+		e.on["b"] = fails
+		e.serve()
+		e.start("r", plan(step("a"), step("b", "a")))
+		was := e.ends("r", dr.RunFailed)
+		calls := len(e.ledger.of("r"))
+		e.again()
+		e.start("r2", plan(step("a"))) // by its end r would have been touched
+		e.ends("r2", dr.RunDone)
+		now := e.status("r")
+		require.Equal(e, was.Reason, now.Reason)
+		require.Equal(e, states(was), states(now))
+		require.WithinDuration(e, was.Ended, now.Ended, time.Millisecond)
+		require.Len(e, e.ledger.of("r"), calls)
+	}},
+}
