@@ -1,0 +1,213 @@
+package physical
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+func shell(t *testing.T, script string) []string {
+	t.Helper()
+	if _, err := os.Stat("/bin/sh"); err != nil {
+		t.Skip("no /bin/sh")
+	}
+	return []string{"/bin/sh", "-c", script}
+}
+
+func TestCommandIsToldAboutTheMachine(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "told")
+	h, _ := running(t, func(c *Config) {
+		c.Machines[0].Power, c.Machines[0].Name = dr.Off, "web server"
+		c.Commands.Start = shell(t, `printf '%s|' "$LIFEBOAT_EVENT" "$LIFEBOAT_MACHINE" "$LIFEBOAT_NAME" "$LIFEBOAT_DISKS" "$LIFEBOAT_ISOLATED" > `+out)
+		c.Commands.Probe = shell(t, `echo answers on port 80`)
+	})
+	require.NoError(t, h.Start(t.Context(), "m"))
+	told, err := os.ReadFile(out)
+	require.NoError(t, err)
+	require.Equal(t, "start|m|web server|/disks/a\n/disks/b|0|", string(told))
+	probe, ok := dr.As[backend.Prober](h)
+	require.True(t, ok)
+	seen, err := probe.Probe(t.Context(), "m")
+	require.NoError(t, err)
+	require.Equal(t, backend.Evidence{Kind: "hook", What: "answers on port 80"}, seen)
+}
+
+// A Start of which nobody knows whether it did anything leaves the power
+// unknown, and the machine is taken for running.
+func TestStartThatFails(t *testing.T) {
+	h, _ := running(t, func(c *Config) {
+		c.Machines[0].Power = dr.Off
+		c.Commands.Start = shell(t, `echo the lamp is red >&2; exit 3`)
+	})
+	img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+	err = h.Start(t.Context(), "m")
+	require.ErrorContains(t, err, "the lamp is red")
+	require.ErrorContains(t, err, "exit status 3")
+	m, err := h.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	require.Empty(t, m.Power)
+	_, err = h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: m})
+	require.ErrorIs(t, err, dr.ErrRunning)
+	_, err = h.Draft(t.Context(), "m", dr.Point{ID: "q"})
+	require.ErrorIs(t, err, dr.ErrRunning)
+	require.NoError(t, h.Stop(t.Context(), "m"))
+	r, err := h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: m})
+	require.NoError(t, err)
+	require.Empty(t, r.Holds, "it may have run")
+}
+
+func TestCommandThatTakesTooLong(t *testing.T) {
+	run := Command(20*time.Millisecond, shell(t, `echo waiting; exec sleep 600`)...)
+	err := run(t.Context(), Event{Name: "stop", Out: &clipped{}})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "took longer than 20ms")
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("the run was cancelled")
+	cancel(gone)
+	require.ErrorIs(t, Command(0, shell(t, `exec sleep 600`)...)(ctx, Event{Out: &clipped{}}), gone)
+}
+
+func TestHookOutputIsBounded(t *testing.T) {
+	h, _ := running(t, func(c *Config) {
+		c.Commands.Stop = shell(t, `yes nonsense | head -c 10000000; exit 1`)
+	})
+	err := h.Stop(t.Context(), "m")
+	require.ErrorContains(t, err, "nonsense")
+	require.ErrorContains(t, err, "[...]")
+	require.Less(t, len(err.Error()), hookOutput+500)
+}
+
+// Flows ask for abilities before their first step: only those that would work
+// are shown.
+func TestAbilitiesFollowTheHooks(t *testing.T) {
+	hook := func(context.Context, Event) error { return nil }
+	for name, tc := range map[string]struct {
+		hooks                    Hooks
+		probe, quiesce, shutdown bool
+	}{
+		"none":        {shutdown: true},
+		"stop":        {hooks: Hooks{Stop: hook}},
+		"shutdown":    {hooks: Hooks{Stop: hook, Shutdown: hook}, shutdown: true},
+		"probe":       {hooks: Hooks{Probe: hook}, probe: true, shutdown: true},
+		"freeze only": {hooks: Hooks{Freeze: hook}, shutdown: true},
+		"freeze":      {hooks: Hooks{Freeze: hook, Thaw: hook}, quiesce: true, shutdown: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, _ := running(t, func(c *Config) { c.Hooks = tc.hooks })
+			_, probe := dr.As[backend.Prober](h)
+			_, quiesce := dr.As[backend.Quiescer](h)
+			s, shutdown := dr.As[backend.Shutdowner](h)
+			require.Equal(t, []bool{tc.probe, tc.quiesce, tc.shutdown}, []bool{probe, quiesce, shutdown})
+			if shutdown {
+				require.NoError(t, s.Shutdown(t.Context(), "m"))
+				require.NoError(t, s.Shutdown(t.Context(), "m"))
+				img, err := h.Capture(t.Context(), "m", "p", dr.ApplicationConsistent)
+				require.NoError(t, err)
+				require.NoError(t, img.Close())
+				want := dr.CrashConsistent
+				if tc.hooks.Shutdown != nil {
+					want = dr.ApplicationConsistent
+				}
+				require.Equal(t, want, img.Point().Consistency)
+			}
+		})
+	}
+}
+
+func TestConfigIsJSON(t *testing.T) {
+	const text = `{"root":"/r","machines":[{"id":"m","power":"off","disks":[{"id":"d","path":"/dev/sda","boot":true}],"firmware":"uefi"}],"commands":{"start":["virsh","start","m"],"limit":1000000000},"freezeLimit":2000000000}`
+	var c Config
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.DisallowUnknownFields()
+	require.NoError(t, dec.Decode(&c))
+	require.NoError(t, c.validate())
+	b, err := json.Marshal(c)
+	require.NoError(t, err)
+	require.Equal(t, text, string(b))
+}
+
+func TestConfigThatMakesNoSense(t *testing.T) {
+	d := []Disk{{ID: "d", Path: "/x"}}
+	for name, c := range map[string]Config{
+		"no root":            {},
+		"machine twice":      {Root: "r", Machines: []Machine{{ID: "m"}, {ID: "m"}}},
+		"machine's name":     {Root: "r", Machines: []Machine{{ID: "../m"}}},
+		"power":              {Root: "r", Machines: []Machine{{ID: "m", Power: "of"}}},
+		"disk twice":         {Root: "r", Machines: []Machine{{ID: "m", Disks: []Disk{d[0], {ID: "d", Path: "/y"}}}}},
+		"disk without path":  {Root: "r", Machines: []Machine{{ID: "m", Disks: []Disk{{ID: "d"}}}}},
+		"path of two owners": {Root: "r", Machines: []Machine{{ID: "m", Disks: d}, {ID: "n", Disks: d}}},
+	} {
+		_, err := Open(c)
+		require.ErrorIs(t, err, dr.ErrInvalid, name)
+	}
+}
+
+func TestMissingDiskIsNamed(t *testing.T) {
+	h, mem := running(t, nil)
+	require.NoError(t, mem.Remove("/disks/b"))
+	_, err := h.Machine(t.Context(), "m")
+	require.ErrorIs(t, err, dr.ErrNotFound)
+	require.ErrorContains(t, err, "disk b")
+	require.ErrorContains(t, err, "/disks/b")
+	problems, err := h.Preflight(t.Context(), "m")
+	require.NoError(t, err)
+	require.Equal(t, "disk-missing", problems[0].Code)
+	require.EqualValues(t, "b", problems[0].Disk)
+	for m, err := range h.Machines(t.Context()) {
+		require.Error(t, err)
+		require.EqualValues(t, "m", m.ID)
+	}
+}
+
+// Other disks under the same name hold nothing that the old ones did.
+func TestOtherDisksAreAnotherContent(t *testing.T) {
+	h, mem := running(t, func(c *Config) { c.Machines[0].Power = dr.Off })
+	img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+	cfg := h.cfg
+	require.NoError(t, h.Close())
+	require.NoError(t, mem.Rename("/disks/a", "/disks/c"))
+	cfg.Machines[0].Disks[0].Path = "/disks/c"
+	h, err = Open(cfg)
+	require.NoError(t, err)
+	defer h.Close()
+	r, err := h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: img.Point().Machine})
+	require.NoError(t, err)
+	require.Empty(t, r.Holds)
+}
+
+func FuzzRecord(f *testing.F) {
+	good, err := encode(&record{Version: recordVersion, Made: true, Key: "k", Torn: "p", Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "a", Size: 512}}},
+		Disks: []diskFile{{ID: "a", Path: "a.img"}}, Held: []held{{Point: "p"}}, Epochs: []named{{"p", "x.1"}}})
+	require.NoError(f, err)
+	for _, s := range []string{string(good), "", "{}", `{"version":1,"made":true,"machine":{"disks":[{"id":"a"}]},"disks":[{"id":"a","path":"../../etc/passwd.img"}]}`,
+		`{"version":1,"dropped":["../x.img"]}`, `{"version":2}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parse("machine.json", b)
+		if err != nil {
+			return
+		}
+		require.Len(t, r.Disks, len(r.Machine.Disks))
+		for _, d := range r.Disks {
+			require.True(t, !r.Made || filepath.Base(d.Path) == d.Path, "a record must not lead out of its folder")
+		}
+		_, err = encode(r.clone())
+		require.NoError(t, err)
+	})
+}
