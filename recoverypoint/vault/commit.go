@@ -51,7 +51,9 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	machine, id := d.point.Machine.ID, d.point.ID
 	err := s.changeHead(ctx, machine, func(h *head) (bool, error) {
 		if _, ok := h.find(id); ok {
-			return false, nil // an earlier Commit that seemed to fail
+			// An earlier Commit that seemed to fail, perhaps before this was
+			// durable: the swap makes it so.
+			return true, nil
 		}
 		man.Seq = h.next
 		body, err := encodeManifest(man)

@@ -103,7 +103,7 @@ func (w *logWriter) append(e entry, codec Codec, sum dr.Sum, blob []byte) (ref, 
 		return ref{}, err
 	}
 	size := len(blob) + w.store.keys.overhead()
-	if w.cur != nil && !w.cur.fits(size+w.names) {
+	if w.cur != nil && !w.cur.fits(size+w.names, w.store.segSize) {
 		w.endSegment()
 	}
 	if w.cur == nil {
@@ -132,7 +132,7 @@ func (w *logWriter) note(e entry) error {
 	if err := w.failed(); err != nil {
 		return err
 	}
-	if w.cur != nil && !w.cur.fits(w.names) {
+	if w.cur != nil && !w.cur.fits(w.names, w.store.segSize) {
 		w.endSegment()
 	}
 	if w.cur == nil {
@@ -146,9 +146,9 @@ func (w *logWriter) note(e entry) error {
 }
 
 // fits tells whether so many more bytes leave room for the footer's entries.
-func (c *openSegment) fits(size int) bool {
+func (c *openSegment) fits(size, limit int) bool {
 	n := len(c.foot.entries) + 1
-	return n <= maxEntries && c.start+c.fill+size+n*entrySize+segmentTrailer+segmentAlign <= maxSegment
+	return n <= maxEntries && c.start+c.fill+size+n*entrySize+segmentTrailer+segmentAlign <= limit
 }
 
 // put copies bytes into parts, and sends those that are full on their way.

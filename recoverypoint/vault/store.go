@@ -38,6 +38,8 @@ type Options struct {
 	// PageCache bounds the memory for map pages, in bytes; 0: 16 MiB, which
 	// map 26 GiB of disk.
 	PageCache int64
+
+	segmentSize int // tests make it small; 0: maxSegment
 }
 
 // Store is a vault that is open. All methods are safe for concurrent use.
@@ -51,6 +53,7 @@ type Store struct {
 	locks   Locker
 	keys    *keyring
 	codec   Codec
+	segSize int
 	packers *packers
 	parts   *fsys.Pool // partSize
 	bufs    *fsys.Pool // readSize
@@ -100,6 +103,9 @@ func Open(ctx context.Context, b Bucket, o Options) (*Store, error) {
 		s.codec = Zstd
 	} else if o.NoCompression {
 		s.codec = Raw
+	}
+	if s.segSize = o.segmentSize; s.segSize == 0 {
+		s.segSize = maxSegment
 	}
 	var ok bool
 	if s.locks, ok = dr.As[Locker](b); !ok {
