@@ -67,7 +67,7 @@ type Report struct {
 	Zeroed  int64         `json:"zeroed"`          // bytes made zero, or left zero, without travelling
 	Equal   int64         `json:"equal"`           // bytes found equal by their sums
 	Resumed int64         `json:"resumed"`         // bytes already there from an interrupted copy
-	Full    []dr.DiskID   `json:"full,omitempty"`  // disks whose changes were not known, in the machine's order
+	Full    []dr.DiskID   `json:"full,omitempty"`  // disks whose changes were not known, in the machine's order; not those that are new
 	Swept   []dr.PointID  `json:"swept,omitempty"` // captures of earlier cycles that were let go
 	Took    time.Duration `json:"took"`
 }

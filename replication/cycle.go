@@ -61,7 +61,9 @@ type CycleOptions struct {
 	Parent dr.PointID
 	// Have, if set, is what is known of the parent's content; nil: that the
 	// machine descends from it. It is for stores and machines that have gone
-	// different ways since a common point. Without a parent it is ignored.
+	// different ways since a common point, and then wants Parent set; a zero
+	// History, which any parent may have, makes the cycle compare whole disks.
+	// Over nothing it is ignored.
 	Have *History
 	// Machine, if set, describes the point in place of the machine that is
 	// captured; its ID is then the one under which the store keeps the point.
@@ -214,8 +216,8 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		opts.Have = History{Blank: true}
 	case o.Have == nil:
 		opts.Have = History{Common: parent}
-	case o.Have.Blank:
-		return Report{}, false, c.fail("copy", dr.StoreSide, line, name, fmt.Errorf("%w: what is written over point %s isn't blank", dr.ErrInvalid, parent.ID), "")
+	case o.Have.Blank, o.Have.Common.ID != "" && o.Parent == "":
+		return Report{}, false, c.fail("copy", dr.StoreSide, line, name, fmt.Errorf("%w: the history given isn't that of point %s, which is written over", dr.ErrInvalid, parent.ID), "")
 	default:
 		opts.Have = *o.Have
 	}

@@ -109,6 +109,34 @@ func TestCycle(t *testing.T) {
 	requireEqual(t, w.content(w.home, "vm"), w.stored("vm", r.Point.ID))
 }
 
+// TestCycleResync: a caller that trusts no tracker has whole disks compared;
+// and a history that can't be the parent's is refused.
+func TestCycleResync(t *testing.T) {
+	w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{})
+	w.write(w.home, "vm", "a", 0, 5*blk, 1)
+	p, err := w.cycle.Replicate(t.Context(), "vm", dr.CrashConsistent)
+	require.NoError(t, err)
+	w.write(w.home, "vm", "a", blk, 5, 2)
+	r, err := w.cycle.ReplicateAs(t.Context(), "vm", "", dr.CrashConsistent, replication.CycleOptions{Have: &replication.History{}})
+	require.NoError(t, err)
+	require.Equal(t, []dr.DiskID{"a", "b"}, r.Full)
+	require.Equal(t, int64(blk), r.Written)
+	requireEqual(t, w.content(w.home, "vm"), w.stored("vm", r.Point.ID))
+	for _, have := range []replication.History{{Blank: true}, {Common: p}} {
+		_, err = w.cycle.ReplicateAs(t.Context(), "vm", "", dr.CrashConsistent, replication.CycleOptions{Have: &have})
+		require.ErrorIs(t, err, dr.ErrInvalid)
+		require.Empty(t, w.captures(w.home, "vm"))
+	}
+	_, err = w.cycle.ReplicateAs(t.Context(), "vm", "", dr.CrashConsistent, replication.CycleOptions{Parent: "gone"})
+	require.ErrorIs(t, err, dr.ErrNotFound)
+	require.Empty(t, w.captures(w.home, "vm"))
+	// The other way round: over an older point, with what is known of it.
+	r, err = w.cycle.ReplicateAs(t.Context(), "vm", "", dr.CrashConsistent, replication.CycleOptions{Parent: p.ID, Have: &replication.History{Common: p}})
+	require.NoError(t, err)
+	require.Equal(t, p.ID, r.Point.Parent)
+	requireEqual(t, w.content(w.home, "vm"), w.stored("vm", r.Point.ID))
+}
+
 // TestCycleNames: the clock may stand still or go back; names go on.
 func TestCycleNames(t *testing.T) {
 	w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{})

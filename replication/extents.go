@@ -108,21 +108,22 @@ func union(ours, theirs extents) extents {
 // nothing there is left out.
 func cover(seq extents, from, size int64) extents {
 	return func(yield func(dr.Extent, error) bool) {
+		pos := from
 		for e, err := range seq {
 			if err != nil {
 				yield(dr.Extent{}, err)
 				return
 			}
-			if e.Off > from && !yield(dr.Extent{Off: from, Len: e.Off - from}, nil) {
+			if e.Off > pos && !yield(dr.Extent{Off: pos, Len: e.Off - pos}, nil) {
 				return
 			}
 			if !yield(e, nil) {
 				return
 			}
-			from = max(from, e.End())
+			pos = max(pos, e.End())
 		}
-		if from < size {
-			yield(dr.Extent{Off: from, Len: size - from}, nil)
+		if pos < size {
+			yield(dr.Extent{Off: pos, Len: size - pos}, nil)
 		}
 	}
 }

@@ -291,9 +291,7 @@ func TestSmallDiskIsNotStarved(t *testing.T) {
 		img := newImage("now", src)
 		var order []dr.DiskID
 		img.onRead = func(id dr.DiskID, _ int64, _ int) error {
-			if len(order) == 0 {
-				synctest.Wait() // until both disks have work to offer
-			}
+			synctest.Wait() // until every disk that has more to do offers it
 			order = append(order, id)
 			return nil
 		}

@@ -315,7 +315,7 @@ func diff(now, was disks, grain int64) tracker {
 				if end <= int64(len(old)) && bytes.Equal(b[off:end], old[off:end]) {
 					continue
 				}
-				if !yield(dr.Extent{Off: off, Len: end - off, Zero: allZero(b[off:end])}, nil) {
+				if !yield(dr.Extent{Off: off, Len: end - off, Zero: blocksum.Zero(b[off:end])}, nil) {
 					return
 				}
 			}
@@ -329,8 +329,6 @@ func mapOf(d disks, grain int64) mapper {
 		return diff(d, disks{}, grain)(id, dr.Point{})
 	}
 }
-
-func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 func requireEqual(t testing.TB, want, got disks) {
 	t.Helper()

@@ -221,6 +221,9 @@ func (w *worker) wait(ctx context.Context, d *disk, n int) error {
 	for n > 0 {
 		m := min(n, max(1, l.Burst()))
 		if err := l.WaitN(ctx, m); err != nil {
+			if _, ends := ctx.Deadline(); ends && ctx.Err() == nil {
+				err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err) // it would be, before this has passed
+			}
 			return w.fail("wait for the rate limit", "", d.ID, -1, err)
 		}
 		n -= m
