@@ -13,11 +13,10 @@ import (
 
 var draftPromises = []promise{
 	{"writes what it is given, where it is told", func(e *env) {
-		p, c := e.standIn("p")
-		key := e.key()
-		r := e.prepare(key, p.Machine)
+		p, _ := e.standIn("p")
+		r := e.prepare(e.key(), p.Machine)
 		d := e.draft(r.ID, p)
-		c = zeros(p.Machine)
+		c := zeros(p.Machine)
 		for disk, b := range c {
 			size := int64(len(b))
 			for _, tc := range []struct{ off, n int64 }{

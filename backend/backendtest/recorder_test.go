@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -73,10 +74,11 @@ func (r *recorder) Run(name string, f func(runner)) bool {
 	return !sub.failed
 }
 
-// record runs the suite and returns the names of the subtests that failed.
-func record(h Harness) map[string]string {
+// record runs the groups of the suite that are named, or all if none are, and
+// returns the subtests that failed and why.
+func record(h Harness, groups ...string) map[string]string {
 	res := &outcome{failed: map[string]string{}}
 	r := &recorder{ctx: context.Background(), result: res}
-	run(r, h)
+	run(r, h, func(g string) bool { return len(groups) == 0 || slices.Contains(groups, g) })
 	return res.failed
 }
