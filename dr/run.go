@@ -49,6 +49,7 @@ type stepRun struct {
 	ended    time.Time
 	opened   time.Time // of a gate
 	err      string
+	undoErr  string
 	result   json.RawMessage
 	answer   *Decision // the last one given
 }
@@ -244,7 +245,11 @@ func (r *Run) over(i int, e Event) (why string) {
 		s.state, s.ended, s.err, s.result = StepDone, e.At, "", e.Data
 	default:
 		t.failed++
-		s.err = e.Err
+		if e.Undo {
+			s.undoErr = e.Err
+		} else {
+			s.err = e.Err
+		}
 		if !e.Final && t.failed < attempts(r.plan.Steps[i]) && (e.Undo || r.ending == "") {
 			return ""
 		}

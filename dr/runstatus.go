@@ -36,6 +36,9 @@ func (r *Run) Status() Status {
 			stuck = append(stuck, "step "+st.ID+": "+x.err)
 		}
 		busy = busy || r.ending == "" && r.wantsDo(i)
+		if x.undoErr != "" && y.State != StepUndone {
+			y.Err = x.undoErr
+		}
 		s.Steps[i] = y
 	}
 	switch {
