@@ -39,10 +39,12 @@ func (s *state) Kill() {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	enginetest.Run(t, func(t enginetest.T) enginetest.State { return newState(t, Options{}) })
 }
 
 func TestContractWithOtherClaims(t *testing.T) {
+	t.Parallel()
 	enginetest.Run(t, func(t enginetest.T) enginetest.State {
 		shared := openT(t, filepath.Join(t.TempDir(), "claims"))
 		return newState(t, Options{Claims: shared})
