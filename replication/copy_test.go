@@ -245,6 +245,26 @@ func TestRandomHistories(t *testing.T) {
 	}
 }
 
+// TestGrowthUnsaid: a tracker should yield what a disk grew by. Where it does
+// not, and where the draft's own disk was shorter than the common point's, the
+// rest is copied all the same.
+func TestGrowthUnsaid(t *testing.T) {
+	silent := tracker(func(dr.DiskID, dr.Point) iter.Seq2[dr.Extent, error] { return list() })
+	for _, c := range []struct{ common, theirs, now int }{
+		{2 * blk, 2 * blk, 3*blk + 512}, {3 * blk, blk, 3 * blk}, {3 * blk, 5 * blk, 4 * blk}, {3 * blk, 3 * blk, blk},
+	} {
+		src := disks{"a": noise[:c.now]}
+		was := disks{"a": make([]byte, c.now)}
+		copy(was["a"], noise[:min(c.common, c.theirs)])
+		_, err := replication.Copy(t.Context(), newDraft(t, was), imageWith(newImage("now", src), silent), replication.CopyOptions{Have: replication.History{
+			Common: disks{"a": make([]byte, c.common)}.point("common"),
+			Theirs: imageWith(newImage("theirs", disks{"a": make([]byte, c.theirs)}), silent),
+		}})
+		require.NoError(t, err)
+		requireEqual(t, src, was)
+	}
+}
+
 func TestAdopt(t *testing.T) {
 	src := disks{"a": []byte("bytes")}
 	for _, takes := range []bool{true, false} {
