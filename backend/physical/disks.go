@@ -247,6 +247,16 @@ func (ds disks) extents(ctx context.Context, id dr.DiskID, yield func(dr.Extent,
 	}
 }
 
+// free refuses disks that somebody uses. A missing one is used by nobody.
+func (m *machine) free(rec *record) error {
+	for _, d := range rec.Disks {
+		if err := m.host.inUse(m.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+	}
+	return nil
+}
+
 // describe is the machine as it is now: with the sizes that its disks have.
 func (m *machine) describe(rec *record) (dr.Machine, error) {
 	out := rec.described()

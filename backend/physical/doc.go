@@ -19,7 +19,8 @@
 // A draft that was interrupted keeps no list of what it wrote: such a list is
 // worth only what was synced before it, and a copy that compares block sums
 // ([dr.Summer], which images and drafts here are) finds what is missing at the
-// speed of reading. So drafts are no [dr.Resumer].
+// speed of reading. So drafts are no [dr.Resumer]. They tell the tracker what
+// they write, so a point from before a draft can still be a base for changes.
 //
 // # A moment of a running machine
 //

@@ -79,10 +79,8 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 			return nil, err
 		}
 	}
-	for _, d := range rec.Disks {
-		if err := m.host.inUse(m.path(d)); err != nil {
-			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
-		}
+	if err := m.free(rec); err != nil {
+		return nil, err
 	}
 	if rec.Made && (fits(now, want) != nil || fits(want, now) != nil || rec.making() || len(rec.Dropped) > 0) {
 		if err := m.reshape(p.ID, want); err != nil {

@@ -47,7 +47,7 @@ func (f *freezer) possible() bool {
 // freeze returns when the machine is frozen. Whoever gets the freeze must thaw
 // it.
 func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) (*frozen, error) {
-	cfg := f.m.host.cfg
+	cfg := &f.m.host.cfg
 	fr := &frozen{f: f, shared: shared, got: max(min(want, cfg.Freezes), dr.CrashConsistent), done: make(chan struct{})}
 	f.mu.Lock()
 	if f.now != nil {

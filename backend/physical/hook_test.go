@@ -172,6 +172,55 @@ func TestMissingDiskIsNamed(t *testing.T) {
 	}
 }
 
+// Until somebody switches it here, a machine is what the configuration says,
+// and one that is said to run holds nothing any more.
+func TestPowerAsConfigured(t *testing.T) {
+	h, _ := running(t, func(c *Config) { c.Machines[0].Power = dr.Off })
+	img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+	cfg := h.cfg
+	find := func(p dr.Power) (backend.Replica, error) {
+		require.NoError(t, h.Close())
+		cfg.Machines[0].Power = p
+		h, err = Open(cfg)
+		require.NoError(t, err)
+		return h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: img.Point().Machine})
+	}
+	r, err := find(dr.Off)
+	require.NoError(t, err)
+	require.EqualValues(t, "p", r.Holds)
+	_, err = find("")
+	require.ErrorIs(t, err, dr.ErrRunning)
+	r, err = find(dr.Off)
+	require.NoError(t, err)
+	require.Empty(t, r.Holds, "it may have run in between")
+	require.NoError(t, h.Start(t.Context(), "m"))
+	_, err = find(dr.Off)
+	require.ErrorIs(t, err, dr.ErrRunning, "what was done here counts")
+	require.NoError(t, h.Close())
+}
+
+// A replica whose image somebody deleted can still be removed.
+func TestRemoveWithoutItsImage(t *testing.T) {
+	root := t.TempDir()
+	h, err := Open(Config{Root: root})
+	require.NoError(t, err)
+	defer h.Close()
+	m := dr.Machine{ID: "x", Disks: []dr.Disk{{ID: "d", Size: 4096}, {ID: "e", Size: 512}}}
+	r, err := h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: m})
+	require.NoError(t, err)
+	image := filepath.Join(root, string(r.ID), "d.img")
+	require.NoError(t, os.Remove(image))
+	_, err = h.Draft(t.Context(), r.ID, dr.Point{ID: "p"})
+	require.ErrorIs(t, err, dr.ErrNotFound)
+	require.ErrorContains(t, err, image)
+	_, err = h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: m})
+	require.ErrorIs(t, err, dr.ErrNotFound, "an image that was lost is not made anew in silence")
+	require.NoError(t, h.Remove(t.Context(), r.ID))
+	require.NoDirExists(t, filepath.Join(root, string(r.ID)))
+}
+
 // Other disks under the same name hold nothing that the old ones did.
 func TestOtherDisksAreAnotherContent(t *testing.T) {
 	h, mem := running(t, func(c *Config) { c.Machines[0].Power = dr.Off })

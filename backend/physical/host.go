@@ -214,10 +214,16 @@ func (m *machine) configure(c Machine) error {
 	}
 	next := old.clone()
 	next.Machine, next.Disks = want.Machine, want.Disks
-	if !slices.Equal(old.Disks, want.Disks) {
-		// Other disks: a torn mark stays, since one of them may be torn.
-		next.forget()
+	if !old.Switched {
+		next.Power = c.Power
+	}
+	moved := !slices.Equal(old.Disks, want.Disks)
+	if moved {
+		// A torn mark stays, since one of them may be torn.
 		next.Epochs = nil
+	}
+	if moved || next.Power != dr.Off && len(next.Held) > 0 {
+		next.forget()
 		return m.save(next)
 	}
 	m.rec = next

@@ -43,7 +43,7 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 	m.outdate()
 	if err := m.change(func(r *record) {
 		r.forget()
-		r.Power, r.New, r.Clean = power, false, false
+		r.Power, r.Switched, r.New, r.Clean = power, true, false, false
 	}); err != nil {
 		return fail(err, "")
 	}
@@ -84,7 +84,7 @@ func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, c
 	if _, err := m.call(ctx, op, hook, 0); err != nil {
 		return &dr.Error{Op: op, Machine: id, Err: err}
 	}
-	if err := m.change(func(r *record) { r.Power, r.Clean = dr.Off, clean }); err != nil {
+	if err := m.change(func(r *record) { r.Power, r.Switched, r.Clean = dr.Off, true, clean }); err != nil {
 		return &dr.Error{Op: op, Machine: id, Err: err}
 	}
 	return nil

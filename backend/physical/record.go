@@ -38,6 +38,10 @@ type record struct {
 	Disks   []diskFile `json:"disks"`   // where Machine.Disks are, in their order
 	Power   dr.Power   `json:"power,omitempty"`
 
+	// Switched says that Power comes of Start, Stop or Shutdown, and not of
+	// the configuration.
+	Switched bool `json:"switched,omitempty"`
+
 	// Of machines that Prepare made:
 	Made     bool     `json:"made,omitempty"`
 	Key      string   `json:"key,omitempty"`

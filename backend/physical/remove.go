@@ -47,10 +47,8 @@ func (h *Host) Remove(ctx context.Context, id dr.MachineID) error {
 	case m.drafting():
 		return fail(fmt.Errorf("%w: a draft is open", dr.ErrBusy))
 	}
-	for _, d := range rec.Disks {
-		if err := h.inUse(m.path(d)); err != nil {
-			return fail(fmt.Errorf("disk %s: %w", d.ID, err))
-		}
+	if err := m.free(rec); err != nil {
+		return fail(err)
 	}
 	m.outdate()
 	if err := m.change(func(r *record) { r.Removing = true }); err != nil {

@@ -145,7 +145,7 @@ func (l *liveImage) step(ctx context.Context) (bool, error) {
 
 // next decides on the pass after a live one.
 func (l *liveImage) next(ctx context.Context) (bool, error) {
-	cfg := l.m.host.cfg
+	cfg := &l.m.host.cfg
 	var mark dr.Cursor // before what is dirty is counted, to miss nothing of the next pass
 	var left int64
 	dirty := l.began
