@@ -83,6 +83,7 @@ func FuzzExtents(f *testing.F) {
 	f.Add([]byte{0, 3, 1, 3, 10, 1, 20, 1, 0}, []byte{2, 2, 0, 12, 9, 0}, []byte{8, 8, 0}, uint8(33))
 	f.Add([]byte{9, 3, 0, 3, 10, 1}, []byte{2, 250, 0}, []byte{8, 8, 0, 2, 3, 0}, uint8(12))
 	f.Add([]byte{0, 10, 1, 4, 10, 1}, []byte{0, 10, 0, 4, 2, 1}, []byte{}, uint8(17))
+	f.Add([]byte{0, 10, 1, 4, 10, 0}, []byte{}, []byte{}, uint8(30)) // zeros, some of which are data
 	f.Add([]byte{}, []byte{}, []byte{}, uint8(0))
 	f.Fuzz(func(t *testing.T, a, b, c []byte, units uint8) {
 		const unit = dr.SumBlock / 8
