@@ -81,12 +81,6 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 	if err != nil {
 		return 0, err
 	}
-	var k *packer
-	defer func() {
-		if k != nil {
-			d.store.packers.put(k)
-		}
-	}()
 	done := 0
 	for done < len(p) {
 		at := off + int64(done)
@@ -97,11 +91,12 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 		if piece := p[done : done+n]; n < size {
 			err = d.pieces.write(ctx, d, m, chunk, in, piece)
 		} else {
-			if k == nil {
-				k = d.store.packers.get()
-			}
+			// Whoever has a packer must not wait for the pieces: those who
+			// hold these wait for packers.
 			d.pieces.drop(d, m, chunk)
+			k := d.store.packers.get()
 			err = d.put(ctx, m, chunk, piece, true, k)
+			d.store.packers.put(k)
 		}
 		if err != nil {
 			return done, d.fail("write", disk, at, err)
