@@ -2,6 +2,7 @@ package dr
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -288,22 +289,43 @@ func (p *Protection) Move(to State) error {
 	return nil
 }
 
-// Pin keeps a point from retention for the sake of who.
+// Pin keeps a point from retention for the sake of who. A point may be pinned
+// by several; then Pins names all of them, ordered and separated by commas.
 func (p *Protection) Pin(id PointID, who string) {
 	if p.Pins == nil {
 		p.Pins = map[PointID]string{}
 	}
-	p.Pins[id] = who
+	all := strings.FieldsFunc(p.Pins[id], isComma)
+	if i, found := slices.BinarySearch(all, who); !found {
+		all = slices.Insert(all, i, who)
+	}
+	p.Pins[id] = strings.Join(all, ",")
 }
 
-// Unpin lets go of all points that who pinned.
+// Unpin lets go of all points that who pinned; what others pinned stays.
 func (p *Protection) Unpin(who string) {
 	for id, w := range p.Pins {
-		if w == who {
+		all := slices.DeleteFunc(strings.FieldsFunc(w, isComma), func(s string) bool { return s == who })
+		if len(all) == 0 {
 			delete(p.Pins, id)
+			continue
 		}
+		p.Pins[id] = strings.Join(all, ",")
 	}
 }
+
+// Pinned returns a point that who pinned; the first in order of names if there
+// are several.
+func (p Protection) Pinned(who string) (PointID, bool) {
+	for _, id := range slices.Sorted(maps.Keys(p.Pins)) {
+		if slices.Contains(strings.FieldsFunc(p.Pins[id], isComma), who) {
+			return id, true
+		}
+	}
+	return "", false
+}
+
+func isComma(r rune) bool { return r == ',' }
 
 // Swap exchanges the two sides.
 func (p *Protection) Swap() { p.Active, p.Standby = p.Standby, p.Active }

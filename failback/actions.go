@@ -3,6 +3,7 @@ package failback
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -62,16 +63,40 @@ func fail(op string, side dr.Side, site string, m dr.MachineID, err error) error
 }
 
 // standby turns the former machine off: from here on its disks don't change.
+// What was frozen of it in earlier times goes, since nobody replicates it.
+// Taking it back starts it again if it ran.
 func (a actions) standby(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	x, err := a.begin(c)
 	if err != nil {
 		return nil, err
 	}
+	if c.Undo {
+		return nil, a.unstandby(ctx, c, x)
+	}
 	err = fail("stop the former machine", dr.TargetSide, x.To.Site, x.To.Machine, x.to.Backend.Stop(ctx, x.To.Machine))
 	if err != nil {
 		return nil, fmt.Errorf("%w; if it is gone, choose an alternate location", err)
 	}
+	if s, ok := dr.As[backend.Sweeper](x.to.Backend); ok {
+		if _, err := s.Sweep(ctx, x.To.Machine, func(dr.PointID) bool { return false }); err != nil {
+			a.e.Logger().WarnContext(ctx, "captures of the former machine may be left", "machine", x.To.Machine, "error", err)
+		}
+	}
 	return nil, nil
+}
+
+func (a actions) unstandby(ctx context.Context, c *dr.Call, x ends) error {
+	b, err := failover.ReadBegun(c)
+	if err != nil || b.To != dr.On {
+		return err
+	}
+	err = x.to.Backend.Start(ctx, x.To.Machine)
+	if errors.Is(err, dr.ErrTorn) {
+		// What is half written must not start, whatever it was before.
+		a.e.Logger().WarnContext(ctx, "the former machine stays off: its disks were being written", "machine", x.To.Machine)
+		return nil
+	}
+	return fail("start the former machine again", dr.TargetSide, x.To.Site, x.To.Machine, err)
 }
 
 func encode(v any, err error) (json.RawMessage, error) {

@@ -56,40 +56,42 @@ func (a actions) last(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 // copy captures the machine at From and makes the one at To hold it. known
 // are points that To's disks may hold; common is one from which both sides
 // descend.
+//
+// The capture is let go of by a step of its own, once this step's result is
+// journaled: after a crash the same moment must be found again. One that was
+// taken anew under the same name would pass for what the disks hold already,
+// and what changed between the two would never be copied. For the same reason
+// disks that hold the name are not believed, but copied to again.
 func (a actions) copy(ctx context.Context, c *dr.Call, x ends, known []dr.Point, common dr.Point, full bool) (_ failover.Copied, err error) {
 	name := replication.PointName(c.Key)
-	img, done, err := capture(ctx, x.from, x.From.Machine, name)
+	img, err := x.from.Backend.Capture(ctx, x.From.Machine, name, dr.CrashConsistent)
 	if err != nil {
 		return failover.Copied{}, fail("capture", dr.SourceSide, x.From.Site, x.From.Machine, err)
 	}
-	defer func() {
-		if err != nil { // kept for the next attempt; undoing releases it
-			err = errors.Join(err, img.Close())
-			return
-		}
-		err = done()
-	}()
+	defer func() { err = errors.Join(err, img.Close()) }()
 	r, err := x.to.Backend.Prepare(ctx, x.Placement(img.Point().Machine))
 	if err != nil {
 		return failover.Copied{}, fail("prepare", dr.TargetSide, x.To.Site, x.replica.ID, err)
 	}
-	if r.Holds == name { // copied by an attempt that was cut off
-		return failover.Copied{Point: img.Point(), Report: replication.Report{Point: img.Point()}}, nil
+	if r.ID != x.replica.ID {
+		return failover.Copied{}, dr.Permanent(fail("prepare", dr.TargetSide, x.To.Site, x.replica.ID, fmt.Errorf("%w: now it is machine %s; somebody deleted the one before", dr.ErrConflict, r.ID)))
 	}
 	o := a.e.Copy
-	o.Progress, o.Full = c.Beat, full
+	o.Progress = c.Beat
 	switch {
-	case full:
 	case r.New:
 		o.Have.Blank = true
+	case full:
+		o.Full = true
+	case r.Torn: // nobody can say: compared by sums
 	default:
 		o.Have = exactly(r.Holds, known)
-		if o.Have.Common.ID == "" && common.ID != "" && !r.Torn {
-			theirs, let, err := capture(ctx, x.to, r.ID, replication.PointName(c.Key+"/theirs"))
+		if o.Have.Common.ID == "" && common.ID != "" {
+			theirs, done, err := capture(ctx, x.to, r.ID, theirsName(c))
 			if err != nil {
 				return failover.Copied{}, fail("capture the former machine", dr.TargetSide, x.To.Site, r.ID, err)
 			}
-			defer func() { err = errors.Join(err, let()) }()
+			defer func() { err = errors.Join(err, done()) }()
 			o.Have.Common, o.Have.Theirs = common, theirs
 		}
 	}
@@ -112,15 +114,23 @@ func exactly(holds dr.PointID, known []dr.Point) replication.History {
 	return replication.History{}
 }
 
-// release lets go of what a copy that did not end had frozen.
+// release lets go of what a copy had frozen: as the undo of the copy's step, or
+// as the step behind it.
 func (a actions) release(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	x, err := a.begin(c)
 	if err != nil {
 		return nil, err
 	}
-	key := dr.StepKey(c.Run, c.Step, false)
-	err = errors.Join(
-		x.from.Backend.Release(ctx, x.From.Machine, replication.PointName(key)),
-		x.to.Backend.Release(ctx, x.replica.ID, replication.PointName(key+"/theirs")))
-	return nil, fail("release", dr.SourceSide, x.From.Site, x.From.Machine, err)
+	of := c.Step
+	if !c.Undo {
+		of = releases[c.Step]
+	}
+	key := dr.StepKey(c.Run, of, false)
+	err = x.from.Backend.Release(ctx, x.From.Machine, replication.PointName(key))
+	return nil, errors.Join(
+		fail("release", dr.SourceSide, x.From.Site, x.From.Machine, err),
+		fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, replication.PointName(key+theirs))))
 }
+
+// releases tells which step's capture a step lets go of.
+var releases = map[string]string{StepReleaseFirst: StepFirst, StepReleaseLast: failover.StepCopy}

@@ -2,7 +2,6 @@ package failback
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failover"
@@ -14,6 +13,10 @@ const (
 	StepReplicate = "replicate"    // the first point of the new direction
 	StepFirst     = "first-copy"   // phase 1 of a direct failback, while the machine runs
 	StepComplete  = "complete"     // a person says when phase 2 may begin
+
+	// A copy's capture goes only when its result is kept.
+	StepReleaseFirst = "release-first"
+	StepReleaseLast  = "release-last"
 )
 
 // Names of the flows.
@@ -44,7 +47,7 @@ func Reprotect(p dr.Protection, o ReprotectOptions) (dr.Plan, error) {
 		return dr.Plan{}, err
 	}
 	in := failover.InputOf(p, dr.OpReprotect, FlowReprotect, failover.Options{Where: o.Where})
-	in.During, in.Before = dr.Synchronizing, p.State
+	in.During, in.Before, in.StopTo = dr.Synchronizing, p.State, true
 	if o.Alternate {
 		in.Anew(p)
 	}
@@ -52,17 +55,17 @@ func Reprotect(p dr.Protection, o ReprotectOptions) (dr.Plan, error) {
 	q := p.Standby.Site
 	b.Add(dr.Step{ID: failover.StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	if in.To.Machine != "" {
-		b.Add(dr.Step{ID: StepStandby, Action: "failback.standby@1", Queue: q})
+		b.Add(dr.Step{ID: StepStandby, Action: "failback.standby@1", Undo: "failback.standby@1", Queue: q})
 	}
 	b.Add(dr.Step{ID: failover.StepPrepare, Action: "failover.prepare@1", Undo: "failover.prepare@1", Queue: q})
 	if in.To.Machine != "" {
-		b.Add(dr.Step{ID: failover.StepSeed, Action: "reprotect.seed@1", Queue: q})
+		b.Add(dr.Step{ID: failover.StepSeed, Action: "reprotect.seed@1", Undo: "reprotect.seed@1", Queue: q})
 	}
-	b.Add(dr.Step{ID: StepReplicate, Action: "reprotect.replicate@1", Queue: q})
+	b.Add(dr.Step{ID: StepReplicate, Action: "reprotect.replicate@1", Undo: "reprotect.replicate@1", Queue: q})
 	if !o.Cold {
-		b.Add(dr.Step{ID: failover.StepHydrate, Action: "reprotect.hydrate@1", Queue: q, Optional: true, Attempts: 3})
+		b.Add(dr.Step{ID: failover.StepHydrate, Action: "reprotect.hydrate@1", Undo: "reprotect.hydrate@1", Queue: q, Optional: true, Attempts: 3})
 	}
-	b.Add(dr.Step{ID: failover.StepFinish, Action: "reprotect.finish@1"})
+	b.Add(dr.Step{ID: failover.StepFinish, Action: "reprotect.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }
 
@@ -123,6 +126,7 @@ func direct(p dr.Protection, o Options) (dr.Plan, error) {
 		return dr.Plan{}, fmt.Errorf("%w: a direct failback takes the machine as it is; there is no point to choose", dr.ErrInvalid)
 	}
 	in := failover.InputOf(p, dr.OpFailback, FlowFailback, o.Options)
+	in.StopTo = true
 	if o.Alternate {
 		in.Anew(p)
 	}
@@ -130,17 +134,18 @@ func direct(p dr.Protection, o Options) (dr.Plan, error) {
 	q := p.Standby.Site
 	b.Add(dr.Step{ID: failover.StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	if in.To.Machine != "" {
-		b.Add(dr.Step{ID: StepStandby, Action: "failback.standby@1", Queue: q})
+		b.Add(dr.Step{ID: StepStandby, Action: "failback.standby@1", Undo: "failback.standby@1", Queue: q})
 	}
 	b.Add(dr.Step{ID: failover.StepPrepare, Action: "failover.prepare@1", Undo: "failover.prepare@1", Queue: q})
 	if o.Sync == Before {
 		b.Add(dr.Step{ID: StepFirst, Action: "failback.first@1", Undo: "failback.release@1", Queue: q})
+		b.Add(dr.Step{ID: StepReleaseFirst, Action: "failback.release@1", Queue: p.Active.Site, Optional: true})
 		b.Add(dr.Step{ID: StepComplete, Gate: "The machine has been copied while it runs. Shut it down at " + p.Active.Site + ", copy what has changed since, and start it at " + p.Standby.Site + "?"})
 	}
-	b.Add(dr.Step{ID: failover.StepShutdown, Action: "failover.shutdown@1", Undo: "failover.shutdown@1", Queue: p.Active.Site,
-		Timeout: o.ShutdownTimeout + failover.DefaultShutdownTimeout + 2*time.Minute})
+	b.ShutDown(false)
 	b.Add(dr.Step{ID: failover.StepCopy, Action: "failback.last@1", Undo: "failback.release@1", Queue: q})
 	b.BringUpPrepared()
-	b.Add(dr.Step{ID: failover.StepFinish, Action: "failover.finish@1", Undo: "failover.finish@1"})
+	b.Add(dr.Step{ID: StepReleaseLast, Action: "failback.release@1", Queue: p.Active.Site, Optional: true})
+	b.Add(dr.Step{ID: failover.StepFinish, Action: "failover.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }

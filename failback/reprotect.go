@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
@@ -13,8 +15,9 @@ import (
 
 // seeded is the result of the seed step.
 type seeded struct {
-	// Base is what the new points are written over.
-	Base dr.PointID `json:"base"`
+	// Base is what the new points are written over; "" for disks that an
+	// earlier copy has left torn.
+	Base dr.PointID `json:"base,omitempty"`
 	// Kept says that the store had the last common point already, and
 	// nothing was copied.
 	Kept   bool               `json:"kept,omitempty"`
@@ -29,12 +32,23 @@ func (a actions) seed(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	if err != nil {
 		return nil, err
 	}
+	if c.Undo {
+		return nil, replication.Unseed(ctx, x.to, x.replica.ID, x.From.Machine, replication.PointName(dr.StepKey(c.Run, c.Step, false)))
+	}
 	p, err := a.e.Records.Load(ctx, x.Protection)
 	if err != nil {
 		return nil, err
 	}
 	if has, err := holds(ctx, x.to.Points, x.From.Machine, p.Common.ID); err != nil || has {
 		return encode(seeded{Base: p.Common.ID, Kept: true}, err)
+	}
+	// Asked anew: a copy may have been begun since.
+	r, err := x.to.Backend.Prepare(ctx, x.Placement(p.Common.Machine))
+	if err != nil {
+		return nil, fail("prepare", dr.TargetSide, x.To.Site, x.To.Machine, err)
+	}
+	if r.Torn {
+		return encode(seeded{}, nil) // half written disks are no base: all blocks are compared, or copied
 	}
 	as, err := x.from.Backend.Machine(ctx, x.From.Machine)
 	if err != nil {
@@ -68,6 +82,9 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 	if err != nil {
 		return nil, err
 	}
+	if c.Undo {
+		return nil, a.unreplicate(ctx, c, x)
+	}
 	p, err := a.e.Records.Load(ctx, x.Protection)
 	if err != nil {
 		return nil, err
@@ -90,7 +107,7 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 	case s.Kept:
 		have.Common = p.Common
 	case s.Base != "" && p.Common.ID != "":
-		theirs, done, err := capture(ctx, x.to, x.replica.ID, replication.PointName(c.Key+"/theirs"))
+		theirs, done, err := capture(ctx, x.to, x.replica.ID, theirsName(c))
 		if err != nil {
 			return nil, fail("capture the former machine", dr.TargetSide, x.To.Site, x.replica.ID, err)
 		}
@@ -101,13 +118,42 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 	return encode(rep, err)
 }
 
-// capture freezes a machine to ask its tracker; done lets go of it.
-func capture(ctx context.Context, at replication.Site, m dr.MachineID, name dr.PointID) (dr.Image, func() error, error) {
-	img, err := at.Backend.Capture(ctx, m, name, dr.CrashConsistent)
-	if err != nil {
+// unreplicate removes the first point, whole or not, with all that were
+// written over it, and what was frozen to make it.
+func (a actions) unreplicate(ctx context.Context, c *dr.Call, x ends) error {
+	key := dr.StepKey(c.Run, c.Step, false)
+	err := errors.Join(
+		a.e.Abandon(ctx, x.From, x.To.Site, replication.PointName(key)),
+		fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, replication.PointName(key+theirs))))
+	return errors.Join(err, replication.DeleteSince(ctx, x.to.Points, x.From.Machine, replication.PointName(key)))
+}
+
+// theirs is behind the key of a step in the name of what it froze of the
+// machine that it writes for.
+const theirs = "/theirs"
+
+func theirsName(c *dr.Call) dr.PointID { return replication.PointName(c.Key + theirs) }
+
+// releaseGrace is how long letting go of a capture may take when a step was
+// stopped.
+const releaseGrace = 30 * time.Second
+
+// capture freezes a stopped machine to ask its tracker; done lets go of it.
+// What an attempt that was cut off had frozen must not pass for the present.
+func capture(ctx context.Context, at replication.Site, m dr.MachineID, name dr.PointID) (_ dr.Image, done func() error, err error) {
+	release := func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseGrace)
+		defer cancel()
+		return at.Backend.Release(ctx, m, name)
+	}
+	if err := release(); err != nil {
 		return nil, nil, err
 	}
-	return img, func() error { return errors.Join(img.Close(), at.Backend.Release(ctx, m, name)) }, nil
+	img, err := at.Backend.Capture(ctx, m, name, dr.CrashConsistent)
+	if err != nil {
+		return nil, nil, errors.Join(err, release()) // the answer may have been lost
+	}
+	return img, func() error { return errors.Join(img.Close(), release()) }, nil
 }
 
 // hydrate brings the standby machine's disks to the first point, so that what
@@ -125,13 +171,34 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	if err != nil {
 		return nil, err
 	}
+	if rep.Point.ID == "" {
+		return nil, nil // undone before there was anything to write
+	}
 	r, err := x.to.Backend.Prepare(ctx, x.Placement(rep.Point.Machine))
 	if err != nil {
 		return nil, fail("prepare", dr.TargetSide, x.To.Site, x.To.Machine, err)
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat
+	if c.Undo {
+		return nil, dehydrate(ctx, c, x, r, rep.Point.ID, o)
+	}
 	return encode(replication.Hydrate(ctx, x.to, r, x.From.Machine, rep.Point.ID, p.Common, o))
+}
+
+// dehydrate gives the former machine's disks back what they had, which was
+// kept as the base; a machine that the flow made is removed instead. Disks that
+// were not written to are left.
+func dehydrate(ctx context.Context, c *dr.Call, x ends, r backend.Replica, point dr.PointID, o replication.CopyOptions) error {
+	var s seeded
+	if _, err := failover.ReadResult(c, failover.StepSeed, &s); err != nil {
+		return err
+	}
+	if s.Base == "" || s.Kept || !r.Torn && r.Holds != point {
+		return nil
+	}
+	_, err := replication.Hydrate(ctx, x.to, r, x.From.Machine, s.Base, dr.Point{}, o)
+	return err
 }
 
 // finish records that the machine is protected in the new direction.
@@ -158,18 +225,20 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		p.Standby = x.Place(x.replica.ID)
 		// What the standby's disks hold must stay, for the next copy into
 		// them to be a delta.
-		p.Unpin(pinStandby)
-		if warm {
-			p.Pin(filled.Point.ID, pinStandby)
-		} else if s.Base != "" {
-			p.Pin(s.Base, pinStandby)
+		p.Unpin(failover.PinStandby)
+		switch {
+		case warm:
+			p.Pin(filled.Point.ID, failover.PinStandby)
+			p.Common = filled.Point
+		case x.replica.ID != x.To.Machine: // a new machine, and nothing on its disks
+			p.Common = dr.Point{}
+		case s.Base != "":
+			p.Pin(s.Base, failover.PinStandby)
 		}
 		return p.Move(dr.Protected)
 	})
 	return encode(Reprotected{First: rep, Seed: s.Report, Warm: warm}, err)
 }
-
-const pinStandby = "standby"
 
 // Reprotected is the result of a reprotection's finish step.
 type Reprotected struct {

@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 
@@ -43,6 +42,8 @@ func Actions(e *replication.Env) dr.Actions {
 
 		"cancel.restart@1": a.cancelRestart,
 		"cancel.finish@1":  a.cancelFinish,
+
+		"record.restore@1": a.restore,
 	}
 }
 
@@ -93,99 +94,4 @@ func (a actions) sites(in Input) (from, to replication.Site, err error) {
 		to, err = a.e.Sites.Site(in.To.Site)
 	}
 	return from, to, err
-}
-
-// begun is the result of the first step.
-type begun struct {
-	// Power is whether the machine ran at From when the flow began: undoing
-	// a shutdown starts only what ran.
-	Power dr.Power `json:"power,omitempty"`
-}
-
-// begin refuses what is not allowed, before anything has happened, and then
-// holds replication for the run.
-func (a actions) begin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	if c.Undo {
-		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-			if p.Run != c.Run {
-				return nil
-			}
-			p.Run = ""
-			if in.During != "" {
-				return p.Move(in.Before)
-			}
-			return nil
-		})
-		return nil, err
-	}
-	var b begun
-	if b.Power, err = a.preconditions(ctx, in); err != nil {
-		return nil, err
-	}
-	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-		if err := in.matches(*p, c.Run); err != nil {
-			return err
-		}
-		p.Run = c.Run
-		if in.During != "" {
-			return p.Move(in.During)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return result(b, a.e.Hold(ctx, in.Protection))
-}
-
-// matches refuses a plan that was made of a record which has changed since.
-func (in Input) matches(p dr.Protection, run dr.RunID) error {
-	if p.Run != "" && p.Run != run {
-		return fmt.Errorf("protection %s: held by run %s: %w", p.ID, p.Run, dr.ErrBusy)
-	}
-	if err := p.Allow(in.Operation); err != nil {
-		return err
-	}
-	active, standby := in.From, in.To
-	if in.Former != nil {
-		active, standby = in.To, in.From
-		if p.Failover == nil || p.Failover.Run != in.Former.Run || p.Failover.Point.ID != in.Former.Point.ID {
-			return dr.Permanent(fmt.Errorf("protection %s: %w: the plan is about another failover", p.ID, dr.ErrConflict))
-		}
-	}
-	if p.Active != active || p.Standby.Site != standby.Site {
-		return dr.Permanent(fmt.Errorf("protection %s: %w: the machine runs as %s at %s, the plan says %s at %s; plan again",
-			p.ID, dr.ErrConflict, p.Active.Machine, p.Active.Site, active.Machine, active.Site))
-	}
-	return nil
-}
-
-// preconditions checks what can be known before the first effect, and tells
-// whether the machine runs at From ("" where that can't be told).
-func (a actions) preconditions(ctx context.Context, in Input) (dr.Power, error) {
-	from, _, err := a.sites(in)
-	if err != nil {
-		return "", err
-	}
-	if in.Former != nil {
-		return "", nil
-	}
-	m, err := from.Backend.Machine(ctx, in.From.Machine)
-	if in.Operation == dr.OpUnplannedFailover {
-		return m.Power, nil // whatever the answer: the site may be gone
-	}
-	if err != nil {
-		return "", &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err,
-			Remedy: "a failover without loss needs both sites; use an unplanned failover if this one is lost"}
-	}
-	if in.Operation == dr.OpPlannedFailover || in.Operation == dr.OpFailback {
-		if err := canShutDown(from.Backend, in); err != nil {
-			return "", err
-		}
-	}
-	return m.Power, nil
 }

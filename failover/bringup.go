@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -51,15 +52,11 @@ func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error
 	if err != nil {
 		return nil, err
 	}
-	choice := in.Point
-	if in.Operation == dr.OpPlannedFailover || in.Operation == dr.OpFailback && choice.Option == "" {
-		var s Copied
-		if err := needResult(c, StepSync, &s); err != nil {
-			return nil, err
-		}
-		choice = recoverypoint.Choice{Option: recoverypoint.Custom, Point: s.Point.ID}
+	choice, err := a.choice(ctx, c, in)
+	if err != nil {
+		return nil, err
 	}
-	if choice.NeedsProcessing() {
+	if choice.NeedsProcessing() || choice.Point != "" && choice != in.Point {
 		if err := process(ctx, to.Points, in.From.Machine); err != nil {
 			return nil, err
 		}
@@ -90,6 +87,28 @@ func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error
 	return result(chosen{pt}, img.Close())
 }
 
+// choice is what was asked for; the flow's own last replication, where the
+// machine was shut down for it; or what an attempt that was cut off has pinned
+// already, because newer points may have come since.
+func (a actions) choice(ctx context.Context, c *dr.Call, in Input) (recoverypoint.Choice, error) {
+	custom := func(id dr.PointID) recoverypoint.Choice {
+		return recoverypoint.Choice{Option: recoverypoint.Custom, Point: id}
+	}
+	if in.Operation == dr.OpPlannedFailover || in.Operation == dr.OpFailback && in.Point.Option == "" {
+		var s Copied
+		err := needResult(c, StepSync, &s)
+		return custom(s.Point.ID), err
+	}
+	p, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return recoverypoint.Choice{}, err
+	}
+	if id, ok := p.Pinned(pinOf(c.Run)); ok {
+		return custom(id), nil
+	}
+	return in.Point, nil
+}
+
 // process turns what a store has received into points, where that is a thing.
 func process(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) error {
 	p, ok := dr.As[recoverypoint.Processor](s)
@@ -103,7 +122,8 @@ func process(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) er
 	return nil
 }
 
-func pinOf(run dr.RunID) string { return "run/" + string(run) }
+// pinOf escapes what separates pins from each other.
+func pinOf(run dr.RunID) string { return "run/" + url.PathEscape(string(run)) }
 
 // Placement describes the machine that the flow brings up.
 func (in Input) Placement(m dr.Machine) backend.Placement {
@@ -137,18 +157,42 @@ func (a actions) prepare(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	if err != nil {
 		return nil, err
 	}
-	if c.Undo && in.To.Machine != "" {
-		return nil, nil
+	if c.Undo {
+		return nil, a.unprepare(ctx, c, in, to.Backend)
 	}
 	m, err := a.model(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
-	if c.Undo {
-		return nil, remove(ctx, to.Backend, in, m)
+	if err := a.noteDrill(ctx, c, in, in.Key); err != nil {
+		return nil, err
 	}
 	r, err := to.Backend.Prepare(ctx, in.Placement(m))
 	return result(r, wrap(err, "prepare", dr.TargetSide, in.To))
+}
+
+// unprepare removes the machine, unless it was there before.
+func (a actions) unprepare(ctx context.Context, c *dr.Call, in Input, b backend.Backend) error {
+	var r backend.Replica
+	made, err := ReadResult(c, c.Step, &r)
+	if err != nil {
+		return err
+	}
+	switch {
+	case in.To.Machine != "" && in.To.Key == "", made && r.ID == in.To.Machine:
+		return nil // it was there
+	case made:
+		err = wrap(b.Remove(ctx, r.ID), "remove", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: r.ID})
+	default:
+		var m dr.Machine
+		if m, err = a.model(ctx, c, in); err == nil {
+			err = remove(ctx, b, in, m)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return a.noteDrill(ctx, c, in, "")
 }
 
 // model is what the machine should be like: as the chosen point recorded it,
@@ -166,12 +210,16 @@ func (a actions) model(ctx context.Context, c *dr.Call, in Input) (dr.Machine, e
 	return m, wrap(err, "look up the machine", dr.SourceSide, in.From)
 }
 
-// remove deletes the machine that carries the flow's key. Finding it may mean
-// making it first: there is no other way to ask.
+// remove deletes the machine that carries the flow's key, unless it is the
+// one that was there before. Finding it may mean making it first: there is no
+// other way to ask.
 func remove(ctx context.Context, b backend.Backend, in Input, m dr.Machine) error {
 	r, err := b.Prepare(ctx, in.Placement(m))
 	if err != nil {
 		return wrap(err, "find what to remove", dr.TargetSide, in.To)
+	}
+	if r.ID == in.To.Machine {
+		return nil
 	}
 	return wrap(b.Remove(ctx, r.ID), "remove", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: r.ID})
 }
@@ -203,16 +251,21 @@ func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID
 	if err != nil {
 		return replication.Report{}, err
 	}
-	// Asked anew: a crash may have changed what the disks hold.
+	// Asked anew: a crash may have changed what the disks hold. A replica that
+	// somebody has deleted is made again, but for one that ran already.
 	r, err := to.Backend.Prepare(ctx, in.Placement(pt.Machine))
 	if err != nil {
 		return replication.Report{}, wrap(err, "prepare", dr.TargetSide, in.To)
 	}
-	if in.To.Machine != "" && r.ID != in.To.Machine {
+	if in.Former != nil && r.ID != in.To.Machine {
 		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the platform prepared machine %s instead", dr.ErrConflict, r.ID), "prepare", dr.TargetSide, in.To))
 	}
 	if r.Holds == pt.ID && !r.Torn {
 		return replication.Report{Point: pt, Existed: true}, nil
+	}
+	if _, direct := c.Results[StepCopy]; direct {
+		// There is no store to fill the disks from again.
+		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the disks don't hold the last copy any more; somebody started the machine", dr.ErrConflict), "check the disks", dr.TargetSide, in.To))
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat
@@ -236,6 +289,16 @@ func (a actions) start(ctx context.Context, c *dr.Call) (json.RawMessage, error)
 	at := dr.Place{Site: in.To.Site, Machine: r.ID}
 	if c.Undo {
 		return nil, wrap(to.Backend.Stop(ctx, r.ID), "stop", dr.TargetSide, at)
+	}
+	if in.shutsDown() && in.Operation != dr.OpUnplannedFailover && !in.Test {
+		// The last moment at which two machines running can be prevented.
+		from, err := a.e.Sites.Site(in.From.Site)
+		if err != nil {
+			return nil, err
+		}
+		if err := isOff(ctx, from.Backend, in.From.Machine); err != nil {
+			return nil, wrap(err, "make sure that only one machine runs", dr.SourceSide, in.From)
+		}
 	}
 	pt, err := ChosenPoint(c)
 	if err != nil {

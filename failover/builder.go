@@ -54,6 +54,16 @@ func (b *Builder) BringUpPrepared() {
 	b.Add(dr.Step{ID: StepVerify, Action: "failover.verify@1", Queue: q, Optional: true, Attempts: 1})
 }
 
+// ShutDown appends the step that shuts the machine down at From.
+func (b *Builder) ShutDown(optional bool) {
+	s := dr.Step{ID: StepShutdown, Action: "failover.shutdown@1", Undo: "failover.shutdown@1", Queue: b.in.From.Site,
+		Timeout: b.in.shutdownTimeout() + 2*LookTimeout, Optional: optional}
+	if optional {
+		s.Attempts = attemptsMay
+	}
+	b.Add(s)
+}
+
 // Plan returns the plan, if it makes sense.
 func (b *Builder) Plan() (dr.Plan, error) {
 	if b.err != nil {

@@ -18,6 +18,10 @@ func (a actions) cancelRestart(ctx context.Context, c *dr.Call) (json.RawMessage
 		return nil, err
 	}
 	if c.Undo {
+		b, err := ReadBegun(c)
+		if err != nil || b.From == dr.On {
+			return nil, err
+		}
 		return nil, wrap(from.Backend.Stop(ctx, in.From.Machine), "stop", dr.SourceSide, in.From)
 	}
 	return nil, wrap(from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)

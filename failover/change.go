@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/replication"
 )
 
 // Changing the point: the machine at To, which runs from the former point, is
@@ -21,6 +22,10 @@ func (a actions) changeStop(ctx context.Context, c *dr.Call) (json.RawMessage, e
 		return nil, err
 	}
 	if c.Undo {
+		b, err := ReadBegun(c)
+		if err != nil || b.To == dr.Off {
+			return nil, err
+		}
 		return nil, wrap(to.Backend.Start(ctx, in.To.Machine), "start again", dr.TargetSide, in.To)
 	}
 	return nil, wrap(to.Backend.Stop(ctx, in.To.Machine), "stop", dr.TargetSide, in.To)
@@ -31,13 +36,35 @@ func (a actions) changeHydrate(ctx context.Context, c *dr.Call) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
-	pt := in.Former.Point
-	if !c.Undo {
-		if pt, err = ChosenPoint(c); err != nil {
-			return nil, err
-		}
+	if c.Undo {
+		return nil, a.changeBack(ctx, c, in)
+	}
+	pt, err := ChosenPoint(c)
+	if err != nil {
+		return nil, err
 	}
 	return result(a.fill(ctx, c, in, in.From.Machine, pt, in.Former.Point))
+}
+
+// changeBack makes the machine hold the former point again. Disks that were
+// not written to are left: they have what the guest wrote since the failover.
+func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
+	if _, done := c.Results[c.Step]; !done {
+		to, err := a.e.Sites.Site(in.To.Site)
+		if err != nil {
+			return err
+		}
+		r, err := to.Backend.Prepare(ctx, in.Placement(in.Former.Point.Machine))
+		if err != nil {
+			return wrap(err, "prepare", dr.TargetSide, in.To)
+		}
+		// Not torn, and holding nothing for sure: no draft was begun.
+		if !r.Torn && r.Holds == "" {
+			return nil
+		}
+	}
+	_, err := a.fill(ctx, c, in, in.From.Machine, in.Former.Point, in.Former.Point)
+	return err
 }
 
 func (a actions) changeStart(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
@@ -68,11 +95,12 @@ func (a actions) changeFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err != nil {
 		return nil, err
 	}
-	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+	p, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 		f := *p.Failover
-		if f.Point.ID != r.Point.ID { // going back to the final point loses nothing again
-			f.Loss = r.Loss
+		if r.Loss = lossAt(f, r); f.Point.ID == r.Point.ID {
+			r.Loss.Unreplicated = f.Loss.Unreplicated
 		}
+		f.Loss = r.Loss
 		f.Point, f.At = r.Point, r.Started
 		p.Failover, p.Common, p.Run = &f, r.Point, ""
 		p.Unpin(pinOf(c.Run))
@@ -80,5 +108,20 @@ func (a actions) changeFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		p.Pin(r.Point.ID, pinFailover)
 		return nil
 	})
+	if err == nil { // as recorded, also by an attempt that was cut off
+		r.Loss = p.Failover.Loss
+	}
 	return result(r, err)
+}
+
+// lossAt says what a failover cost once its machine runs from another point.
+// Going back to the failover's own last replication, taken when the machine
+// was off, loses nothing again.
+func lossAt(f dr.Failover, r Report) dr.Loss {
+	l := r.Loss
+	final := replication.PointName(dr.StepKey(f.Run, StepSync, false))
+	if r.Point.ID == final && r.Point.Machine.Power == dr.Off {
+		l.None, l.Unreplicated = true, 0
+	}
+	return l
 }

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/replication"
@@ -21,22 +22,52 @@ func (a actions) commitSeed(ctx context.Context, c *dr.Call) (json.RawMessage, e
 	if err != nil {
 		return nil, err
 	}
+	own := replication.PointName(dr.StepKey(c.Run, c.Step, false))
+	if c.Undo {
+		return nil, a.uncommitSeed(ctx, c, in, own)
+	}
+	// A site that is lost must not keep the machine from being home.
+	m, err := look(ctx, from.Backend, in.From.Machine)
+	if err != nil {
+		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
+	}
 	of, err := to.Backend.Machine(ctx, in.To.Machine)
 	if err != nil {
 		return nil, wrap(err, "look up the machine", dr.TargetSide, in.To)
 	}
-	// Disks from which the last changes were taken hold that point exactly;
-	// any others are a state of their own.
-	name := replication.PointName(c.Key)
-	if in.Former.Loss.None {
-		name = in.Former.Point.ID
-	}
 	if err := from.Backend.Stop(ctx, in.From.Machine); err != nil {
 		return nil, wrap(err, "stop", dr.SourceSide, in.From)
+	}
+	at := Input{From: in.To, To: in.From, Key: in.From.Key}
+	r, err := from.Backend.Prepare(ctx, at.Placement(m))
+	if err != nil {
+		return nil, wrap(err, "prepare", dr.SourceSide, in.From)
+	}
+	// Disks from which the last changes were taken hold that point, unless
+	// the machine has run again since: then they are a state of their own.
+	name := own
+	if in.Former.Loss.None && r.Holds == in.Former.Point.ID && !r.Torn {
+		name = in.Former.Point.ID
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat
 	return result(replication.Seed(ctx, from, in.From.Machine, of, name, o))
+}
+
+// uncommitSeed takes the base away, and starts the machine again if it ran.
+func (a actions) uncommitSeed(ctx context.Context, c *dr.Call, in Input, own dr.PointID) error {
+	from, err := a.e.Sites.Site(in.From.Site)
+	if err != nil {
+		return err
+	}
+	for _, name := range []dr.PointID{own, in.Former.Point.ID} {
+		err = errors.Join(err, replication.Unseed(ctx, from, in.From.Machine, in.To.Machine, name))
+	}
+	b, begunErr := ReadBegun(c)
+	if err = errors.Join(err, begunErr); b.From != dr.On {
+		return err
+	}
+	return errors.Join(err, wrap(from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From))
 }
 
 // commitDelete deletes all recovery points of the direction that has ended.
@@ -75,7 +106,7 @@ func (a actions) commitFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		if err := p.Move(dr.Committed); err != nil {
 			return err
 		}
-		if p.AtHome() {
+		if p.AtHome() && p.Standby.Key != "" {
 			p.Standby = dr.Place{Site: p.Standby.Site} // removed
 		}
 		p.Failover, p.Last, p.Pins, p.Run = nil, dr.Point{}, nil, ""

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -30,8 +31,8 @@ func (a actions) testBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 		return nil, err
 	}
 	p, err := a.e.Records.Load(ctx, in.Protection)
-	if err != nil {
-		return nil, err
+	if err != nil || p.Test == nil || p.Test.Run != c.Run {
+		return nil, err // refused: nothing happened
 	}
 	left := a.removeTest(ctx, in, p)
 	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
@@ -45,6 +46,23 @@ func (a actions) testBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 		return nil
 	})
 	return nil, errors.Join(left, err)
+}
+
+// noteDrill notes, before the drill's machine is made, under which key it can
+// be found, and "" once it is gone. It does nothing in other flows.
+func (a actions) noteDrill(ctx context.Context, c *dr.Call, in Input, key string) error {
+	if !in.Test {
+		return nil
+	}
+	note := *c
+	note.Key += "/note"
+	_, err := a.e.Update(ctx, &note, in.Protection, func(p *dr.Protection) error {
+		if p.Test != nil && p.Test.Run == c.Run {
+			p.Test.Place = dr.Place{Site: in.To.Site, Key: key}
+		}
+		return nil
+	})
+	return err
 }
 
 // matchesTest refuses a drill planned of a record which has changed since.
@@ -82,6 +100,9 @@ func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage,
 		if err := p.Allow(dr.OpCleanUpTest); err != nil {
 			return err
 		}
+		if p.Test.Run != in.Drill {
+			return dr.Permanent(fmt.Errorf("protection %s: %w: the plan is about test failover %s, now there is %s", p.ID, dr.ErrConflict, in.Drill, p.Test.Run))
+		}
 		p.Test.State = dr.TestCleaningUp
 		return nil
 	})
@@ -103,23 +124,40 @@ func (a actions) testRemove(ctx context.Context, c *dr.Call) (json.RawMessage, e
 	if p.Test == nil {
 		return nil, nil
 	}
-	in.Key = testKey(in.Protection, p.Test.Run)
 	c.Beat(dr.Progress{What: "removing the drill's machine"})
 	return nil, a.removeTest(ctx, in, p)
 }
 
 // removeTest removes the drill's machine, by its ID if that was noted, else
-// by its key.
+// by its key. Without a key none was ever made.
 func (a actions) removeTest(ctx context.Context, in Input, p dr.Protection) error {
-	to, err := a.e.Sites.Site(in.To.Site)
+	at := p.Test.Place
+	to, err := a.e.Sites.Site(at.Site)
 	if err != nil {
 		return err
 	}
-	if p.Test != nil && p.Test.Place.Machine != "" {
-		return wrap(to.Backend.Remove(ctx, p.Test.Place.Machine), "remove the drill's machine", dr.TargetSide, p.Test.Place)
+	switch {
+	case at.Machine != "":
+		return wrap(to.Backend.Remove(ctx, at.Machine), "remove the drill's machine", dr.TargetSide, at)
+	case at.Key == "":
+		return nil
 	}
-	in.To.Machine = ""
-	return remove(ctx, to.Backend, in, p.Last.Machine)
+	in.Test, in.Key, in.To = true, at.Key, dr.Place{Site: at.Site}
+	// Any description of the machine will do, if it has disks.
+	m := p.Last.Machine
+	for _, pt := range []dr.Point{p.Common, in.formerPoint()} {
+		if len(m.Disks) == 0 {
+			m = pt.Machine
+		}
+	}
+	return remove(ctx, to.Backend, in, m)
+}
+
+func (in Input) formerPoint() dr.Point {
+	if in.Former == nil {
+		return dr.Point{}
+	}
+	return in.Former.Point
 }
 
 func testKey(id dr.ProtectionID, run dr.RunID) string {

@@ -61,14 +61,14 @@ func (a actions) report(c *dr.Call, in Input) (Report, error) {
 	return r, nil
 }
 
-// loss says what the failover cost. Nothing was lost if the machine was off
-// when its last changes were replicated, and that is the point taken.
-func loss(c *dr.Call, r Report) (dr.Loss, bool, error) {
-	l := r.Loss
+// loss says what the failover cost, and whether it left the machine off at
+// From. Nothing was lost if the machine was off when its last changes were
+// replicated, and that is the point taken.
+func loss(c *dr.Call, r Report) (l dr.Loss, down bool, err error) {
+	l = r.Loss
 	var o off
-	down, err := ReadResult(c, StepShutdown, &o)
-	if err != nil {
-		return l, false, err
+	if down, err = ReadResult(c, StepShutdown, &o); err != nil {
+		return l, down, err
 	}
 	var s Copied
 	ok, err := ReadResult(c, StepSync, &s)
@@ -78,48 +78,36 @@ func loss(c *dr.Call, r Report) (dr.Loss, bool, error) {
 	if err != nil {
 		return l, down, err
 	}
+	var m measured
+	if measured, err := ReadResult(c, StepMeasure, &m); err != nil {
+		return l, down, err
+	} else if measured {
+		l.Unreplicated = m.Unreplicated
+		down = m.Power == dr.Off // also if the guest was slower than the patience it was given
+	}
 	l.None = down && ok && s.Point.ID == r.Point.ID && s.Point.Machine.Power == dr.Off
 	if l.None {
 		l.Unreplicated = 0
-		return l, down, nil
-	}
-	var m measured
-	if ok, err := ReadResult(c, StepMeasure, &m); err != nil {
-		return l, down, err
-	} else if ok {
-		l.Unreplicated = m.Unreplicated
 	}
 	return l, down, nil
 }
 
-// finish records that the machine now runs at To. Taking it back is what
-// cancelling does to the record.
+// finish records that the machine now runs at To.
 func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	in, err := ReadInput(c)
 	if err != nil {
-		return nil, err
-	}
-	if c.Undo {
-		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-			if p.Failover == nil || p.Failover.Run != c.Run {
-				return nil
-			}
-			back(p)
-			p.Standby, p.Run = in.To, c.Run
-			return nil
-		})
 		return nil, err
 	}
 	r, err := a.report(c, in)
 	if err != nil {
 		return nil, err
 	}
-	var stopped bool
-	if r.Loss, stopped, err = loss(c, r); err != nil {
+	var down bool
+	if r.Loss, down, err = loss(c, r); err != nil {
 		return nil, err
 	}
-	var b begun
-	if _, err := ReadResult(c, StepBegin, &b); err != nil {
+	b, err := ReadBegun(c)
+	if err != nil {
 		return nil, err
 	}
 	var direct Copied
@@ -137,12 +125,13 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		}
 		p.Failover = &dr.Failover{
 			Run: c.Run, Kind: in.Flow, From: was, Point: r.Point, At: r.Started,
-			Loss: r.Loss, Stopped: stopped && b.Power == dr.On, Direct: isDirect,
+			Loss: r.Loss, Stopped: in.shutsDown() && down && b.From != dr.Off, Direct: isDirect,
 		}
 		p.Active, p.Standby = r.To, p.Active
 		p.Common, p.Run = r.Point, ""
 		p.Unpin(pinOf(c.Run))
 		p.Unpin(pinFailover)
+		p.Unpin(PinStandby) // its disks descend from this point now
 		if !isDirect {
 			p.Pin(r.Point.ID, pinFailover)
 		}
@@ -151,8 +140,16 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 	return result(r, err)
 }
 
-// pinFailover keeps the point that a machine runs from until the commit.
-const pinFailover = "failover"
+// shutsDown reports whether the flow was to shut the machine down.
+func (in Input) shutsDown() bool { return in.Operation != dr.OpUnplannedFailover || in.Shutdown }
+
+const (
+	// pinFailover keeps the point that a machine runs from until the commit.
+	pinFailover = "failover"
+	// PinStandby keeps the point that a standby machine's disks hold, so
+	// that the next copy into them is a delta.
+	PinStandby = "standby"
+)
 
 // back takes an uncommitted failover out of the record. The point stays
 // pinned: it is what both sides have in common, and makes the next flow to

@@ -91,7 +91,11 @@ type Input struct {
 	Options
 	// Former is the failover that the flow is about.
 	Former *dr.Failover `json:"former,omitempty"`
-	Notes  string       `json:"notes,omitempty"`
+	// StopTo says that a machine that runs at To is switched off by the flow.
+	StopTo bool `json:"stopTo,omitempty"`
+	// Drill is the test failover that a clean-up is about.
+	Drill dr.RunID `json:"drill,omitempty"`
+	Notes string   `json:"notes,omitempty"`
 }
 
 // Planned plans a failover without loss: shut down, replicate the last
@@ -128,27 +132,28 @@ func Forward(p dr.Protection, op dr.Operation, flow string, o Options) (dr.Plan,
 	b := NewBuilder(p, flow, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	if must || o.Shutdown {
-		b.Add(dr.Step{ID: StepShutdown, Action: "failover.shutdown@1", Undo: "failover.shutdown@1", Queue: p.Active.Site,
-			Optional: !must, Timeout: o.ShutdownTimeout + 2*time.Minute, Attempts: attempts(must)})
-		b.Add(dr.Step{ID: StepSync, Action: "failover.sync@1", Queue: p.Standby.Site, Optional: !must, Attempts: attempts(must)})
+		b.ShutDown(!must)
+		sync := dr.Step{ID: StepSync, Action: "failover.sync@1", Undo: "failover.sync@1", Queue: p.Standby.Site}
+		if !must {
+			sync.Optional, sync.Attempts, sync.Silence = true, attemptsMay, silenceMay
+		}
+		b.Add(sync)
 	}
 	b.Add(dr.Step{ID: StepChoose, Action: "failover.choose@1", Undo: "failover.choose@1", Queue: p.Standby.Site})
 	b.bringUp()
 	if !must {
 		b.Add(dr.Step{ID: StepMeasure, Action: "failover.measure@1", Queue: p.Active.Site, Optional: true, Attempts: 1, Timeout: time.Minute})
 	}
-	b.Add(dr.Step{ID: StepFinish, Action: "failover.finish@1", Undo: "failover.finish@1"})
+	b.Add(dr.Step{ID: StepFinish, Action: "failover.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }
 
-// attempts: what may fail without stopping the flow is not worth many tries
-// while the company is down.
-func attempts(must bool) int {
-	if must {
-		return 0
-	}
-	return 2
-}
+// What may fail without stopping the flow is not worth many tries while the
+// company is down, nor waiting for a site that says nothing.
+const (
+	attemptsMay = 2
+	silenceMay  = 5 * time.Minute
+)
 
 // Test plans a drill: a copy of the machine from a point, in isolation, while
 // replication and production go on. Clean it up with CleanUp.
@@ -176,7 +181,7 @@ func CleanUp(p dr.Protection, notes string) (dr.Plan, error) {
 		return dr.Plan{}, err
 	}
 	in := InputOf(p, dr.OpCleanUpTest, FlowCleanUp, Options{})
-	in.Test, in.To, in.Notes = true, p.Test.Place, notes
+	in.To, in.Drill, in.Notes = p.Test.Place, p.Test.Run, notes
 	b := NewBuilder(p, FlowCleanUp, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "test.cleaning@1", NoReturn: true})
 	b.Add(dr.Step{ID: StepRemove, Action: "test.remove@1", Queue: in.To.Site})
@@ -203,7 +208,7 @@ func ChangePoint(p dr.Protection, to recoverypoint.Choice, o Options) (dr.Plan, 
 	b.Add(dr.Step{ID: StepHydrate, Action: "change.hydrate@1", Undo: "change.hydrate@1", Queue: in.To.Site})
 	b.Add(dr.Step{ID: StepStart, Action: "change.start@1", Undo: "change.start@1", Queue: in.To.Site})
 	b.Add(dr.Step{ID: StepVerify, Action: "failover.verify@1", Queue: in.To.Site, Optional: true, Attempts: 1})
-	b.Add(dr.Step{ID: StepFinish, Action: "change.finish@1"})
+	b.Add(dr.Step{ID: StepFinish, Action: "change.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }
 
@@ -229,7 +234,7 @@ func Commit(p dr.Protection, o CommitOptions) (dr.Plan, error) {
 	if home && !o.Discard {
 		// Its failure costs a full copy later; it must not keep a machine
 		// from being home.
-		b.Add(dr.Step{ID: StepSeed, Action: "commit.seed@1", Queue: in.From.Site, Optional: true, Attempts: 3})
+		b.Add(dr.Step{ID: StepSeed, Action: "commit.seed@1", Undo: "commit.seed@1", Queue: in.From.Site, Optional: true, Attempts: 3, Silence: silenceMay})
 	}
 	b.Add(dr.Step{ID: StepDelete, Action: "commit.delete@1", NoReturn: true, Queue: in.To.Site})
 	if home {
@@ -241,7 +246,8 @@ func Commit(p dr.Protection, o CommitOptions) (dr.Plan, error) {
 
 // Cancel plans to take an uncommitted failover back: the machine at this side
 // stops, the former one runs again if the failover had shut it down, and
-// replication goes on. What was written since the failover is given up.
+// replication goes on. What was written since the failover is given up. If the
+// former machine can't be started the one at this side runs on.
 func Cancel(p dr.Protection) (dr.Plan, error) {
 	if err := p.Allow(dr.OpCancelFailover); err != nil {
 		return dr.Plan{}, err
@@ -253,6 +259,6 @@ func Cancel(p dr.Protection) (dr.Plan, error) {
 	if p.Failover.Stopped {
 		b.Add(dr.Step{ID: StepRestart, Action: "cancel.restart@1", Undo: "cancel.restart@1", Queue: in.From.Site})
 	}
-	b.Add(dr.Step{ID: StepFinish, Action: "cancel.finish@1"})
+	b.Add(dr.Step{ID: StepFinish, Action: "cancel.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }

@@ -26,7 +26,8 @@ func canShutDown(b backend.Backend, in Input) error {
 }
 
 // shutdown returns only when the machine is off. Taking it back starts the
-// machine again if it ran when the flow began.
+// machine again, unless it was off when the flow began: starting one that runs
+// changes nothing.
 func (a actions) shutdown(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	in, err := ReadInput(c)
 	if err != nil {
@@ -37,11 +38,15 @@ func (a actions) shutdown(ctx context.Context, c *dr.Call) (json.RawMessage, err
 		return nil, err
 	}
 	if c.Undo {
-		var b begun
-		if _, err := ReadResult(c, StepBegin, &b); err != nil || b.Power != dr.On {
+		b, err := ReadBegun(c)
+		if err != nil || b.From == dr.Off {
 			return nil, err
 		}
 		return nil, wrap(from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
+	}
+	// A site that is lost is found out now, not when the guest's time is over.
+	if _, err := look(ctx, from.Backend, in.From.Machine); err != nil {
+		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	c.Beat(dr.Progress{What: "waiting for the guest to shut down"})
 	if err := shutDown(ctx, from.Backend, in); err != nil {
@@ -56,19 +61,20 @@ type off struct {
 }
 
 // shutDown shuts the flow's machine down at From and makes sure that it is
-// off. It powers off hard only where the options allow it.
+// off. It powers off hard only where the options allow it. A guest that did
+// not shut down in its time is not asked again: that is for a person to see.
 func shutDown(ctx context.Context, b backend.Backend, in Input) error {
-	if err := canShutDown(b, in); err != nil {
+	err := canShutDown(b, in)
+	if err != nil {
 		return err
 	}
-	timeout := in.ShutdownTimeout
-	if timeout <= 0 {
-		timeout = DefaultShutdownTimeout
-	}
-	err := dr.ErrUnsupported
+	err = dr.ErrUnsupported
 	if s, ok := dr.As[backend.Shutdowner](b); ok {
-		wait, cancel := context.WithTimeout(ctx, timeout)
+		wait, cancel := context.WithTimeout(ctx, in.shutdownTimeout())
 		err = s.Shutdown(wait, in.From.Machine)
+		if err != nil && wait.Err() != nil && ctx.Err() == nil {
+			err = dr.Permanent(fmt.Errorf("the guest did not shut down within %s: %w", in.shutdownTimeout(), err))
+		}
 		cancel()
 	}
 	if err != nil && in.PowerOff && ctx.Err() == nil {
@@ -79,16 +85,29 @@ func shutDown(ctx context.Context, b backend.Backend, in Input) error {
 		}
 	}
 	if err == nil {
-		var m dr.Machine
-		if m, err = b.Machine(ctx, in.From.Machine); err == nil && m.Power != dr.Off {
-			err = fmt.Errorf("%w: power is %q after the shutdown", dr.ErrRunning, m.Power)
-		}
+		err = isOff(ctx, b, in.From.Machine)
 	}
 	if err == nil {
 		return nil
 	}
 	return &dr.Error{Op: "shut down", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err,
 		Remedy: "shut the guest down by hand and try again, or allow power off"}
+}
+
+func (o Options) shutdownTimeout() time.Duration {
+	if o.ShutdownTimeout > 0 {
+		return o.ShutdownTimeout
+	}
+	return DefaultShutdownTimeout
+}
+
+// isOff returns dr.ErrRunning for a machine that isn't known to be off.
+func isOff(ctx context.Context, b backend.Backend, id dr.MachineID) error {
+	m, err := look(ctx, b, id)
+	if err == nil && m.Power != dr.Off {
+		err = fmt.Errorf("%w: power is %q", dr.ErrRunning, m.Power)
+	}
+	return err
 }
 
 // Copied is the result of a step that took the machine's last changes.
@@ -98,7 +117,7 @@ type Copied struct {
 }
 
 // sync replicates the last changes. The point stays if the flow is taken
-// back: it is a recovery point like others.
+// back: it is a recovery point like others. What of it is not whole goes.
 func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	in, err := ReadInput(c)
 	if err != nil {
@@ -107,6 +126,16 @@ func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil {
 		return nil, err
+	}
+	if c.Undo {
+		return nil, a.e.Abandon(ctx, in.From, in.To.Site, replication.PointName(dr.StepKey(c.Run, c.Step, false)))
+	}
+	from, err := a.e.Sites.Site(in.From.Site)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := look(ctx, from.Backend, in.From.Machine); err != nil {
+		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	rep, err := a.e.ReplicateAs(ctx, p, replication.PointName(c.Key), dr.CrashConsistent, c.Beat)
 	if err != nil {
@@ -123,8 +152,9 @@ func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	return result(Copied{rep.Point, rep}, err)
 }
 
-// measure counts the bytes that the machine wrote since the point, where its
-// side can still be asked and keeps track.
+// measure looks at what was left behind: whether the machine is off after all,
+// and how many bytes it wrote since the point, where its side can still be
+// asked and keeps track.
 func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, err error) {
 	in, err := ReadInput(c)
 	if err != nil {
@@ -138,33 +168,58 @@ func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, er
 	if err != nil {
 		return nil, err
 	}
-	name := replication.PointName(c.Key)
-	img, err := from.Backend.Capture(ctx, in.From.Machine, name, dr.CrashConsistent)
+	m, err := look(ctx, from.Backend, in.From.Machine)
 	if err != nil {
-		return nil, err
+		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
+	out := measured{Power: m.Power, Unreplicated: -1}
+	var s Copied
+	if ok, err := ReadResult(c, StepSync, &s); err != nil {
+		return nil, err
+	} else if ok && s.Point.ID == ch.Point.ID && s.Point.Machine.Power == dr.Off && m.Power == dr.Off {
+		return result(out, nil) // the point is the machine's end
+	}
+	n, err := changedSince(ctx, from.Backend, in.From.Machine, replication.PointName(c.Key), ch.Point)
+	if err == nil {
+		out.Unreplicated = n
+	} else {
+		a.e.Logger().InfoContext(ctx, "unreplicated bytes can't be told", "machine", in.From.Machine, "error", err)
+	}
+	return result(out, nil)
+}
+
+// changedSince counts the bytes that the machine's tracker says changed. The
+// capture that it needs is let go of in any case.
+func changedSince(ctx context.Context, b backend.Backend, id dr.MachineID, name dr.PointID, since dr.Point) (n int64, err error) {
 	defer func() {
-		err = errors.Join(err, img.Close(), from.Backend.Release(ctx, in.From.Machine, name))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), LookTimeout)
+		defer cancel()
+		err = errors.Join(err, b.Release(ctx, id, name))
 	}()
-	var n int64
+	img, err := b.Capture(ctx, id, name, dr.CrashConsistent)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	t, ok := dr.As[dr.ChangeTracker](img)
+	if !ok {
+		return 0, dr.ErrChangesLost
+	}
 	for _, d := range img.Point().Machine.Disks {
-		t, ok := dr.As[dr.ChangeTracker](img)
-		if !ok {
-			return nil, dr.Permanent(dr.ErrChangesLost)
-		}
-		for e, err := range t.Changes(ctx, d.ID, ch.Point) {
+		for e, err := range t.Changes(ctx, d.ID, since) {
 			if err != nil {
-				return nil, err
+				return 0, err
 			}
 			n += e.Len
 		}
 	}
-	return result(measured{Unreplicated: n}, nil)
+	return n, nil
 }
 
 // measured is the result of measure.
 type measured struct {
-	Unreplicated int64 `json:"unreplicated"`
+	Power        dr.Power `json:"power,omitempty"`
+	Unreplicated int64    `json:"unreplicated"` // -1: can't be told
 }
 
 // wrap says where an operation on a machine failed.

@@ -36,3 +36,20 @@ func (e *Env) replicate(ctx context.Context, p dr.Protection, name dr.PointID, w
 	}
 	return c.ReplicateAs(ctx, p.Active.Machine, name, want, o)
 }
+
+// Abandon gives up a point of that name which ReplicateAs or ReplicateOver
+// began, of a machine at from, in the store at a site: the capture is let go
+// of, also if ctx has ended, and what was copied is thrown away unless the
+// point was committed.
+func (e *Env) Abandon(ctx context.Context, from dr.Place, store string, name dr.PointID) error {
+	source, err := e.Sites.Site(from.Site)
+	if err != nil {
+		return err
+	}
+	to, err := e.Sites.Site(store)
+	if err != nil {
+		return err
+	}
+	c := Cycle{Source: source.Backend, Points: to.Points, SourceSite: from.Site, StoreSite: store, Now: e.Now, Log: e.Log}
+	return c.Abandon(ctx, from.Machine, "", name)
+}

@@ -37,16 +37,16 @@ type input struct {
 }
 
 // Protect plans to protect a machine: its first recovery point is made. If
-// that fails the machine is unprotected as before; what was copied is kept
-// for the next attempt where the store can.
+// that fails, after going on with what was copied as often as the step is
+// tried, the machine is unprotected as before and nothing of it is left.
 func Protect(p dr.Protection) (dr.Plan, error) {
 	if err := p.Allow(dr.OpProtect); err != nil {
 		return dr.Plan{}, err
 	}
 	return p3(p, FlowProtect,
 		dr.Step{ID: "begin", Action: "protect.begin@1", Undo: "protect.begin@1"},
-		dr.Step{ID: "replicate", Action: "protect.replicate@1", Queue: p.Standby.Site},
-		dr.Step{ID: "finish", Action: "protect.finish@1"})
+		dr.Step{ID: "replicate", Action: "protect.replicate@1", Undo: "protect.replicate@1", Queue: p.Standby.Site},
+		dr.Step{ID: "finish", Action: "protect.finish@1", Undo: "protect.finish@1"})
 }
 
 // Unprotect plans to end a protection: its recovery points are deleted and
@@ -122,6 +122,9 @@ func (e *Env) protectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 		if err := p.Allow(dr.OpProtect); err != nil {
 			return err
 		}
+		if p.Active != in.From || p.Standby != in.To {
+			return dr.Permanent(fmt.Errorf("protection %s: %w: plan again", p.ID, dr.ErrConflict))
+		}
 		p.Run = c.Run
 		return p.Move(dr.Synchronizing)
 	})
@@ -159,6 +162,17 @@ func (e *Env) protectReplicate(ctx context.Context, c *dr.Call) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
+	if c.Undo {
+		name := PointName(dr.StepKey(c.Run, c.Step, false))
+		if err := e.Abandon(ctx, in.From, in.To.Site, name); err != nil {
+			return nil, err
+		}
+		to, err := e.Sites.Site(in.To.Site)
+		if err != nil {
+			return nil, err
+		}
+		return nil, DeleteSince(ctx, to.Points, in.From.Machine, name)
+	}
 	p, err := e.Records.Load(ctx, in.Protection)
 	if err != nil {
 		return nil, err
@@ -174,6 +188,18 @@ func (e *Env) protectFinish(ctx context.Context, c *dr.Call) (json.RawMessage, e
 	in, err := readInput(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.Undo {
+		_, err := e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+			if p.State == dr.Protected && p.Run == "" {
+				p.State, p.Last, p.Run = dr.Synchronizing, dr.Point{}, c.Run
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		return nil, e.Hold(ctx, in.Protection)
 	}
 	var rep Report
 	if err := json.Unmarshal(c.Results["replicate"], &rep); err != nil {
@@ -225,13 +251,17 @@ func (e *Env) unprotectDelete(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err != nil {
 		return nil, err
 	}
+	e.letGo(ctx, in.From, to.Points)
 	if err := DeleteAll(ctx, to.Points, in.From.Machine); err != nil {
 		return nil, err
 	}
 	if in.To.Key == "" {
 		return nil, nil
 	}
-	return nil, to.Backend.Remove(ctx, in.To.Machine)
+	if err := to.Backend.Remove(ctx, in.To.Machine); err != nil {
+		return nil, &dr.Error{Op: "remove the replica", Side: dr.TargetSide, Site: in.To.Site, Machine: in.To.Machine, Err: err}
+	}
+	return nil, nil
 }
 
 func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
@@ -247,23 +277,6 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		return p.Move(dr.Unprotected)
 	})
 	return nil, err
-}
-
-// DeleteAll deletes every point of the machine, bases too.
-func DeleteAll(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) error {
-	var ids []dr.PointID
-	for p, err := range s.List(ctx, m) {
-		if err != nil {
-			return &dr.Error{Op: "list recovery points", Side: dr.StoreSide, Machine: m, Err: err}
-		}
-		ids = append(ids, p.ID)
-	}
-	for _, id := range ids {
-		if err := s.Delete(ctx, m, id); err != nil {
-			return &dr.Error{Op: "delete recovery point", Side: dr.StoreSide, Machine: m, Point: id, Err: err}
-		}
-	}
-	return nil
 }
 
 // Pause keeps replication cycles from beginning, and stops one that runs in
