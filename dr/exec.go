@@ -48,21 +48,19 @@ func (r *Run) Call(t Task, attempt int) *Call {
 // back, and its own for an undo.
 func (r *Run) results(i int, own bool) map[string]json.RawMessage {
 	all := map[string]json.RawMessage{}
-	seen := make([]bool, i+1)
-	var back func(int)
-	back = func(j int) {
-		if seen[j] {
-			return
+	need := make([]bool, i+1)
+	need[i] = true
+	for j := i; j >= 0; j-- { // After names earlier steps only
+		if !need[j] {
+			continue
 		}
-		seen[j] = true
 		if res := r.steps[j].result; res != nil && (j != i || own) {
 			all[r.plan.Steps[j].ID] = res
 		}
 		for _, a := range r.after[j] {
-			back(a)
+			need[a] = true
 		}
 	}
-	back(i)
 	return all
 }
 

@@ -111,21 +111,25 @@ func (l *life) killMe(ctx context.Context) (json.RawMessage, error) {
 // actions are the suite's, bound to this incarnation.
 func (l *life) actions() dr.Actions { return dr.Actions{"do@1": l.act, "undo@1": l.act} }
 
-func (l *life) act(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+func (l *life) act(ctx context.Context, c *dr.Call) (res json.RawMessage, err error) {
 	n := l.e.ledger.enter(l, c)
 	if n < 0 {
 		<-ctx.Done()
 		return nil, errDead
 	}
-	defer l.e.ledger.leave(n)
+	ok := false // also for a panic
+	defer func() { l.e.ledger.leave(n, ok) }()
 	name := c.Step
 	if c.Undo {
 		name += "~"
 	}
 	if f := l.e.on[name]; f != nil {
-		return f(ctx, c)
+		res, err = f(ctx, c)
+	} else {
+		res, err = l.effect(ctx, c)
 	}
-	return l.effect(ctx, c)
+	ok = err == nil
+	return res, err
 }
 
 // effect is what an honest action does: it looks for what its key made, and

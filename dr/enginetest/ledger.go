@@ -29,6 +29,7 @@ type call struct {
 	life    *life
 	from    int
 	to      int  // 0: it has not returned, or died
+	ok      bool // it returned success
 	made    bool // it made the effect; else it found it made, or came to nothing
 	at      int  // when the effect was made, or found
 	results []string
@@ -48,11 +49,11 @@ func (l *ledger) enter(on *life, c *dr.Call) int {
 	return len(l.calls) - 1
 }
 
-func (l *ledger) leave(n int) {
+func (l *ledger) leave(n int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clock++
-	l.calls[n].to = l.clock
+	l.calls[n].to, l.calls[n].ok = l.clock, ok
 }
 
 // effect makes the call's effect unless its key made it already. False: the
@@ -154,6 +155,7 @@ func (l *ledger) check(t T, run dr.RunID) {
 		if p, ok := last[n]; ok {
 			require.Greater(t, c.attempt, p.attempt, "attempts of %s are counted on, across deaths", n)
 			require.True(t, p.life != c.life || p.to != 0 && p.to < c.from, "%s must not run beside itself", n)
+			require.False(t, p.life == c.life && p.ok, "%s was called again after it had succeeded, and nobody died", n)
 		} else if c.life.n == 1 { // later, one may have been lost before its action was called
 			require.Equal(t, 1, c.attempt, "the first attempt of %s", n)
 		}
