@@ -107,7 +107,9 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 	case s.Kept:
 		have.Common = p.Common
 	case s.Base != "" && p.Common.ID != "":
-		theirs, done, err := capture(ctx, x.to, x.replica.ID, theirsName(c))
+		// Under the base's name, which its disks hold: under another they
+		// would hold that, and filling them later would compare all of them.
+		theirs, done, err := capture(ctx, x.to, x.replica.ID, s.Base)
 		if err != nil {
 			return nil, fail("capture the former machine", dr.TargetSide, x.To.Site, x.replica.ID, err)
 		}
@@ -122,9 +124,14 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 // written over it, and what was frozen to make it.
 func (a actions) unreplicate(ctx context.Context, c *dr.Call, x ends) error {
 	key := dr.StepKey(c.Run, c.Step, false)
-	err := errors.Join(
-		a.e.Abandon(ctx, x.From, x.To.Site, replication.PointName(key)),
-		fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, replication.PointName(key+theirs))))
+	var s seeded
+	if _, err := failover.ReadResult(c, failover.StepSeed, &s); err != nil {
+		return err
+	}
+	err := a.e.Abandon(ctx, x.From, x.To.Site, replication.PointName(key))
+	if s.Base != "" && !s.Kept {
+		err = errors.Join(err, fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, s.Base)))
+	}
 	return errors.Join(err, replication.DeleteSince(ctx, x.to.Points, x.From.Machine, replication.PointName(key)))
 }
 
