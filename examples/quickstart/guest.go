@@ -103,9 +103,8 @@ func (g *guest) write(buf []byte) error {
 	if err := g.put(rootDisk, p, r.Off+rand.Int64N(r.Len-n+1)&^511); err != nil {
 		return err
 	}
-	d, _ := g.machine.Disk(dataDisk)
 	rec := fmt.Appendf(buf[:0], "%s write %d of machine %s\n", time.Now().UTC().Format(time.RFC3339Nano), g.seq, g.machine.ID)
-	if err := g.put(dataDisk, rec, 4096+rand.Int64N(d.Size-8192)); err != nil {
+	if err := g.put(dataDisk, rec, 4096+rand.Int64N(dataSize-8192)); err != nil {
 		return err
 	}
 	return g.put(dataDisk, binary.LittleEndian.AppendUint64(nil, g.seq), 0)

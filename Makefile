@@ -1,0 +1,51 @@
+# make demo   the whole cycle on this machine: no cloud, no cluster, no root
+# make test   every test; installs what it lacks if it is root
+# make bench  the benchmarks, once each
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME ?= 60s
+# What also runs, or at least builds, on Windows.
+WINDOWS := ./...
+
+.PHONY: demo test tools check race fuzz windows vuln bench
+
+demo: tools
+	$(GO) run ./examples/quickstart
+
+test: tools check
+	$(GO) test ./...
+	$(MAKE) --no-print-directory race windows fuzz vuln
+
+# Debian packages that tests and the demo run for real.
+tools:
+	@.ci/tools
+
+check:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+
+# Where many goroutines meet.
+RACE := ./dr/... ./backend/... ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
+race:
+	$(GO) test -race -short $(RACE)
+
+# Every fuzz target, a little while each: their corpora run in `go test` too.
+fuzz:
+	@.ci/fuzz $(FUZZTIME)
+
+windows:
+	GOOS=windows $(GO) vet $(WINDOWS)
+	GOOS=windows $(GO) build -o /dev/null ./examples/vault
+
+# Needs the vulnerability database; says so where it can't be had.
+vuln:
+	@.ci/vuln "$(GO) run $(GOVULNCHECK)"
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
