@@ -36,7 +36,7 @@ func (r *Run) Call(t Task, attempt int) *Call {
 	c := &Call{
 		Run: r.id, Step: t.Step.ID, Key: StepKey(r.id, t.Step.ID, undo), Undo: undo, Attempt: attempt,
 		Epochs: make(map[string]uint64, len(r.epochs)), Input: t.Step.Input,
-		Results: r.results(r.index[t.Step.ID], undo), Beat: func(Progress) {},
+		Results: r.results(r.index[t.Step.ID]), Beat: func(Progress) {},
 	}
 	for lock, epoch := range r.epochs {
 		c.Epochs[lock] = epoch
@@ -45,8 +45,8 @@ func (r *Run) Call(t Task, attempt int) *Call {
 }
 
 // results collects those of all steps that step i came after, however far
-// back, and its own for an undo.
-func (r *Run) results(i int, own bool) map[string]json.RawMessage {
+// back, and its own, which only an undo can have.
+func (r *Run) results(i int) map[string]json.RawMessage {
 	all := map[string]json.RawMessage{}
 	need := make([]bool, i+1)
 	need[i] = true
@@ -54,7 +54,7 @@ func (r *Run) results(i int, own bool) map[string]json.RawMessage {
 		if !need[j] {
 			continue
 		}
-		if res := r.steps[j].result; res != nil && (j != i || own) {
+		if res := r.steps[j].result; res != nil {
 			all[r.plan.Steps[j].ID] = res
 		}
 		for _, a := range r.after[j] {
@@ -150,7 +150,7 @@ func (r *Run) Needs(queues ...string) []string {
 			need(st.Action)
 		}
 		mayUndo := s.state != StepUndone && s.state != StepUndoFailed && (r.ending == "" || s.do.begun > 0)
-		if mayUndo && !r.forward && !r.asItIs {
+		if mayUndo && !r.forward {
 			need(st.Undo)
 		}
 	}

@@ -34,7 +34,6 @@ type Run struct {
 	epochs   map[string]uint64
 	forward  bool     // a NoReturn step has started
 	ending   RunState // what the run will have ended as; "" while it goes on
-	asItIs   bool     // it ends without undoing
 	released bool
 	reason   string
 	started  time.Time
@@ -312,7 +311,6 @@ func (r *Run) decided(i int, e Event) (why string) {
 		s.state, s.ended = StepSkipped, e.At
 	case GiveUp:
 		s.state = StepFailed
-		r.asItIs = true
 		r.end(RunFailed, fmt.Sprintf("step %s: %s; given up by %s", e.Step, s.err, said(d)))
 		r.stopOpen()
 	}
@@ -381,7 +379,7 @@ func (r *Run) wantsDo(i int) bool {
 // toUndo is the step whose undoing should be in hand, or -1: the last that
 // has started and is not settled, once nothing runs any more.
 func (r *Run) toUndo() int {
-	if r.ending == "" || r.forward || r.asItIs {
+	if r.ending == "" || r.forward {
 		return -1
 	}
 	last := -1

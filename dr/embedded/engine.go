@@ -44,7 +44,8 @@ type Options struct {
 	// Intercept is meant for fault tests. It is called before and after each
 	// write to the file, one at a time. An error makes the engine stop as a
 	// failing disk would: before the write, nothing of it is durable; after
-	// it, everything is, but the engine doesn't know.
+	// it, everything is, but the engine doesn't know. It must not call the
+	// engine's methods that write.
 	Intercept func(Write) error
 }
 
