@@ -170,7 +170,11 @@ func (s *Store) reserve(m dr.MachineID) (func(), error) {
 }
 
 func (s *Store) create(ctx context.Context, p dr.Point, leave, unbusy func()) (dr.Draft, error) {
-	h, _, err := s.readHead(ctx, p.Machine.ID)
+	h, v, err := s.readHead(ctx, p.Machine.ID)
+	if err == nil && v == "" {
+		// So that a head that is missing later is known to be lost.
+		err = s.changeHead(ctx, p.Machine.ID, func(*head) (bool, error) { return true, nil })
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +321,7 @@ func (s *Store) discard(ctx context.Context, r *draftRecord) error {
 	// A record may be left over from a draft that was committed: then other
 	// points may need what it wrote, and prune decides. Prune leaves the
 	// manifest of such a point as long as the record is there.
-	for o, err := range s.bucket.List(ctx, "point/"+string(r.Point.Machine.ID)+"/") {
+	for o, err := range s.bucket.List(ctx, pointPrefix(r.Point.Machine.ID)) {
 		if err != nil {
 			return err
 		}

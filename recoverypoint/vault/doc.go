@@ -18,7 +18,7 @@
 // that a commit does. Everything before can be cut off anywhere; what a draft
 // had stored is found again by its segments' footers.
 //
-// FORMAT.md describes every byte. Here live the store, its format and its
+// FORMAT.md, in this folder, describes every byte, and why no nonce repeats. Here live the store, its format and its
 // bucket on a folder. Buckets on platforms' object stores belong to the
 // platforms' packages, what is worth keeping and for how long to recoverypoint.
 //

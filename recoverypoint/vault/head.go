@@ -81,8 +81,18 @@ func (s *Store) readHead(ctx context.Context, m dr.MachineID) (*head, Version, e
 	}
 	name := headName(m)
 	b, v, err := s.bucket.ReadHead(ctx, name)
-	if err != nil || v == "" {
-		return &head{}, v, err
+	if err != nil {
+		return nil, "", err
+	}
+	if v == "" {
+		// The first draft makes the head: without one there are no points.
+		for o, err := range s.bucket.List(ctx, pointPrefix(m)) {
+			if err == nil {
+				err = fmt.Errorf("%w: object %s is missing, but there is %s", dr.ErrCorrupt, name, o.Name)
+			}
+			return nil, "", err
+		}
+		return &head{}, "", nil
 	}
 	if b, err = s.keys.unseal(kindHead, name, b); err != nil {
 		return nil, "", err

@@ -41,8 +41,10 @@ type manifestRef struct {
 // levels of pages.
 const maxDisk = int64(chunkSize) << (4 * pageBits)
 
+func pointPrefix(m dr.MachineID) string { return "point/" + string(m) + "/" }
+
 func manifestName(m dr.MachineID, seq uint64, id dr.PointID) string {
-	return fmt.Sprintf("point/%s/%016x-%s", m, seq, id)
+	return fmt.Sprintf("%s%016x-%s", pointPrefix(m), seq, id)
 }
 
 // parseManifestName is the inverse of manifestName.

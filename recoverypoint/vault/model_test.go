@@ -1,8 +1,8 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/blocksum"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
 
@@ -125,18 +126,29 @@ func verify(ctx context.Context, v *vault.Store, id dr.PointID, want content) er
 		return err
 	}
 	defer img.Close()
-	for disk, bytes := range want {
-		got := make([]byte, len(bytes)+1)
-		n, err := img.ReadAt(ctx, disk, got, 0)
-		if err != io.EOF || n != len(bytes) {
-			return fmt.Errorf("point %s disk %s: %d of %d bytes: %w", id, disk, n, len(bytes), errors.Join(err))
-		}
-		if i := slices.Compare(got[:n], bytes); i != 0 {
-			for k := range bytes {
-				if got[k] != bytes[k] {
-					return fmt.Errorf("point %s disk %s differs at %d", id, disk, k)
+	for disk, want := range want {
+		n := int64(0)
+		for e, err := range img.(dr.Mapper).Extents(ctx, disk) {
+			if err != nil {
+				return err
+			}
+			if e.Off != n {
+				return fmt.Errorf("point %s disk %s: a gap at %d", id, disk, n)
+			}
+			n = e.End()
+			got := want[:0:0]
+			if !e.Zero {
+				got = make([]byte, e.Len)
+				if _, err := img.ReadAt(ctx, disk, got, e.Off); err != nil {
+					return err
 				}
 			}
+			if e.Zero && !blocksum.Zero(want[e.Off:n]) || !e.Zero && !bytes.Equal(got, want[e.Off:n]) {
+				return fmt.Errorf("point %s disk %s differs between %d and %d", id, disk, e.Off, n)
+			}
+		}
+		if k, err := img.ReadAt(ctx, disk, make([]byte, 10), n-5); n != int64(len(want)) || n > 5 && (k != 5 || err != io.EOF) {
+			return fmt.Errorf("point %s disk %s: ends at %d instead of %d: %d, %w", id, disk, n, len(want), k, err)
 		}
 	}
 	return nil

@@ -132,7 +132,8 @@ func (c *scrubber) records() error {
 			c.points = append(c.points, kept{machine: m, point: e.id, disks: man.Disks})
 		}
 	}
-	// Machines whose head is damaged, and points that no head has any more.
+	// Machines whose head is missing, and points that no head has any more.
+	lost := map[dr.MachineID]bool{}
 	for o, err := range s.bucket.List(c.ctx, "point/") {
 		if err != nil {
 			return err
@@ -145,6 +146,14 @@ func (c *scrubber) records() error {
 		if err == nil {
 			if _, ok := h.find(id); ok {
 				continue // reported above
+			}
+		}
+		if err != nil && !lost[m] {
+			lost[m] = true
+			if _, v, verr := s.bucket.ReadHead(c.ctx, headName(m)); verr == nil && v == "" {
+				if err := c.object(recoverypoint.Damage{Object: headName(m), Machine: m}, err); err != nil {
+					return err
+				}
 			}
 		}
 		if _, err := s.readManifest(c.ctx, m, headEntry{seq, id}); err != nil && !errors.Is(err, dr.ErrNotFound) {

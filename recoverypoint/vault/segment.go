@@ -2,9 +2,12 @@ package vault
 
 import (
 	"bytes"
+	"crypto/cipher"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,6 +23,8 @@ const (
 	maxSegment     = 32 << 20
 	maxBlob        = chunkSize + tagLen // chunks and pages, sealed
 	entrySize      = 48
+	footerSalt     = 20 // in the trailer
+	footerSaltLen  = 12
 	maxEntries     = 8192
 	entryWhole     = 1 // the draft had written the whole chunk
 	entryZero      = 2 // no blob: the chunk turned to zeros again
@@ -108,12 +113,15 @@ func (k *keyring) appendFooter(b []byte, id segID, end int, f *footer) []byte {
 	pad := -(end + stored + segmentTrailer) & (segmentAlign - 1)
 	start := len(b)
 	b = append(b, make([]byte, pad)...)
+	t := make([]byte, segmentTrailer-sumLen)
 	if k == nil {
 		b = append(b, body...)
 	} else {
-		b = k.aead("segment", id[:]).Seal(b, nonce(uint32(end+pad)), body, nil)
+		// A key of its own each time: what a prune that was killed left of a
+		// generation may have had other entries.
+		rand.Read(t[footerSalt:][:footerSaltLen])
+		b = k.footerAEAD(id, t[footerSalt:][:footerSaltLen]).Seal(b, nonce(0), body, nil)
 	}
-	t := make([]byte, segmentTrailer-sumLen)
 	copy(t, magic)
 	binary.LittleEndian.PutUint32(t[8:], uint32(end))
 	binary.LittleEndian.PutUint32(t[12:], uint32(end+pad))
@@ -122,6 +130,10 @@ func (k *keyring) appendFooter(b []byte, id segID, end int, f *footer) []byte {
 	b = append(b, t...)
 	sum := blocksum.Sum(b[start:])
 	return append(b, sum[:]...)
+}
+
+func (k *keyring) footerAEAD(id segID, salt []byte) cipher.AEAD {
+	return k.aead("footer", slices.Concat(id[:], salt))
 }
 
 func appendFooterBody(b []byte, f *footer) []byte {
@@ -186,7 +198,7 @@ func (k *keyring) parseFooter(b []byte, id segID, t trailer) (*footer, error) {
 	body := b[t.footer-t.end : len(b)-segmentTrailer]
 	if k != nil {
 		var err error
-		if body, err = k.aead("segment", id[:]).Open(nil, nonce(uint32(t.footer)), body, nil); err != nil {
+		if body, err = k.footerAEAD(id, b[len(b)-segmentTrailer+footerSalt:][:footerSaltLen]).Open(nil, nonce(0), body, nil); err != nil {
 			return nil, bad("not sealed by this vault's key")
 		}
 	}
