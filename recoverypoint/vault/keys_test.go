@@ -3,8 +3,13 @@ package vault_test
 import (
 	"bytes"
 	"context"
+	"math/rand/v2"
 	"slices"
+	"testing"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
 
@@ -29,4 +34,36 @@ func (k fastKey) Unwrap(_ context.Context, w []byte) ([]byte, error) {
 		w[i] ^= k.b + 1
 	}
 	return w, nil
+}
+
+func TestKeys(t *testing.T) {
+	ctx := t.Context()
+	b := newMem()
+	v, err := vault.Open(ctx, b, vault.Options{Keys: vault.Passphrase([]byte("open sesame"))})
+	require.NoError(t, err)
+	p := planPoint(rand.New(rand.NewPCG(1, 1)), "1", "", nil, map[dr.DiskID]int64{"secret-disk": 4 * chunk}, 4)
+	copy(p.want["secret-disk"], "attack at dawn")
+	p.writes = append(p.writes, write{disk: "secret-disk", n: 14, data: p.want["secret-disk"][:14]})
+	require.NoError(t, p.apply(ctx, v))
+
+	v, err = vault.Open(ctx, b, vault.Options{Keys: vault.Passphrase([]byte("open sesame"))})
+	require.NoError(t, err)
+	require.NoError(t, verify(ctx, v, "1", p.want))
+	for name, keys := range map[string]vault.KeyProvider{"wrong passphrase": vault.Passphrase([]byte("open sesami")), "no key": nil, "another provider": fastKey{}} {
+		_, err = vault.Open(ctx, b, vault.Options{Keys: keys})
+		require.ErrorIs(t, err, vault.ErrWrongKey, name)
+		require.True(t, dr.IsPermanent(err))
+		require.NotContains(t, err.Error(), "sesam")
+	}
+	for name, data := range b.objects {
+		for _, secret := range []string{"attack at dawn", "secret-disk", "sesame"} {
+			require.NotContains(t, string(data), secret, name)
+		}
+	}
+
+	plain := newMem()
+	_, err = vault.Open(ctx, plain, vault.Options{})
+	require.NoError(t, err)
+	_, err = vault.Open(ctx, plain, vault.Options{Keys: vault.Passphrase([]byte("x"))})
+	require.ErrorIs(t, err, vault.ErrWrongKey, "who wants secrecy must not get less")
 }
