@@ -325,6 +325,12 @@ func (a actions) powerOn(ctx context.Context, c *dr.Call, in Input, of dr.Machin
 		return started{}, wrap(err, "look up the machine", dr.TargetSide, in.To)
 	}
 	if m.Power != dr.On {
+		if m.Power != dr.Off {
+			// An attempt to start it was cut off: nobody knows how far it came.
+			if err := b.Stop(ctx, in.To.Machine); err != nil {
+				return started{}, wrap(err, "stop", dr.TargetSide, in.To)
+			}
+		}
 		// The disks hold the point, unless the machine was started by an
 		// attempt that was cut off and has gone down since: fill them again.
 		if _, err := a.fill(ctx, c, in, of, pt, pt); err != nil {
