@@ -1,7 +1,10 @@
 package embedded
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,12 +18,21 @@ func BenchmarkSteps(b *testing.B) {
 	for _, runs := range []int{1, 10, 100} {
 		b.Run(fmt.Sprint("runs=", runs), func(b *testing.B) {
 			e := open(b, journal(b), Options{})
-			serve(b, e, dr.Actions{"do": nothing})
+			each := max(1, b.N/runs)
+			left, all := atomic.Int64{}, make(chan struct{})
+			left.Store(int64(each * runs))
+			serve(b, e, dr.Actions{"do": func(context.Context, *dr.Call) (json.RawMessage, error) {
+				if left.Add(-1) == 0 {
+					close(all)
+				}
+				return nil, nil
+			}})
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := range runs {
-				require.NoError(b, e.Start(b.Context(), dr.RunID(fmt.Sprint("r", i)), chain(max(1, b.N/runs))))
+				require.NoError(b, e.Start(b.Context(), dr.RunID(fmt.Sprint("r", i)), chain(each)))
 			}
+			<-all // before anybody watches: a watcher costs more than a step
 			for i := range runs {
 				require.Equal(b, dr.RunDone, wait(b, e, dr.RunID(fmt.Sprint("r", i))).State)
 			}
