@@ -264,8 +264,7 @@ func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID
 		return replication.Report{Point: pt, Existed: true}, nil
 	}
 	if _, direct := c.Results[StepCopy]; direct {
-		// There is no store to fill the disks from again.
-		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the disks don't hold the last copy any more; somebody started the machine", dr.ErrConflict), "check the disks", dr.TargetSide, in.To))
+		return a.copyAgain(ctx, c, in, to, r, pt)
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat
