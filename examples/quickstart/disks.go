@@ -19,10 +19,8 @@ const (
 	rootDisk dr.DiskID = "root"
 	dataDisk dr.DiskID = "data"
 
-	rootSize = 256 << 20
-	dataSize = 64<<20 + 3*512 // ends in the middle of a 64 KiB block
-	payload  = 96 << 20       // of the file that the guest rewrites
-	fsBlock  = 4096
+	fsBlock = 4096
+	odd     = 3 * 512 // so that the second disk ends in the middle of a 64 KiB block
 )
 
 // e2fs finds a program of e2fsprogs, which often is not on a user's path.
@@ -48,9 +46,10 @@ func runTool(name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// makeDisks makes the machine's disks in dir, if they are not there. Making
+// makeDisks makes the machine's disks in dir, if they are not there: one of
+// size bytes with a file that the guest rewrites, and one of a quarter. Making
 // an ext4 file system in an image file needs no root.
-func makeDisks(dir string) error {
+func makeDisks(dir string, size int64) error {
 	root, data := filepath.Join(dir, "root.img"), filepath.Join(dir, "data.img")
 	if _, err := os.Stat(data); err == nil {
 		return nil
@@ -60,7 +59,7 @@ func makeDisks(dir string) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	p := make([]byte, payload)
+	p := make([]byte, size*3/8>>20<<20)
 	r := rand.NewChaCha8([32]byte{1})
 	_, _ = r.Read(p) // never fails
 	for off := 0; off+(1<<20) <= len(p); off += 2 << 20 {
@@ -69,14 +68,14 @@ func makeDisks(dir string) error {
 	err := errors.Join(
 		os.WriteFile(filepath.Join(tree, "payload.bin"), p, 0o600),
 		os.WriteFile(filepath.Join(tree, "etc", "hostname"), []byte("app1\n"), 0o600),
-		truncate(root, rootSize))
+		truncate(root, size))
 	if err != nil {
 		return err
 	}
 	if _, err := runTool("mke2fs", "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(fsBlock), "-d", tree, root); err != nil {
 		return err
 	}
-	if err := truncate(data+".part", dataSize); err != nil {
+	if err := truncate(data+".part", size/4+odd); err != nil {
 		return err
 	}
 	return os.Rename(data+".part", data)

@@ -31,6 +31,7 @@ type guest struct {
 	mu     sync.Mutex // held while a write is under way, and while frozen
 	frozen bool
 	seq    uint64 // writes so far, kept on the second disk
+	size   int64  // of the second disk
 	stop   chan struct{}
 	gone   chan struct{}
 	err    error
@@ -55,6 +56,11 @@ func boot(e physical.Event, regions []region, t *physical.BitmapTracker) (*guest
 		}
 		g.files[d.ID] = f
 	}
+	fi, err := g.files[dataDisk].Stat()
+	if err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	g.size = fi.Size()
 	var head [8]byte
 	if _, err := g.files[dataDisk].ReadAt(head[:], 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("guest can't read its data disk: %w", err), g.close())
@@ -104,7 +110,7 @@ func (g *guest) write(buf []byte) error {
 		return err
 	}
 	rec := fmt.Appendf(buf[:0], "%s write %d of machine %s\n", time.Now().UTC().Format(time.RFC3339Nano), g.seq, g.machine.ID)
-	if err := g.put(dataDisk, rec, 4096+rand.Int64N(dataSize-8192)); err != nil {
+	if err := g.put(dataDisk, rec, 4096+rand.Int64N(g.size-8192)); err != nil {
 		return err
 	}
 	return g.put(dataDisk, binary.LittleEndian.AppendUint64(nil, g.seq), 0)

@@ -22,23 +22,24 @@ import (
 
 func main() {
 	dir := flag.String("dir", filepath.Join(".cache", "quickstart"), "folder for the two sites and the journal; kept until the cycle is complete")
+	mib := flag.Int64("mib", 256, "size of the machine's first disk, in MiB; the second has a quarter")
 	keep := flag.Bool("keep", false, "keep the folder when the cycle is complete")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *dir, *keep); err != nil {
+	if err := run(ctx, *dir, *mib<<20, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir string, keep bool) (err error) {
+func run(ctx context.Context, dir string, size int64, keep bool) (err error) {
 	if _, err := os.Stat(filepath.Join(dir, completeName)); err == nil { // an earlier run, kept
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
 	}
-	w, err := open(dir)
+	w, err := open(dir, size)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ type site struct {
 	guests *guests
 }
 
-func open(dir string) (w *world, err error) {
+func open(dir string, size int64) (w *world, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func open(dir string) (w *world, err error) {
 	if err := os.MkdirAll(w.path("machine"), 0o700); err != nil {
 		return w, err
 	}
-	if err := makeDisks(w.path("machine")); err != nil {
+	if err := makeDisks(w.path("machine"), size); err != nil {
 		return w, err
 	}
 	for _, name := range []string{hq, refuge} {
