@@ -1,6 +1,7 @@
 package failback_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -63,7 +64,7 @@ func cancelAt(t *testing.T, f flow, step int, behind bool) bool {
 		whole = nil
 	}
 	before := w.picture(whole...)
-	bytes := w.activeOn()
+	had := w.activeOn()
 	former := w.record()
 
 	run := w.start(p)
@@ -87,7 +88,7 @@ func cancelAt(t *testing.T, f flow, step int, behind bool) bool {
 			require.Equal(t, former.Failover, w.record().Failover, where)
 		} else {
 			require.Equal(t, before, w.picture(whole...), where)
-			w.same(bytes, w.activeOn(), where)
+			w.same(had, w.activeOn(), where)
 		}
 		again(w, f, where)
 	}
@@ -151,4 +152,20 @@ func final(p dr.Plan, at string) bool {
 		}
 	}
 	return false
+}
+
+func (w *world) equal(a, b content) bool {
+	for d := range a {
+		if !bytes.Equal(a[d], b[d]) {
+			return false
+		}
+	}
+	return true
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -87,12 +87,12 @@ func (a actions) copy(ctx context.Context, c *dr.Call, x ends, known []dr.Point,
 	default:
 		o.Have = exactly(r.Holds, known)
 		if o.Have.Common.ID == "" && common.ID != "" {
-			theirs, done, err := capture(ctx, x.to, r.ID, theirsName(c))
-			if err != nil {
-				return failover.Copied{}, fail("capture the former machine", dr.TargetSide, x.To.Site, r.ID, err)
+			img, done, failed := capture(ctx, x.to, r.ID, theirsName(c))
+			if failed != nil {
+				return failover.Copied{}, fail("capture the former machine", dr.TargetSide, x.To.Site, r.ID, failed)
 			}
 			defer func() { err = errors.Join(err, done()) }()
-			o.Have.Common, o.Have.Theirs = common, theirs
+			o.Have.Common, o.Have.Theirs = common, img
 		}
 	}
 	draft, err := x.to.Backend.Draft(ctx, r.ID, img.Point())

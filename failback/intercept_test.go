@@ -26,6 +26,10 @@ const (
 	opSave    backendtest.Op = "Save"
 )
 
+type ctx = context.Context
+
+func isInjected(err error) bool { return errors.Is(err, backendtest.ErrInjected) }
+
 func through(ctx context.Context, is []backendtest.Interceptor, c backendtest.Call, do func() error) error {
 	for i := len(is) - 1; i >= 0; i-- {
 		inner, f := do, is[i]

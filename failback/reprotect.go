@@ -107,14 +107,17 @@ func (a actions) replicate(ctx context.Context, c *dr.Call) (_ json.RawMessage, 
 	case s.Kept:
 		have.Common = p.Common
 	case s.Base != "" && p.Common.ID != "":
-		// Under the base's name, which its disks hold: under another they
-		// would hold that, and filling them later would compare all of them.
-		theirs, done, err := capture(ctx, x.to, x.replica.ID, s.Base)
-		if err != nil {
-			return nil, fail("capture the former machine", dr.TargetSide, x.To.Site, x.replica.ID, err)
+		// The deferred release must reach the named err: nothing here shadows it.
+		name, failed := x.nameOfTheirs(ctx, c, p, s)
+		if failed != nil {
+			return nil, failed
+		}
+		img, done, failed := capture(ctx, x.to, x.replica.ID, name)
+		if failed != nil {
+			return nil, fail("capture the former machine", dr.TargetSide, x.To.Site, x.replica.ID, failed)
 		}
 		defer func() { err = errors.Join(err, done()) }()
-		have.Common, have.Theirs = p.Common, theirs
+		have.Common, have.Theirs = p.Common, img
 	}
 	rep, err := a.e.ReplicateOver(ctx, p, replication.PointName(c.Key), dr.CrashConsistent, s.Base, have, c.Beat)
 	return encode(rep, err)
@@ -129,10 +132,28 @@ func (a actions) unreplicate(ctx context.Context, c *dr.Call, x ends) error {
 		return err
 	}
 	err := a.e.Abandon(ctx, x.From, x.To.Site, replication.PointName(key))
-	if s.Base != "" && !s.Kept {
-		err = errors.Join(err, fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, s.Base)))
+	for _, name := range []dr.PointID{s.Base, replication.PointName(key + theirs)} {
+		if name != "" {
+			err = errors.Join(err, fail("release", dr.TargetSide, x.To.Site, x.replica.ID, x.to.Backend.Release(ctx, x.replica.ID, name)))
+		}
 	}
 	return errors.Join(err, replication.DeleteSince(ctx, x.to.Points, x.From.Machine, replication.PointName(key)))
+}
+
+// nameOfTheirs is under which name to ask the former machine: the base's, as
+// long as its disks hold that, because a stopped machine holds what was last
+// captured of it, and filling disks that hold something the store doesn't have
+// compares all of them. Disks that have changed since the base was made must
+// never be taken for it.
+func (x ends) nameOfTheirs(ctx context.Context, c *dr.Call, p dr.Protection, s seeded) (dr.PointID, error) {
+	r, err := x.to.Backend.Prepare(ctx, x.Placement(p.Common.Machine))
+	if err != nil {
+		return "", fail("prepare", dr.TargetSide, x.To.Site, x.To.Machine, err)
+	}
+	if r.Holds == s.Base && !r.Torn {
+		return s.Base, nil
+	}
+	return theirsName(c), nil
 }
 
 // theirs is behind the key of a step in the name of what it froze of the
@@ -199,6 +220,9 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 func dehydrate(ctx context.Context, c *dr.Call, x ends, r backend.Replica, point dr.PointID, o replication.CopyOptions) error {
 	var s seeded
 	if _, err := failover.ReadResult(c, failover.StepSeed, &s); err != nil {
+		return err
+	}
+	if err := replication.LetGo(ctx, x.to, r.ID, point); err != nil {
 		return err
 	}
 	if s.Base == "" || s.Kept || !r.Torn && r.Holds != point {

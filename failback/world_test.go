@@ -42,7 +42,7 @@ type world struct {
 	rnd    *rand.Rand
 	hosts  map[string]*memory.Backend
 	stores map[string]*memstore.Store
-	around []backendtest.Interceptor // around both backends and stores, from the next life on
+	around atomic.Pointer[backendtest.Interceptor] // around backends, stores and records
 	own    dr.Actions
 	path   string
 	env    *replication.Env
@@ -101,7 +101,12 @@ func (w *world) open() {
 		}
 		return do()
 	}
-	is := append([]backendtest.Interceptor{alive}, w.around...)
+	is := []backendtest.Interceptor{alive, func(ctx context.Context, c backendtest.Call, do func() error) error {
+		if i := w.around.Load(); i != nil {
+			return (*i)(ctx, c, do)
+		}
+		return do()
+	}}
 	site := func(name string) replication.Site {
 		return replication.Site{
 			Backend: backendtest.Wrap(w.hosts[name], is...),
@@ -110,6 +115,15 @@ func (w *world) open() {
 	}
 	w.engine, w.life = e, l
 	w.env = &replication.Env{Records: &records{Engine: e, around: is}, Sites: replication.Sites{hq: site(hq), away: site(away)}}
+}
+
+// intercept puts i around all calls; nil takes it away.
+func (w *world) intercept(i backendtest.Interceptor) {
+	if i == nil {
+		w.around.Store(nil)
+		return
+	}
+	w.around.Store(&i)
 }
 
 // serve begins to run steps; own actions may be given.

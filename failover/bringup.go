@@ -234,6 +234,11 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	if err != nil {
 		return nil, err
 	}
+	if c.Undo {
+		// What the disks hold is the matter of prepare's undo, or of nobody:
+		// they are a standby's.
+		return nil, a.letGo(ctx, c, in, pt)
+	}
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil {
 		return nil, err
@@ -243,6 +248,22 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 		common = dr.Point{} // the drill's machine has nothing to do with the replica
 	}
 	return result(a.fill(ctx, c, in, in.From.Machine, pt, common))
+}
+
+// letGo releases what filling the machine with a point may have left frozen.
+func (a actions) letGo(ctx context.Context, c *dr.Call, in Input, pt dr.Point) error {
+	to, err := a.e.Sites.Site(in.To.Site)
+	if err != nil {
+		return err
+	}
+	id := in.To.Machine
+	var r backend.Replica
+	if ok, err := ReadResult(c, StepPrepare, &r); err != nil {
+		return err
+	} else if ok {
+		id = r.ID
+	}
+	return replication.LetGo(ctx, to, id, pt.ID)
 }
 
 // fill makes the flow's machine at To hold a point of machine of.
@@ -261,7 +282,7 @@ func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID
 		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the platform prepared machine %s instead", dr.ErrConflict, r.ID), "prepare", dr.TargetSide, in.To))
 	}
 	if r.Holds == pt.ID && !r.Torn {
-		return replication.Report{Point: pt, Existed: true}, nil
+		return replication.Report{Point: pt, Existed: true}, replication.LetGo(ctx, to, r.ID, pt.ID)
 	}
 	if _, direct := c.Results[StepCopy]; direct {
 		return a.copyAgain(ctx, c, in, to, r, pt)

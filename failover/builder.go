@@ -42,7 +42,7 @@ func (b *Builder) Add(s dr.Step) {
 func (b *Builder) bringUp() {
 	q := b.in.To.Site
 	b.Add(dr.Step{ID: StepPrepare, Action: "failover.prepare@1", Undo: "failover.prepare@1", Queue: q})
-	b.Add(dr.Step{ID: StepHydrate, Action: "failover.hydrate@1", Queue: q})
+	b.Add(dr.Step{ID: StepHydrate, Action: "failover.hydrate@1", Undo: "failover.hydrate@1", Queue: q})
 	b.BringUpPrepared()
 }
 

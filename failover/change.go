@@ -49,6 +49,13 @@ func (a actions) changeHydrate(ctx context.Context, c *dr.Call) (json.RawMessage
 // changeBack makes the machine hold the former point again. Disks that were
 // not written to are left: they have what the guest wrote since the failover.
 func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
+	pt, err := ChosenPoint(c)
+	if err == nil {
+		err = a.letGo(ctx, c, in, pt)
+	}
+	if err != nil {
+		return err
+	}
 	if _, done := c.Results[c.Step]; !done {
 		to, err := a.e.Sites.Site(in.To.Site)
 		if err != nil {
@@ -63,7 +70,7 @@ func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
 			return nil
 		}
 	}
-	_, err := a.fill(ctx, c, in, in.From.Machine, in.Former.Point, in.Former.Point)
+	_, err = a.fill(ctx, c, in, in.From.Machine, in.Former.Point, in.Former.Point)
 	return err
 }
 

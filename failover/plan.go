@@ -142,7 +142,7 @@ func Forward(p dr.Protection, op dr.Operation, flow string, o Options) (dr.Plan,
 	b.Add(dr.Step{ID: StepChoose, Action: "failover.choose@1", Undo: "failover.choose@1", Queue: p.Standby.Site})
 	b.bringUp()
 	if !must {
-		b.Add(dr.Step{ID: StepMeasure, Action: "failover.measure@1", Queue: p.Active.Site, Optional: true, Attempts: 1, Timeout: time.Minute})
+		b.Add(dr.Step{ID: StepMeasure, Action: "failover.measure@1", Queue: p.Active.Site, Optional: true, Attempts: attemptsMay, Timeout: 2 * LookTimeout})
 	}
 	b.Add(dr.Step{ID: StepFinish, Action: "failover.finish@1", Undo: "record.restore@1"})
 	return b.Plan()

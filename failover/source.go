@@ -179,23 +179,21 @@ func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, er
 	} else if ok && s.Point.ID == ch.Point.ID && s.Point.Machine.Power == dr.Off && m.Power == dr.Off {
 		return result(out, nil) // the point is the machine's end
 	}
-	n, err := changedSince(ctx, from.Backend, in.From.Machine, replication.PointName(c.Key), ch.Point)
+	name := replication.PointName(c.Key)
+	n, err := changedSince(ctx, from.Backend, in.From.Machine, name, ch.Point)
 	if err == nil {
 		out.Unreplicated = n
 	} else {
 		a.e.Logger().InfoContext(ctx, "unreplicated bytes can't be told", "machine", in.From.Machine, "error", err)
 	}
-	return result(out, nil)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), LookTimeout)
+	defer cancel()
+	return result(out, wrap(from.Backend.Release(ctx, in.From.Machine, name), "release", dr.SourceSide, in.From))
 }
 
-// changedSince counts the bytes that the machine's tracker says changed. The
-// capture that it needs is let go of in any case.
+// changedSince counts the bytes that the machine's tracker says changed. What
+// it freezes for that, also if the answer was lost, the caller releases.
 func changedSince(ctx context.Context, b backend.Backend, id dr.MachineID, name dr.PointID, since dr.Point) (n int64, err error) {
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), LookTimeout)
-		defer cancel()
-		err = errors.Join(err, b.Release(ctx, id, name))
-	}()
 	img, err := b.Capture(ctx, id, name, dr.CrashConsistent)
 	if err != nil {
 		return 0, err

@@ -42,7 +42,8 @@ func Hydrate(ctx context.Context, at Site, r backend.Replica, of dr.MachineID, p
 	}()
 	p := img.Point()
 	if r.Holds == point && !r.Torn {
-		return Report{Point: p, Existed: true}, nil
+		// The attempt that filled it may not have come to let go.
+		return Report{Point: p, Existed: true}, LetGo(ctx, at, r.ID, point)
 	}
 	have, done, err := h.history(ctx, common)
 	if err != nil {
@@ -106,18 +107,8 @@ func (h hydration) history(ctx context.Context, common dr.Point) (have History, 
 // since. So it is let go of first; and disks that the crash left torn can't be
 // captured again, whereupon they are compared whole.
 func (h hydration) theirs(ctx context.Context, common dr.Point) (History, func(context.Context) error, error) {
-	name := PointName("theirs/" + string(h.point))
-	release := func(ctx context.Context) error {
-		if ctx.Err() != nil {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), releaseGrace)
-			defer cancel()
-		}
-		if err := h.at.Backend.Release(ctx, h.r.ID, name); err != nil {
-			return h.fail("release capture", dr.TargetSide, h.r.ID, err)
-		}
-		return nil
-	}
+	name := theirsName(h.point)
+	release := func(ctx context.Context) error { return LetGo(ctx, h.at, h.r.ID, h.point) }
 	if err := release(ctx); err != nil {
 		return History{}, nil, err
 	}
@@ -131,6 +122,22 @@ func (h hydration) theirs(ctx context.Context, common dr.Point) (History, func(c
 		return History{}, release, nil
 	}
 	return History{}, nil, join(h.fail("capture", dr.TargetSide, h.r.ID, err), release(ctx))
+}
+
+func theirsName(point dr.PointID) dr.PointID { return PointName("theirs/" + string(point)) }
+
+// LetGo releases what a Hydrate of the point that was cut off may have left
+// frozen of the machine, also if ctx has ended.
+func LetGo(ctx context.Context, at Site, id dr.MachineID, point dr.PointID) error {
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), releaseGrace)
+		defer cancel()
+	}
+	if err := at.Backend.Release(ctx, id, theirsName(point)); err != nil {
+		return hydration{point: point}.fail("release capture", dr.TargetSide, id, err)
+	}
+	return nil
 }
 
 func (h hydration) fail(op string, side dr.Side, m dr.MachineID, err error) error {
