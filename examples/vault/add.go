@@ -148,7 +148,7 @@ func (o *addOptions) run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	changed := report.Written
+	changed := report.Written + report.Resumed
 	if parent.ID != "" {
 		if changed, err = difference(ctx, s, report.Point, parent); err != nil {
 			return err

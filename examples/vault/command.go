@@ -68,8 +68,8 @@ func usage(w io.Writer) {
 	fmt.Fprint(w, usageTail)
 }
 
-// run finds the command, parses its options and runs it.
-func run(ctx context.Context, args []string) error {
+// dispatch finds the command, parses its options and runs it.
+func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		usage(os.Stderr)
 		return wrongUsage("a command is missing")

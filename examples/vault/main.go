@@ -36,7 +36,7 @@ func main() {
 	// The first signal ends the command in order, the second one at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	err := run(ctx, os.Args[1:])
+	err := dispatch(ctx, os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vault: "+message(err))
 	}

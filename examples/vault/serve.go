@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
@@ -186,6 +187,9 @@ func listen(address string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
 		c, err := net.Dial("unix", path)
 		if err == nil {
+			// Not to trouble the one who listens, hear what it has to say.
+			_ = c.SetDeadline(time.Now().Add(time.Second))
+			_, _ = c.Read(make([]byte, 64))
 			c.Close()
 			return nil, fmt.Errorf("%w: somebody listens at %s", dr.ErrBusy, path)
 		}

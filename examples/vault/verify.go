@@ -75,20 +75,24 @@ func verify(ctx context.Context, o *storeOptions) error {
 	if found > 0 {
 		return fmt.Errorf("%w: %s damaged", errDamage, plural(len(spoiled), "point is", "points are"))
 	}
-	points := 0
+	points, holders := 0, 0
 	machines, err := machinesOf(ctx, s, "")
 	if err != nil {
 		return err
 	}
 	for _, m := range machines {
+		before := points
 		for _, err := range s.List(ctx, m) {
 			if err != nil {
 				return err
 			}
 			points++
 		}
+		if points > before {
+			holders++
+		}
 	}
-	fmt.Printf("no damage: %s of %s\n", plural(points, "point", "points"), plural(len(machines), "machine", "machines"))
+	fmt.Printf("no damage: %s of %s\n", plural(points, "point", "points"), plural(holders, "machine", "machines"))
 	return nil
 }
 
