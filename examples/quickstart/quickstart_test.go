@@ -37,6 +37,7 @@ func whole(t *testing.T, out string) {
 	t.Helper()
 	_, table, ok := strings.Cut(out, "STAGE")
 	require.True(t, ok, "no table:\n%s", out)
+	table, _, _ = strings.Cut(table, "\n\n")
 	lines := strings.Split(strings.TrimSpace(table), "\n")[1:]
 	require.Len(t, lines, 14)
 	verified := 0
