@@ -8,6 +8,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault/fastzstd"
 )
 
 // Codec is how a chunk is stored. Each chunk has its own, so a vault may hold
@@ -39,7 +40,7 @@ func (c Codec) String() string {
 // packer compresses one chunk after another. Its tables are large, so packers
 // are lent, one a processor: more would not compress faster.
 type packer struct {
-	zstd *zstd.Encoder
+	zstd fastzstd.Encoder
 	out  []byte
 }
 
@@ -48,7 +49,10 @@ func (k *packer) pack(c Codec, p []byte) (Codec, []byte) {
 	limit := len(p) - len(p)/16
 	switch c {
 	case Zstd:
-		k.out = k.zstd.EncodeAll(p, k.out[:0])
+		var ok bool
+		if k.out, ok = k.zstd.Append(k.out[:0], p); !ok {
+			return Raw, p
+		}
 	case S2:
 		k.out = s2.Encode(k.out[:cap(k.out)], p)
 	default:
@@ -82,12 +86,7 @@ func newPackers() (*packers, error) {
 func (p *packers) get() *packer {
 	k := <-p.idle
 	if k == nil {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(chunkSize), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
-		if err != nil {
-			panic("vault: " + err.Error()) // only options that can't be
-		}
-		k = &packer{zstd: e, out: make([]byte, 0, s2.MaxEncodedLen(chunkSize))}
+		k = &packer{out: make([]byte, 0, s2.MaxEncodedLen(chunkSize))}
 	}
 	return k
 }
