@@ -176,7 +176,7 @@ var abilityPromises = []promise{
 				break
 			}
 		}
-		for disk, want := range c {
+		for disk, want := range c.all() {
 			e.sameBytes(want, copied[disk], "settled disk "+string(disk))
 		}
 	}},
@@ -185,7 +185,7 @@ var abilityPromises = []promise{
 // pass copies what a pass of a Settler asks for.
 func (e *env) pass(img dr.Image, to content, pass int) {
 	e.Helper()
-	for disk, b := range to {
+	for disk, b := range to.all() {
 		whole := pass == 0
 		if tracker, ok := dr.As[dr.ChangeTracker](img); ok && !whole {
 			for x, err := range tracker.Changes(e.Context(), disk, img.Point()) {

@@ -145,7 +145,7 @@ var capturePromises = []promise{
 	}},
 	{"guest writes to the very last byte", func(e *env) {
 		m, c := e.running()
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			e.guest(m.ID, c, disk, int64(len(b))-512, 512)
 		}
 		e.sameImage(e.capture(m.ID, "p"), c, "last sector")

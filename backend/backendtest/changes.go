@@ -213,7 +213,7 @@ var changesPromises = []promise{
 // which were written.
 func (e *env) changes(img dr.Image, since dr.Point, then, now content, spans []span) {
 	e.Helper()
-	for disk := range now {
+	for disk := range now.all() {
 		if err := e.changesOf(img, disk, since, then[disk], now[disk], spans); err != nil {
 			e.Errorf("changes of %s since %s on disk %s: %v", img.Point().ID, since.ID, disk, err)
 			e.FailNow()

@@ -143,7 +143,7 @@ func (e *env) move(from, to dr.MachineID, name dr.PointID) error {
 		return err
 	}
 	defer d.Close()
-	for disk, p := range c {
+	for disk, p := range c.all() {
 		if _, err := d.WriteAt(ctx, disk, p, 0); err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (e *env) move(from, to dr.MachineID, name dr.PointID) error {
 	if err := d.Commit(ctx, img.Point()); err != nil {
 		return err
 	}
-	for disk, want := range c {
+	for disk, want := range c.all() {
 		got := make([]byte, len(want))
 		if err := e.h.Read(to, disk, got, 0); err != nil {
 			return err

@@ -17,7 +17,7 @@ var draftPromises = []promise{
 		r := e.prepare(e.key(), p.Machine)
 		d := e.draft(r.ID, p)
 		c := zeros(p.Machine)
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			size := int64(len(b))
 			for _, tc := range []struct{ off, n int64 }{
 				{0, 1}, {1, 511}, {513, 4096}, {65535, 2}, {70001, 9001}, {size - 1, 1}, {size - 700, 600}, {65530, 12}, {0, 0}, {size, 0},
@@ -60,7 +60,7 @@ var draftPromises = []promise{
 		r := e.prepare(e.key(), p.Machine)
 		d := e.draft(r.ID, p)
 		buf := make([]byte, 32<<10)
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			for off := 0; off < len(b); off += len(buf) {
 				n := copy(buf, b[off:])
 				e.write(d, disk, buf[:n], int64(off))
@@ -76,10 +76,10 @@ var draftPromises = []promise{
 		p, c := e.standIn("p")
 		r := e.prepare(e.key(), p.Machine)
 		d := e.draft(r.ID, p)
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			e.write(d, disk, b, 0)
 		}
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			size := int64(len(b))
 			for _, tc := range []struct{ off, n int64 }{{size, 1}, {size - 1, 2}, {size - 4096, 8192}, {size + 1<<30, 512}, {1<<63 - 512, 1024}} {
 				_, err := d.WriteAt(e.Context(), disk, e.bytes(tc.n), tc.off)
@@ -103,7 +103,7 @@ var draftPromises = []promise{
 		var wg sync.WaitGroup
 		errs := make(chan error, 16)
 		for w := range 8 {
-			for disk, b := range c {
+			for disk, b := range c.all() {
 				wg.Go(func() {
 					for off := w * piece; off < len(b); off += 8 * piece {
 						if _, err := d.WriteAt(e.Context(), disk, b[off:min(off+piece, len(b))], int64(off)); err != nil {
@@ -135,7 +135,7 @@ var draftPromises = []promise{
 		key := e.key()
 		r := e.prepare(key, p.Machine)
 		d := e.draft(r.ID, p)
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			e.write(d, disk, b, 0)
 		}
 		e.ok(d.Commit(e.Context(), p))
@@ -149,7 +149,7 @@ var draftPromises = []promise{
 		key := e.key()
 		r := e.prepare(key, p.Machine)
 		d := e.draft(r.ID, p)
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			e.write(d, disk, b, 0)
 		}
 		ctx, cancel := context.WithCancel(e.Context())
@@ -201,7 +201,7 @@ var draftPromises = []promise{
 		q, _ := e.standIn("q")
 		d := e.draft(r.ID, q)
 		z := need[dr.Zeroer](e, d, "dr.Zeroer")
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			for range 20 {
 				off := e.rng.Int64N(int64(len(b)))
 				n := e.rng.Int64N(int64(len(b)) - off + 1)
@@ -257,7 +257,7 @@ var draftPromises = []promise{
 			e.sameBytes(c[diskA][x.Off:x.End()], have[x.Off:x.End()], fmt.Sprintf("durable %+v", x))
 		}
 		// A caller copies the rest, and only that.
-		for disk, b := range c {
+		for disk, b := range c.all() {
 			at := int64(0)
 			for _, x := range append(e.durable(d, disk), dr.Extent{Off: int64(len(b))}) {
 				e.write(d, disk, b[at:x.Off], at)

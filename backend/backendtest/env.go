@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -47,6 +50,18 @@ func (c content) clone() content {
 		d[id] = bytes.Clone(p)
 	}
 	return d
+}
+
+// all yields the disks in the order of their IDs: what a seed makes must be the
+// same each time.
+func (c content) all() iter.Seq2[dr.DiskID, []byte] {
+	return func(yield func(dr.DiskID, []byte) bool) {
+		for _, disk := range slices.Sorted(maps.Keys(c)) {
+			if !yield(disk, c[disk]) {
+				return
+			}
+		}
+	}
 }
 
 func zeros(m dr.Machine) content {
@@ -168,7 +183,7 @@ func (e *env) write(d dr.Draft, disk dr.DiskID, p []byte, off int64) {
 // fill writes all of c to the draft and commits it as p.
 func (e *env) fill(d dr.Draft, c content, p dr.Point) {
 	e.Helper()
-	for disk, bytes := range c {
+	for disk, bytes := range c.all() {
 		e.write(d, disk, bytes, 0)
 	}
 	e.ok(d.Commit(e.Context(), p))
@@ -192,7 +207,7 @@ func (e *env) standIn(name dr.PointID) (dr.Point, content) {
 		Cursors: map[dr.DiskID]dr.Cursor{diskA: "foreign", diskB: "foreign"},
 	}
 	c := zeros(p.Machine)
-	for _, b := range c {
+	for _, b := range c.all() {
 		copy(b[len(b)/3:], e.bytes(int64(len(b)/3)))
 	}
 	return p, c
@@ -201,7 +216,7 @@ func (e *env) standIn(name dr.PointID) (dr.Point, content) {
 // sameImage compares an image with c, byte by byte.
 func (e *env) sameImage(img dr.Image, c content, msg string) {
 	e.Helper()
-	for disk, want := range c {
+	for disk, want := range c.all() {
 		got := make([]byte, len(want))
 		_, err := img.ReadAt(e.Context(), disk, got, 0)
 		if !errors.Is(err, io.EOF) {
@@ -214,7 +229,7 @@ func (e *env) sameImage(img dr.Image, c content, msg string) {
 // sameDisks compares a stopped machine's disks with c.
 func (e *env) sameDisks(id dr.MachineID, c content, msg string) {
 	e.Helper()
-	for disk, want := range c {
+	for disk, want := range c.all() {
 		got := make([]byte, len(want))
 		e.ok(e.h.Read(id, disk, got, 0))
 		e.sameBytes(want, got, fmt.Sprintf("%s: disk %s of machine %s", msg, disk, id))

@@ -199,7 +199,7 @@ func (h *history) begin() (dr.Draft, dr.Point, content, bool) {
 	h.torn, h.holds, h.virgin = true, "", false
 	to := h.now.clone()
 	// After an earlier torn draft nobody knows the disks: write everything.
-	for disk, b := range to {
+	for disk, b := range to.all() {
 		n := h.rng.Int64N(int64(len(b)))
 		copy(b[h.rng.Int64N(int64(len(b))):], h.bytes(n/8))
 		h.pieces(d, disk, b)

@@ -16,7 +16,7 @@ var imagePromises = []promise{
 	{"reads like io.ReaderAt", func(e *env) {
 		m, c := e.running()
 		img := e.capture(m.ID, "p")
-		for disk, want := range c {
+		for disk, want := range c.all() {
 			size := int64(len(want))
 			for _, tc := range []struct{ off, n, got int64 }{
 				{0, 1, 1}, {0, 512, 512}, {1, 3, 3}, {511, 2, 2}, {65535, 2, 2}, {4097, 70001, 70001},
@@ -49,7 +49,7 @@ var imagePromises = []promise{
 	{"reads at random offsets", func(e *env) {
 		m, c := e.running()
 		img := e.capture(m.ID, "p")
-		for disk, want := range c {
+		for disk, want := range c.all() {
 			for range 200 {
 				off := e.rng.Int64N(int64(len(want)))
 				p := make([]byte, 1+e.rng.Int64N(int64(len(want))-off))
@@ -124,7 +124,7 @@ var imagePromises = []promise{
 		m, c := e.running()
 		img := e.capture(m.ID, "p")
 		mapper := need[dr.Mapper](e, img, "dr.Mapper")
-		for disk, want := range c {
+		for disk, want := range c.all() {
 			var at int64
 			for x, err := range mapper.Extents(e.Context(), disk) {
 				e.ok(err)
@@ -155,7 +155,7 @@ var imagePromises = []promise{
 // sums compares all sums, asked for in one go and one by one.
 func (e *env) sums(s dr.Summer, c content) {
 	e.Helper()
-	for disk, b := range c {
+	for disk, b := range c.all() {
 		var want []dr.Sum
 		for off := 0; off < len(b); off += dr.SumBlock {
 			want = append(want, blocksum.Sum(b[off:min(off+dr.SumBlock, len(b))]))

@@ -33,7 +33,7 @@ var mutants = []mutant{
 			d.writeAt = func(ctx context.Context, disk dr.DiskID, p []byte, off int64) (int, error) {
 				mu.Lock()
 				n++
-				forget := n == 5
+				forget := n%5 == 0
 				mu.Unlock()
 				if forget {
 					return len(p), nil
