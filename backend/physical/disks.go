@@ -264,15 +264,23 @@ func (m *machine) describe(rec *record) (dr.Machine, error) {
 		if d.Making {
 			continue // it will have the size that is recorded
 		}
-		f, err := m.open(d, os.O_RDONLY)
-		if err != nil {
+		var err error
+		if out.Disks[i].Size, err = m.size(d); err != nil {
 			return out, err
 		}
-		size, err := f.Size()
-		if err = errors.Join(err, f.Close()); err != nil {
-			return out, &dr.Error{Op: "measure", Machine: m.id, Disk: d.ID, Off: -1, Err: err}
-		}
-		out.Disks[i].Size = size
 	}
 	return out, nil
+}
+
+// size is the disk's present one.
+func (m *machine) size(d diskFile) (int64, error) {
+	f, err := m.open(d, os.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	size, err := f.Size()
+	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, &dr.Error{Op: "measure", Machine: m.id, Disk: d.ID, Off: -1, Err: err}
+	}
+	return size, nil
 }

@@ -21,7 +21,10 @@ type Hook func(ctx context.Context, e Event) error
 
 // Event is what a hook is called for.
 type Event struct {
-	Name    string // "start", "stop", "shutdown", "freeze", "thaw" or "probe"
+	Name string // "start", "stop", "shutdown", "freeze", "thaw" or "probe"
+	// Machine has its disks' present sizes; 0 is that of a disk which isn't
+	// there or can't be opened. A thaw's are those of the freeze: what is
+	// frozen is not asked for anything.
 	Machine dr.Machine
 	Paths   []string // the paths of Machine.Disks, in their order
 	// Isolated says that the machine must not reach production: a drill.
@@ -155,7 +158,15 @@ func (m *machine) call(ctx context.Context, name string, hook Hook, want dr.Cons
 	out := &clipped{}
 	e := Event{Name: name, Machine: dr.Machine{ID: m.id}, Want: want, Out: out}
 	if rec := m.record(); rec != nil {
+		if name != "thaw" {
+			m.measure(rec)
+		}
 		e.Machine, e.Isolated = rec.described(), rec.Isolated
+		m.mu.Lock()
+		for i, d := range rec.Disks {
+			e.Machine.Disks[i].Size = m.sizes[d.ID]
+		}
+		m.mu.Unlock()
 		for _, d := range rec.Disks {
 			e.Paths = append(e.Paths, m.path(d))
 		}
@@ -168,4 +179,18 @@ func (m *machine) call(ctx context.Context, name string, hook Hook, want dr.Cons
 		err = fmt.Errorf("%w; it said: %s", err, said)
 	}
 	return "", fmt.Errorf("%s hook: %w", name, err)
+}
+
+// measure notes the disks' sizes for the events of hooks. A machine must be
+// switched and thawed whether or not its disks can be read.
+func (m *machine) measure(rec *record) {
+	sizes := map[dr.DiskID]int64{}
+	for _, d := range rec.Disks {
+		if size, err := m.size(d); err == nil {
+			sizes[d.ID] = size
+		}
+	}
+	m.mu.Lock()
+	m.sizes = sizes
+	m.mu.Unlock()
 }

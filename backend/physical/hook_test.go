@@ -14,6 +14,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
 
 func shell(t *testing.T, script string) []string {
@@ -40,6 +41,54 @@ func TestCommandIsToldAboutTheMachine(t *testing.T) {
 	seen, err := probe.Probe(t.Context(), "m")
 	require.NoError(t, err)
 	require.Equal(t, backend.Evidence{Kind: "hook", What: "answers on port 80"}, seen)
+}
+
+// Hooks build machines by what they are told: sizes are the disks' present ones
+// in every event, whether the machine is configured or was made here.
+func TestHooksAreToldTheSizes(t *testing.T) {
+	told := map[string][]int64{}
+	var mem fsys.FS
+	h, mem := running(t, func(c *Config) {
+		hook := func(_ context.Context, e Event) error {
+			var sizes []int64
+			for _, d := range e.Machine.Disks {
+				sizes = append(sizes, d.Size)
+			}
+			told[e.Name+" "+string(e.Machine.ID)] = sizes
+			return nil
+		}
+		c.Hooks = Hooks{Start: hook, Stop: hook, Shutdown: hook, Freeze: hook, Thaw: hook, Probe: hook}
+	})
+	const size = 1<<20 + 512
+	m, err := h.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	r, err := h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: m})
+	require.NoError(t, err)
+	quiescer, _ := dr.As[backend.Quiescer](h)
+	prober, _ := dr.As[backend.Prober](h)
+	shutdowner, _ := dr.As[backend.Shutdowner](h)
+	for _, id := range []dr.MachineID{"m", r.ID} {
+		require.NoError(t, h.Start(t.Context(), id))
+		_, err = prober.Probe(t.Context(), id)
+		require.NoError(t, err)
+		_, thaw, err := quiescer.Quiesce(t.Context(), id, dr.CrashConsistent)
+		require.NoError(t, err)
+		require.NoError(t, thaw(t.Context()))
+		require.NoError(t, h.Stop(t.Context(), id))
+		require.NoError(t, h.Start(t.Context(), id))
+		require.NoError(t, shutdowner.Shutdown(t.Context(), id))
+		for _, name := range []string{"start", "stop", "shutdown", "freeze", "thaw", "probe"} {
+			require.Equal(t, []int64{size, size}, told[name+" "+string(id)], "%s of %s", name, id)
+		}
+	}
+	f, err := mem.OpenFile("/disks/b", os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(f.Truncate(2<<20), f.Close()))
+	require.NoError(t, h.Start(t.Context(), "m"))
+	require.Equal(t, []int64{size, 2 << 20}, told["start m"], "grown since")
+	require.NoError(t, mem.Remove("/disks/a"))
+	require.NoError(t, h.Stop(t.Context(), "m"), "without its disk too")
+	require.Equal(t, []int64{0, 2 << 20}, told["stop m"])
 }
 
 // A Start of which nobody knows whether it did anything leaves the power

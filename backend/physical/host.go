@@ -64,6 +64,7 @@ type machine struct {
 	gen    uint64  // raised when the disks stop holding what images read
 	draft  *draft  // open
 	images map[*image]struct{}
+	sizes  map[dr.DiskID]int64 // for hooks; see measure
 }
 
 // lockName can't be a machine's folder: '~' is no part of an ID.

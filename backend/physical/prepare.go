@@ -321,12 +321,8 @@ func (m *machine) missing(r *record) ([]growth, error) {
 			out = append(out, growth{d, size})
 			continue
 		}
-		f, err := m.open(d, os.O_RDONLY)
+		now, err := m.size(d)
 		if err != nil {
-			return nil, err
-		}
-		now, err := f.Size()
-		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
 		if now < size {
