@@ -26,6 +26,7 @@ type draftRecord struct {
 
 	session sessionID
 	name    string
+	broken  bool // damaged: of the rest, only session and name are known
 }
 
 // numbers from which a session counts its segments.
@@ -43,16 +44,19 @@ func (s *Store) draftRecords(ctx context.Context, prefix string) ([]*draftRecord
 		if err != nil {
 			return nil, err
 		}
+		r := &draftRecord{name: o.Name, broken: true}
+		if r.session, err = parseSession(o.Name); err != nil {
+			continue // nothing of ours
+		}
 		b, err := s.readObject(ctx, kindDraft, o.Name)
-		if errors.Is(err, dr.ErrNotFound) {
+		if err == nil {
+			if parsed, err := parseDraftRecord(b, o.Name); err == nil {
+				r = parsed
+			}
+		} else if errors.Is(err, dr.ErrNotFound) {
 			continue // ended since
-		}
-		if err != nil {
+		} else if !errors.Is(err, dr.ErrCorrupt) {
 			return nil, err
-		}
-		r, err := parseDraftRecord(b, o.Name)
-		if err != nil {
-			return nil, fmt.Errorf("object %s: %w", o.Name, err)
 		}
 		all = append(all, r)
 	}
@@ -65,12 +69,25 @@ func parseDraftRecord(b []byte, name string) (*draftRecord, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("%w: draft record: %w", dr.ErrCorrupt, err)
 	}
-	id, err := hex.DecodeString(name[strings.LastIndexByte(name, '/')+1:])
-	if err != nil || len(id) != len(r.session) || r.Version != 1 || r.Turn < 0 {
+	var err error
+	if r.session, err = parseSession(name); err != nil || r.Version != 1 || r.Turn < 0 {
 		return nil, fmt.Errorf("%w: draft record", dr.ErrCorrupt)
 	}
-	r.session = sessionID(id)
 	return r, nil
+}
+
+func parseSession(name string) (sessionID, error) {
+	id, err := hex.DecodeString(name[strings.LastIndexByte(name, '/')+1:])
+	if err != nil || len(id) != len(sessionID{}) {
+		return sessionID{}, fmt.Errorf("%w: name of a draft record", dr.ErrCorrupt)
+	}
+	return sessionID(id), nil
+}
+
+// machine is whose draft it is, from the name.
+func (r *draftRecord) machine() dr.MachineID {
+	m, _, _ := strings.Cut(strings.TrimPrefix(r.name, "draft/"), "/")
+	return dr.MachineID(m)
 }
 
 // Pending yields the points whose drafts are begun and not committed.
@@ -92,7 +109,7 @@ func (s *Store) Pending(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point,
 		}
 		seen := map[dr.PointID]bool{}
 		for _, r := range records {
-			if _, committed := h.find(r.Point.ID); !committed && !seen[r.Point.ID] {
+			if _, committed := h.find(r.Point.ID); !committed && !r.broken && !seen[r.Point.ID] {
 				seen[r.Point.ID] = true
 				if !yield(r.Point, nil) {
 					return
@@ -218,7 +235,12 @@ func (s *Store) fillDraft(ctx context.Context, d *draft) error {
 	turn := 0
 	var earlier []*draftRecord
 	for _, r := range records {
-		if sameMoment(r.Point, p) {
+		if r.broken {
+			// What it wrote is prune's, once the record is gone.
+			if err := s.bucket.Delete(ctx, r.name); err != nil {
+				return err
+			}
+		} else if sameMoment(r.Point, p) {
 			earlier = append(earlier, r)
 			turn = max(turn, r.Turn+1)
 			d.resumed[r.session] = true
@@ -357,6 +379,9 @@ func (d *draft) recover(ctx context.Context, session sessionID) error {
 		}
 		next++
 		f, _, err := d.store.readFooter(ctx, o, id)
+		if errors.Is(err, dr.ErrCorrupt) {
+			return nil // what follows is copied again
+		}
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,6 @@ type memWriter struct {
 	b    *memBucket
 	name string
 	data []byte
-	done bool
 	mu   sync.Mutex
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// ErrWrongKey: the vault is encrypted, and not for the given key provider: a
+// ErrWrongKey says that the vault is encrypted, and not for the given key: a
 // wrong passphrase, or none.
 var ErrWrongKey = fmt.Errorf("%w: the vault can't be opened with this key", dr.ErrInvalid)
 

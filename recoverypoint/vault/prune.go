@@ -72,8 +72,10 @@ func (s *Store) dropManifests(ctx context.Context) error {
 		id dr.PointID
 	}
 	pending := map[key]bool{}
+	unsure := map[dr.MachineID]bool{}
 	for _, r := range records {
-		pending[key{r.Point.Machine.ID, r.Point.ID}] = true
+		pending[key{r.machine(), r.Point.ID}] = true
+		unsure[r.machine()] = unsure[r.machine()] || r.broken
 	}
 	var machine dr.MachineID
 	var in map[headEntry]bool
@@ -96,7 +98,7 @@ func (s *Store) dropManifests(ctx context.Context) error {
 			}
 		}
 		// A draft under way may be between its manifest and the head.
-		if in[headEntry{seq, id}] || pending[key{m, id}] {
+		if in[headEntry{seq, id}] || pending[key{m, id}] || unsure[m] {
 			continue
 		}
 		pin, err := s.locks.Lock(ctx, pinName(o.Name), true)

@@ -134,12 +134,16 @@ func (c *scrubber) records() error {
 	}
 	// Machines whose head is missing, and points that no head has any more.
 	lost := map[dr.MachineID]bool{}
+	checked := map[string]bool{}
+	for _, k := range c.points {
+		checked[string(k.machine)+"/"+string(k.point)] = true
+	}
 	for o, err := range s.bucket.List(c.ctx, "point/") {
 		if err != nil {
 			return err
 		}
 		m, seq, id, ok := parseManifestName(o.Name)
-		if !ok || slices.ContainsFunc(c.points, func(k kept) bool { return k.machine == m && k.point == id }) {
+		if !ok || checked[string(m)+"/"+string(id)] {
 			continue
 		}
 		h, _, err := s.readHead(c.ctx, m)

@@ -148,7 +148,7 @@ func incompressible(p []byte) bool {
 func (e *Encoder) appendLiterals(dst []byte) []byte {
 	n := len(e.literals)
 	var out []byte
-	var err error = huff0.ErrIncompressible
+	err := huff0.ErrIncompressible
 	e.huff.Reuse = huff0.ReusePolicyNone
 	four := n >= 1024
 	if four {
