@@ -112,8 +112,12 @@ type Failover struct {
 	At    time.Time `json:"at,omitzero"` // when the machine was started from the point
 	// Loss is what the failover cost.
 	Loss Loss `json:"loss"`
-	// Stopped says that the flow shut the former machine down, so that
-	// cancelling starts it again.
+	// Ran says that the former machine ran when the failover began, or that
+	// its site could not be asked: cancelling starts it again, whoever has
+	// switched it off.
+	Ran bool `json:"ran,omitempty"`
+	// Stopped says that it was off when the failover had ended, because the
+	// flow shut it down.
 	Stopped bool `json:"stopped,omitempty"`
 	// Direct says that the disks were copied straight from the other site,
 	// without recovery points: there is no other point to change to.

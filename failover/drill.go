@@ -67,7 +67,7 @@ func (a actions) noteDrill(ctx context.Context, c *dr.Call, in Input, key string
 
 // matchesTest refuses a drill planned of a record which has changed since.
 func (in Input) matchesTest(p dr.Protection) error {
-	in.To.Machine = p.Standby.Machine // the drill makes its own machine
+	in.To = dr.Place{Site: in.To.Site} // the drill makes its own machine
 	return in.matches(p, p.Run)
 }
 

@@ -125,7 +125,7 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		}
 		p.Failover = &dr.Failover{
 			Run: c.Run, Kind: in.Flow, From: was, Point: r.Point, At: r.Started,
-			Loss: r.Loss, Stopped: in.shutsDown() && down && b.From != dr.Off, Direct: isDirect,
+			Loss: r.Loss, Ran: b.From != dr.Off, Stopped: in.shutsDown() && down && b.From != dr.Off, Direct: isDirect,
 		}
 		p.Active, p.Standby = r.To, p.Active
 		p.Common, p.Run = r.Point, ""

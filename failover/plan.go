@@ -245,8 +245,8 @@ func Commit(p dr.Protection, o CommitOptions) (dr.Plan, error) {
 }
 
 // Cancel plans to take an uncommitted failover back: the machine at this side
-// stops, the former one runs again if the failover had shut it down, and
-// replication goes on. What was written since the failover is given up. If the
+// stops, the former one runs again unless it was off before, and replication
+// goes on. What was written since the failover is given up. If the
 // former machine can't be started the one at this side runs on.
 func Cancel(p dr.Protection) (dr.Plan, error) {
 	if err := p.Allow(dr.OpCancelFailover); err != nil {
@@ -256,7 +256,7 @@ func Cancel(p dr.Protection) (dr.Plan, error) {
 	b := NewBuilder(p, FlowCancel, in)
 	b.Add(dr.Step{ID: StepBegin, Action: "failover.begin@1", Undo: "failover.begin@1"})
 	b.Add(dr.Step{ID: StepStop, Action: "change.stop@1", Undo: "change.stop@1", Queue: in.To.Site})
-	if p.Failover.Stopped {
+	if p.Failover.Ran {
 		b.Add(dr.Step{ID: StepRestart, Action: "cancel.restart@1", Undo: "cancel.restart@1", Queue: in.From.Site})
 	}
 	b.Add(dr.Step{ID: StepFinish, Action: "cancel.finish@1", Undo: "record.restore@1"})
