@@ -37,8 +37,12 @@ func (c Codec) String() string {
 	return fmt.Sprintf("codec %d", uint8(c))
 }
 
+// spare packers keep the processors at work while others wait to append.
+const spare = 2
+
 // packer compresses one chunk after another. Its tables are large, so packers
-// are lent, one a processor: more would not compress faster.
+// are lent, as many as there are processors and some: more would not compress
+// faster.
 type packer struct {
 	zstd fastzstd.Encoder
 	out  []byte
@@ -72,8 +76,8 @@ type packers struct {
 
 func newPackers() (*packers, error) {
 	n := runtime.GOMAXPROCS(0)
-	p := &packers{idle: make(chan *packer, n)}
-	for range n {
+	p := &packers{idle: make(chan *packer, n+spare)}
+	for range n + spare {
 		p.idle <- nil // made when first lent
 	}
 	var err error

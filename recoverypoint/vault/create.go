@@ -327,9 +327,7 @@ func (d *draft) adopt(ctx context.Context, m *diskMap, parent *manifestDisk) err
 	if err := d.store.chunk(ctx, &r, buf[:chunkLen(parent.Size, chunk)]); err != nil {
 		return err
 	}
-	k := d.store.packers.get()
-	defer d.store.packers.put(k)
-	return d.put(ctx, m, chunk, buf[:chunkLen(m.size, chunk)], false, k)
+	return d.put(ctx, m, chunk, buf[:chunkLen(m.size, chunk)], false)
 }
 
 // segments yields a session's segments of generation 0 in their order.

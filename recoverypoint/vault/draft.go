@@ -91,12 +91,8 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 		if piece := p[done : done+n]; n < size {
 			err = d.pieces.write(ctx, d, m, chunk, in, piece)
 		} else {
-			// Whoever has a packer must not wait for the pieces: those who
-			// hold these wait for packers.
 			d.pieces.drop(d, m, chunk)
-			k := d.store.packers.get()
-			err = d.put(ctx, m, chunk, piece, true, k)
-			d.store.packers.put(k)
+			err = d.put(ctx, m, chunk, piece, true)
 		}
 		if err != nil {
 			return done, d.fail("write", disk, at, err)
@@ -107,8 +103,10 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 }
 
 // put makes p the content of a chunk, unless it is that already. whole says
-// that none of it is the parent's.
-func (d *draft) put(ctx context.Context, m *diskMap, chunk int64, p []byte, whole bool, k *packer) error {
+// that none of it is the parent's. It must not be called with a packer in hand,
+// and whoever has one must not wait for the pieces: those who hold these wait
+// for packers.
+func (d *draft) put(ctx context.Context, m *diskMap, chunk int64, p []byte, whole bool) error {
 	sum := blocksum.Sum(p)
 	old, err := d.maps.get(ctx, m, chunk)
 	if err != nil {
@@ -130,6 +128,8 @@ func (d *draft) put(ctx context.Context, m *diskMap, chunk int64, p []byte, whol
 		}
 		return d.maps.set(ctx, m, chunk, ref{})
 	}
+	k := d.store.packers.get()
+	defer d.store.packers.put(k)
 	codec, b := k.pack(d.store.codec, p)
 	r, err := d.data.append(e, codec, sum, b)
 	if err != nil {
@@ -207,7 +207,7 @@ func (d *draft) zeroChunks(ctx context.Context, m *diskMap, chunk, end int64) (i
 		if err != nil {
 			break
 		}
-		err = d.put(ctx, m, c, zeroChunk[:chunkLen(m.size, c)], true, nil)
+		err = d.put(ctx, m, c, zeroChunk[:chunkLen(m.size, c)], true)
 	}
 	return min(last*chunkSize, m.size), err
 }

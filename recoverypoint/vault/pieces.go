@@ -73,9 +73,7 @@ func (s *pieces) write(ctx context.Context, d *draft, m *diskMap, chunk int64, i
 
 // store ends a piece; s.mu is held. A piece that can't be stored stays.
 func (s *pieces) store(ctx context.Context, d *draft, key pieceKey, c *piece) error {
-	k := d.store.packers.get()
-	defer d.store.packers.put(k)
-	if err := d.put(ctx, key.disk, key.chunk, c.buf[:c.size], c.lo == 0 && c.hi == c.size, k); err != nil {
+	if err := d.put(ctx, key.disk, key.chunk, c.buf[:c.size], c.lo == 0 && c.hi == c.size); err != nil {
 		return err
 	}
 	s.remove(d, key, c)
