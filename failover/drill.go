@@ -91,10 +91,14 @@ func (a actions) testFinish(ctx context.Context, c *dr.Call) (json.RawMessage, e
 	return result(r, err)
 }
 
+// testCleaning notes that the drill is being cleaned up.
 func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	in, err := ReadInput(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.Undo {
+		return nil, a.uncleaning(ctx, c, in)
 	}
 	p, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 		if err := p.Allow(dr.OpCleanUpTest); err != nil {
@@ -110,6 +114,23 @@ func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage,
 		return nil, err
 	}
 	return result(p.Test, nil)
+}
+
+// uncleaning says again that the drill runs, or that it failed if no machine
+// of it was ever noted.
+func (a actions) uncleaning(ctx context.Context, c *dr.Call, in Input) error {
+	p, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil || p.Test == nil || p.Test.Run != in.Drill || p.Test.State != dr.TestCleaningUp {
+		return err
+	}
+	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		p.Test.State = dr.TestRunning
+		if p.Test.Place.Machine == "" {
+			p.Test.State = dr.TestFailed
+		}
+		return nil
+	})
+	return err
 }
 
 func (a actions) testRemove(ctx context.Context, c *dr.Call) (json.RawMessage, error) {

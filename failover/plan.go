@@ -183,8 +183,8 @@ func CleanUp(p dr.Protection, notes string) (dr.Plan, error) {
 	in := InputOf(p, dr.OpCleanUpTest, FlowCleanUp, Options{})
 	in.To, in.Drill, in.Notes = p.Test.Place, p.Test.Run, notes
 	b := NewBuilder(p, FlowCleanUp, in)
-	b.Add(dr.Step{ID: StepBegin, Action: "test.cleaning@1", NoReturn: true})
-	b.Add(dr.Step{ID: StepRemove, Action: "test.remove@1", Queue: in.To.Site})
+	b.Add(dr.Step{ID: StepBegin, Action: "test.cleaning@1", Undo: "test.cleaning@1"})
+	b.Add(dr.Step{ID: StepRemove, Action: "test.remove@1", NoReturn: true, Queue: in.To.Site})
 	b.Add(dr.Step{ID: StepFinish, Action: "test.cleaned@1"})
 	return b.Plan()
 }

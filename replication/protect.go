@@ -103,14 +103,16 @@ func (e *Env) protectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 		return nil, err
 	}
 	if c.Undo {
-		_, err := e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-			if p.Run != c.Run {
-				return nil
-			}
-			p.Run = ""
-			return p.Move(dr.Unprotected)
-		})
+		return nil, e.let(ctx, c, in.Protection, dr.Unprotected)
+	}
+	p, err := e.Records.Load(ctx, in.Protection)
+	if err != nil {
 		return nil, err
+	}
+	if p.Run != c.Run { // asked before the platform is: a refusal should cost nothing
+		if err := p.Allow(dr.OpProtect); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.preflight(ctx, in.From); err != nil {
 		return nil, err
@@ -129,6 +131,27 @@ func (e *Env) protectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 		return p.Move(dr.Synchronizing)
 	})
 	return nil, err
+}
+
+// let takes a run's hold on the record back, and the state if there is one to
+// go back to. A record that the run doesn't hold, because it was refused, is
+// not touched.
+func (e *Env) let(ctx context.Context, c *dr.Call, id dr.ProtectionID, back dr.State) error {
+	p, err := e.Records.Load(ctx, id)
+	if err != nil || p.Run != c.Run {
+		return err
+	}
+	_, err = e.Update(ctx, c, id, func(p *dr.Protection) error {
+		if p.Run != c.Run {
+			return nil
+		}
+		p.Run = ""
+		if back == "" {
+			return nil
+		}
+		return p.Move(back)
+	})
+	return err
 }
 
 // preflight refuses machines that could not be captured whole.
@@ -218,13 +241,7 @@ func (e *Env) unprotectBegin(ctx context.Context, c *dr.Call) (json.RawMessage, 
 		return nil, err
 	}
 	if c.Undo {
-		_, err := e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-			if p.Run == c.Run {
-				p.Run = ""
-			}
-			return nil
-		})
-		return nil, err
+		return nil, e.let(ctx, c, in.Protection, "")
 	}
 	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 		if err := p.Allow(dr.OpUnprotect); err != nil {
