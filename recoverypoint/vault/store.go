@@ -59,8 +59,9 @@ type Store struct {
 	bufs    *fsys.Pool // readSize
 	blocks  *fsys.Pool // chunkSize
 	pages   *lru[blobKey, *page]
-	recent  *lru[blobKey, []byte] // chunks read in small pieces
-	segs    *lru[segID, *segment] // where segments are
+	recent  *lru[blobKey, []byte]  // chunks read in small pieces
+	listed  *lru[string, dr.Point] // by manifest
+	segs    *lru[segID, *segment]  // where segments are
 
 	mu      sync.Mutex
 	writers int
@@ -119,6 +120,7 @@ func Open(ctx context.Context, b Bucket, o Options) (*Store, error) {
 	s.blocks = fsys.NewPool(chunkSize, 16)
 	s.pages = newLRU[blobKey, *page](o.PageCache)
 	s.recent = newLRU[blobKey, []byte](4 << 20)
+	s.listed = newLRU[string, dr.Point](4 << 20)
 	s.segs = newLRU[segID, *segment](4 << 20)
 	var err error
 	if s.packers, err = newPackers(); err != nil {
@@ -311,11 +313,18 @@ func (s *Store) List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, er
 	}
 }
 
+// point reads a point's description, or remembers it: it doesn't change.
 func (s *Store) point(ctx context.Context, m dr.MachineID, e headEntry) (dr.Point, error) {
+	name := manifestName(m, e.seq, e.id)
+	if p, ok := s.listed.get(name); ok {
+		return clonePoint(p), nil
+	}
 	man, err := s.readManifest(ctx, m, e)
 	if err != nil {
 		return dr.Point{}, err
 	}
+	p := clonePoint(man.Point)
+	s.listed.put(name, p, 2<<10+int64(len(p.Machine.Config)))
 	return man.Point, nil
 }
 
