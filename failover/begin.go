@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -154,6 +155,19 @@ func look(ctx context.Context, b backend.Backend, id dr.MachineID) (dr.Machine, 
 	ctx, cancel := context.WithTimeout(ctx, LookTimeout)
 	defer cancel()
 	return b.Machine(ctx, id)
+}
+
+// lookFrom describes the machine at From. While the company is down, a site
+// that didn't answer is not asked by the same step again.
+func (in Input) lookFrom(ctx context.Context, b backend.Backend) (dr.Machine, error) {
+	m, err := look(ctx, b, in.From.Machine)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("no answer within %s: %w", LookTimeout, err)
+		if in.Operation == dr.OpUnplannedFailover {
+			err = dr.Permanent(err)
+		}
+	}
+	return m, err
 }
 
 // Restore puts the record back to where the flow began, and holds it for the

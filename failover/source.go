@@ -45,7 +45,7 @@ func (a actions) shutdown(ctx context.Context, c *dr.Call) (json.RawMessage, err
 		return nil, wrap(from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
 	}
 	// A site that is lost is found out now, not when the guest's time is over.
-	if _, err := look(ctx, from.Backend, in.From.Machine); err != nil {
+	if _, err := in.lookFrom(ctx, from.Backend); err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	c.Beat(dr.Progress{What: "waiting for the guest to shut down"})
@@ -134,7 +134,7 @@ func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := look(ctx, from.Backend, in.From.Machine); err != nil {
+	if _, err := in.lookFrom(ctx, from.Backend); err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	rep, err := a.e.ReplicateAs(ctx, p, replication.PointName(c.Key), dr.CrashConsistent, c.Beat)
@@ -168,7 +168,7 @@ func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, er
 	if err != nil {
 		return nil, err
 	}
-	m, err := look(ctx, from.Backend, in.From.Machine)
+	m, err := in.lookFrom(ctx, from.Backend)
 	if err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
