@@ -24,7 +24,9 @@ type Bucket interface {
 	// object that isn't there is dr.ErrNotFound. It must not keep p.
 	//
 	// Bulk reads come with offsets, lengths and buffers that are multiples of
-	// 4096, so that a bucket on a file system can go past the page cache.
+	// 4096, so that a bucket on a file system can go past the page cache. What
+	// is read so is never deleted and made anew under its name; what is read
+	// with other lengths may be.
 	ReadAt(ctx context.Context, name string, p []byte, off int64) (int, error)
 
 	// List yields the objects and heads whose names begin with prefix; those

@@ -182,19 +182,35 @@ func (b *dirBucket) ReadAt(ctx context.Context, name string, p []byte, off int64
 	if err := errors.Join(ctx.Err(), validObject(name)); err != nil {
 		return 0, err
 	}
-	f, err := b.handles.get(b.file(name), len(p) >= fsys.Alignment && len(p)%fsys.Alignment == 0)
+	f, done, err := b.openRead(b.file(name), len(p) > 0 && len(p)%fsys.Alignment == 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("%w: object %s", dr.ErrNotFound, name)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read object %s: %w", name, err)
 	}
-	defer f.release()
+	defer done()
 	n, err := f.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("read object %s: %w", name, err)
 	}
 	return n, err
+}
+
+// openRead opens a file, which bulk reads keep open between them.
+func (b *dirBucket) openRead(file string, bulk bool) (fsys.File, func(), error) {
+	if bulk {
+		h, err := b.handles.get(file)
+		if err != nil {
+			return nil, nil, err
+		}
+		return h, h.release, nil
+	}
+	f, err := b.fs.OpenFile(file, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, func() { f.Close() }, nil
 }
 
 func (b *dirBucket) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {

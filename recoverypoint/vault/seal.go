@@ -115,7 +115,9 @@ func (k *keyring) unseal(kind kind, name string, b []byte) ([]byte, error) {
 
 // readAll reads an object whole.
 func readAll(ctx context.Context, b Bucket, name string) ([]byte, error) {
-	p := make([]byte, 8<<10)
+	// An odd length, so that it is not taken for a bulk read: only segments,
+	// whose names never come again, may be kept open.
+	p := make([]byte, 8<<10+1)
 	for n := 0; ; {
 		m, err := b.ReadAt(ctx, name, p[n:], int64(n))
 		n += m
