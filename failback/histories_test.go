@@ -19,6 +19,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/failback"
 	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
 	"github.com/lifeboat-dr/lifeboat/replication"
 )
 
@@ -73,6 +74,13 @@ func history(t *testing.T, seed uint64) {
 	w := newWorld(t, options(), options())
 	w.rnd = rnd
 	defer w.end()
+	for _, site := range []string{hq, away} {
+		if rnd.IntN(4) == 0 {
+			w.stores[site] = memstore.New(memstore.Options{Deferred: true})
+		}
+	}
+	w.end()
+	w.open()
 	m := &model{world: w, seed: seed, contents: map[dr.MachineID]content{}, points: map[dr.PointID]content{}}
 	defer func() {
 		if t.Failed() {
@@ -315,6 +323,9 @@ func (m *model) check() {
 	if p.State == dr.FailedOver {
 		store, line = p.Active.Site, p.Standby.Machine
 	}
+	if m.rnd.IntN(2) == 0 {
+		require.NoError(m.t, m.stores[store].Process(m.t.Context(), line))
+	}
 	for q, err := range m.stores[store].List(m.t.Context(), line) {
 		require.NoError(m.t, err)
 		if q.Base {
@@ -369,6 +380,10 @@ func (m *model) endure(pl dr.Plan) dr.Status {
 		m.dieAt(1+m.rnd.IntN(90), m.rnd.IntN(2) == 0)
 	}
 	defer m.intercept(nil)
+	verdict := dr.Approve
+	if m.rnd.IntN(4) == 0 {
+		verdict = dr.Reject
+	}
 	m.runs++
 	run := runID(m.runs, pl.Flow)
 	require.NoError(m.t, m.engine.Start(m.t.Context(), run, pl))
@@ -377,7 +392,7 @@ func (m *model) endure(pl dr.Plan) dr.Status {
 			for _, x := range s.Steps {
 				switch {
 				case x.State == dr.StepWaiting:
-					_ = m.engine.Decide(m.t.Context(), run, x.ID, dr.Decision{Verdict: dr.Approve, By: "test"})
+					_ = m.engine.Decide(m.t.Context(), run, x.ID, dr.Decision{Verdict: verdict, By: "test"})
 				case x.ID == "own" && x.State == dr.StepRunning && cancelled:
 					_ = m.engine.Cancel(m.t.Context(), run, "at random")
 				}

@@ -57,6 +57,9 @@ func (a actions) seed(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	o := a.e.Copy
 	o.Progress = c.Beat
 	rep, err := replication.Seed(ctx, x.to, x.replica.ID, as, replication.PointName(c.Key), o)
+	if err == nil { // only a processed point can be a parent, or be found again
+		err = replication.Process(ctx, x.to.Points, x.From.Machine)
+	}
 	return encode(seeded{Base: rep.Point.ID, Report: rep}, err)
 }
 
@@ -64,6 +67,9 @@ func (a actions) seed(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 func holds(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID, id dr.PointID) (bool, error) {
 	if id == "" {
 		return false, nil
+	}
+	if err := replication.Process(ctx, s, m); err != nil {
+		return false, err
 	}
 	img, err := s.Open(ctx, m, id)
 	if errors.Is(err, dr.ErrNotFound) {
@@ -201,6 +207,9 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	}
 	if rep.Point.ID == "" {
 		return nil, nil // undone before there was anything to write
+	}
+	if err := replication.Process(ctx, x.to.Points, x.From.Machine); err != nil {
+		return nil, err
 	}
 	r, err := x.to.Backend.Prepare(ctx, x.Placement(rep.Point.Machine))
 	if err != nil {

@@ -369,6 +369,7 @@ func (w *world) picture(whole ...dr.MachineID) string {
 		}
 		for _, line := range []dr.MachineID{vm, "hqmade-1", "hqmade-2", "awaymade-1", "awaymade-2", "awaymade-3"} {
 			var ids []string
+			require.NoError(w.t, w.stores[site].Process(w.t.Context(), line))
 			for q, err := range w.stores[site].List(w.t.Context(), line) {
 				require.NoError(w.t, err)
 				if !strings.Contains(string(q.ID), failover.StepSync) { // stays, as every recovery point

@@ -57,8 +57,8 @@ func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		return nil, err
 	}
 	if choice.NeedsProcessing() || choice.Point != "" && choice != in.Point {
-		if err := process(ctx, to.Points, in.From.Machine); err != nil {
-			return nil, err
+		if err := replication.Process(ctx, to.Points, in.From.Machine); err != nil {
+			return nil, fmt.Errorf("%w (the latest processed point can be had without)", err)
 		}
 	}
 	var points []dr.Point
@@ -107,19 +107,6 @@ func (a actions) choice(ctx context.Context, c *dr.Call, in Input) (recoverypoin
 		return custom(id), nil
 	}
 	return in.Point, nil
-}
-
-// process turns what a store has received into points, where that is a thing.
-func process(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) error {
-	p, ok := dr.As[recoverypoint.Processor](s)
-	if !ok {
-		return nil
-	}
-	if err := p.Process(ctx, m); err != nil {
-		return &dr.Error{Op: "process received data", Side: dr.StoreSide, Machine: m, Err: err,
-			Remedy: "the latest processed point can be used without"}
-	}
-	return nil
 }
 
 // pinOf escapes what separates pins from each other.

@@ -40,11 +40,9 @@ func held(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID) ([]dr
 	fail := func(op string, err error) error {
 		return &dr.Error{Op: op, Side: dr.StoreSide, Machine: m, Err: err}
 	}
-	if p, ok := dr.As[recoverypoint.Processor](s); ok {
-		// What was only received can't be seen.
-		if err := p.Process(ctx, m); err != nil {
-			return nil, fail("process received data", err)
-		}
+	// What was only received can't be seen.
+	if err := Process(ctx, s, m); err != nil {
+		return nil, err
 	}
 	var ids []dr.PointID
 	for p, err := range s.List(ctx, m) {
