@@ -298,10 +298,12 @@ type content map[dr.DiskID][]byte
 func (w *world) disks(site string, m dr.MachineID) content {
 	w.t.Helper()
 	all := content{}
-	for d := range sizes {
+	for d, size := range sizes {
 		r, err := w.hosts[site].Disk(m, d)
 		require.NoError(w.t, err)
-		all[d], err = io.ReadAll(r)
+		require.Equal(w.t, size, r.Size())
+		all[d] = make([]byte, size)
+		_, err = r.ReadAt(all[d], 0)
 		require.NoError(w.t, err)
 	}
 	return all
