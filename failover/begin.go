@@ -133,8 +133,11 @@ func (a actions) preconditions(ctx context.Context, in Input) (Begun, error) {
 	m, err := look(ctx, from.Backend, in.From.Machine)
 	b.From = m.Power
 	if must := in.Former == nil && in.Operation != dr.OpUnplannedFailover; must && err != nil {
-		return b, &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err,
-			Remedy: "a failover without loss needs both sites; use an unplanned failover if this one is lost"}
+		remedy := "a failover without loss needs both sites; use an unplanned failover if this one is lost"
+		if in.Operation == dr.OpReprotect {
+			remedy = "the machine must be there, where it runs, to be replicated"
+		}
+		return b, &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err, Remedy: remedy}
 	}
 	if in.To.Machine != "" { // a machine that is gone is the matter of the step that needs it
 		m, _ := look(ctx, to.Backend, in.To.Machine)

@@ -80,6 +80,7 @@ func (a actions) commitDelete(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err != nil {
 		return nil, err
 	}
+	a.e.ReleaseLeft(ctx, in.From, to.Points)
 	c.Beat(dr.Progress{What: "deleting recovery points"})
 	return nil, replication.DeleteAll(ctx, to.Points, in.From.Machine)
 }

@@ -76,10 +76,11 @@ func deleteEach(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID,
 // letGoTimeout bounds letting go of captures at a site that may be lost.
 const letGoTimeout = 30 * time.Second
 
-// letGo releases what interrupted cycles left frozen of a machine that won't
-// be replicated any more. It must not keep a protection from being ended: what
-// can't be let go of is logged.
-func (e *Env) letGo(ctx context.Context, at dr.Place, s recoverypoint.PointStore) {
+// ReleaseLeft releases, in bounded time, what interrupted cycles left frozen
+// of a machine that won't be replicated into the store any more. Call it
+// before their drafts are deleted, which tell their names. It must not keep a
+// protection from being ended: what can't be let go of is logged.
+func (e *Env) ReleaseLeft(ctx context.Context, at dr.Place, s recoverypoint.PointStore) {
 	ctx, cancel := context.WithTimeout(ctx, letGoTimeout)
 	defer cancel()
 	site, err := e.Sites.Site(at.Site)

@@ -78,7 +78,9 @@ type hydration struct {
 func (h hydration) history(ctx context.Context, common dr.Point) (have History, done func(context.Context) error, err error) {
 	done = func(context.Context) error { return nil }
 	if h.r.Torn {
-		return History{}, done, nil // some of it is of one point, some of another
+		// Some of it is of one point, some of another. An attempt that was
+		// cut off may have asked the machine before it began to write.
+		return History{}, func(ctx context.Context) error { return LetGo(ctx, h.at, h.r.ID, h.point) }, nil
 	}
 	if h.r.New {
 		return History{Blank: true}, done, nil

@@ -268,7 +268,7 @@ func (e *Env) unprotectDelete(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err != nil {
 		return nil, err
 	}
-	e.letGo(ctx, in.From, to.Points)
+	e.ReleaseLeft(ctx, in.From, to.Points)
 	if err := DeleteAll(ctx, to.Points, in.From.Machine); err != nil {
 		return nil, err
 	}
