@@ -21,7 +21,10 @@ var ErrClosed = errors.New("engine is closed")
 type Options struct {
 	// Claims are asked for the plans' locks. Nil: those in the engine's own
 	// file, which are claimed and released in the same transactions as the
-	// run begins and ends. Set it where several engines share resources.
+	// run begins and ends. Set it where several engines share resources: they
+	// are claimed in the name of the run and of the journal, "RUN@JOURNAL", so
+	// that engines that were asked for the same run don't both run it. Claims
+	// of a journal that is lost are released by that name, which ErrBusy tells.
 	Claims dr.Claims
 
 	// Parallel is how many actions run at once, over all runs; what is over
@@ -61,12 +64,13 @@ type Write struct {
 // concurrent use. Those that change something return when it is durable, even
 // if their context ends meanwhile.
 type Engine struct {
-	path string
-	o    Options
-	log  *slog.Logger
-	lock io.Closer
-	db   *sql.DB // for reading
-	w    *writer
+	path  string
+	o     Options
+	log   *slog.Logger
+	lock  io.Closer
+	db    *sql.DB // for reading
+	owner owner
+	w     *writer
 
 	ctx  context.Context // ends, with its cause, when the engine is of no use any more
 	fail context.CancelCauseFunc
@@ -106,14 +110,22 @@ func Open(path string, o Options) (*Engine, error) {
 }
 
 func (e *Engine) open() (err error) {
-	if e.lock, err = lockFile(e.path); err != nil {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("journal %s: %w", e.path, err)
+		}
+	}()
+	path, err := realPath(e.path)
+	if err != nil {
 		return err
 	}
-	var epoch int64
-	if e.db, epoch, err = openDB(e.path); err != nil {
+	if e.lock, err = lockFile(path); err != nil {
 		return err
 	}
-	if e.w, err = newWriter(e.db, e.path, epoch, e.o.Intercept, e.fail); err != nil {
+	if e.db, e.owner, err = openDB(path); err != nil {
+		return err
+	}
+	if e.w, err = newWriter(e); err != nil {
 		return err
 	}
 	return e.loadOpen()

@@ -309,7 +309,7 @@ func TestCrashWhileClaiming(t *testing.T) {
 		require.ErrorIs(t, e.Start(t.Context(), "r", p), errOut)
 		require.NoError(t, e.Close())
 		if busy {
-			require.NoError(t, c.Release(t.Context(), "m", "r"))
+			require.NoError(t, c.Release(t.Context(), "m", e.claimant("r")))
 			_, err := c.Acquire(t.Context(), "m", "other")
 			require.NoError(t, err)
 		}
@@ -346,4 +346,92 @@ func (f *flaky) Release(ctx context.Context, resource, owner string) error {
 		return errOut
 	}
 	return f.Claims.Release(ctx, resource, owner)
+}
+
+// TestOneRunOfAnIDInTwoJournals: two engines that share claims and are asked
+// for the same run don't both run it, nor does one give the other's claims
+// back.
+func TestOneRunOfAnIDInTwoJournals(t *testing.T) {
+	c := open(t, journal(t), Options{})
+	p := one(dr.Step{ID: "g", Gate: "?"})
+	p.Locks = []string{"a", "b"}
+	first, second := open(t, journal(t), Options{Claims: c}), open(t, journal(t), Options{Claims: c})
+	require.NoError(t, first.Start(t.Context(), "r", p))
+	err := second.Start(t.Context(), "r", p)
+	require.ErrorIs(t, err, dr.ErrBusy)
+	require.ErrorContains(t, err, first.claimant("r"))
+	_, err = c.Acquire(t.Context(), "b", "other")
+	require.ErrorIs(t, err, dr.ErrBusy, "the first still holds it")
+	path := first.path
+	require.NoError(t, first.Close())
+	first = open(t, path, Options{Claims: c})
+	require.NoError(t, first.Cancel(t.Context(), "r", "enough"))
+	serve(t, first, nil)
+	require.Equal(t, dr.RunCancelled, wait(t, first, "r").State)
+	require.NoError(t, second.Start(t.Context(), "r", p), "it was given back under the same name")
+}
+
+// TestWatchOfARunThatIsTakenBack: who watches a run whose claims are refused
+// learns that there is none.
+func TestWatchOfARunThatIsTakenBack(t *testing.T) {
+	c := &held{Claims: open(t, journal(t), Options{}), asked: make(chan struct{}), answer: make(chan struct{})}
+	e := open(t, journal(t), Options{Claims: c})
+	p := one(dr.Step{ID: "g", Gate: "?"})
+	p.Locks = []string{"m"}
+	started := make(chan error, 1)
+	go func() { started <- e.Start(context.Background(), "r", p) }()
+	<-c.asked
+	n := 0
+	for s, err := range e.Watch(t.Context(), "r") {
+		if n++; n == 1 {
+			require.NoError(t, err)
+			require.Equal(t, dr.RunRunning, s.State)
+			close(c.answer)
+			continue
+		}
+		require.ErrorIs(t, err, dr.ErrNotFound)
+	}
+	require.Equal(t, 2, n)
+	require.ErrorIs(t, <-started, dr.ErrBusy)
+}
+
+// held are claims that somebody else holds, and that say so when they are let.
+type held struct {
+	dr.Claims
+	asked, answer chan struct{}
+}
+
+func (h *held) Acquire(context.Context, string, string) (uint64, error) {
+	close(h.asked)
+	<-h.answer
+	return 0, dr.ErrBusy
+}
+
+// TestTakenOverWhileItStoodStill: an engine whose file was taken over stops
+// its actions and says why, though it has nothing to write.
+func TestTakenOverWhileItStoodStill(t *testing.T) {
+	path := journal(t)
+	synctest.Test(t, func(t *testing.T) {
+		e := open(t, path, Options{})
+		running := make(chan struct{})
+		served := make(chan error, 1)
+		go func() {
+			served <- e.Serve(t.Context(), dr.Actions{"do": func(ctx context.Context, _ *dr.Call) (json.RawMessage, error) {
+				close(running)
+				<-ctx.Done()
+				return nil, nil // it has done its work, but may not say so
+			}})
+		}()
+		require.NoError(t, e.Start(t.Context(), "r", one(dr.Step{ID: "a", Action: "do"})))
+		<-running
+		db, _, err := openDB(path)
+		require.NoError(t, err)
+		defer db.Close()
+		require.ErrorIs(t, <-served, dr.ErrFenced)
+		var events int
+		require.NoError(t, db.QueryRow(`SELECT count(*) FROM event`).Scan(&events))
+		require.Equal(t, 2, events, "claimed and begun: the end isn't recorded")
+		_, err = e.Status(t.Context(), "r")
+		require.ErrorIs(t, err, dr.ErrFenced)
+	})
 }

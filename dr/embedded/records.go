@@ -91,4 +91,6 @@ func (e *Engine) Protections(ctx context.Context) iter.Seq2[dr.Protection, error
 	}
 }
 
-func (e *Engine) readErr(err error) error { return fmt.Errorf("journal %s: read: %w", e.path, err) }
+func (e *Engine) readErr(err error) error {
+	return fmt.Errorf("journal %s: read: %w", e.path, explain(err))
+}

@@ -29,6 +29,7 @@ type run struct {
 
 	view     sync.Mutex
 	seen     *dr.Run // what is durable
+	gone     bool    // it was taken back: there is no such run
 	progress map[string][]dr.Progress
 	changed  chan struct{} // closed at the next change; nil while nobody watches
 }
@@ -127,11 +128,17 @@ func (r *run) turn(batch []message) []error {
 		if err := r.e.dead(); err != nil {
 			return fail(err)
 		}
+		if r.gone {
+			return fail(notFound(r.id))
+		}
 		ev, err := m.event()
 		if err == nil && ev != nil {
 			err = r.add(&t, *ev)
 		}
 		errs[i] = err
+	}
+	if r.gone {
+		return errs
 	}
 	if err := r.plan(&t); err != nil {
 		t.abandon()
@@ -263,11 +270,25 @@ func (r *run) wake() {
 	}
 }
 
-// status is the run as it stands, and a channel that is closed when it has
-// changed; nil if that can't happen any more or isn't asked for.
-func (r *run) status(watch bool) (dr.Status, <-chan struct{}) {
+// forget takes the run back: whoever has found it learns that there is none.
+// Only the loop, which alone writes gone, may call it.
+func (r *run) forget() {
 	r.view.Lock()
 	defer r.view.Unlock()
+	r.gone = true
+	r.wake()
+}
+
+func notFound(id dr.RunID) error { return fmt.Errorf("run %s: %w", id, dr.ErrNotFound) }
+
+// status is the run as it stands, and a channel that is closed when it has
+// changed; nil if that can't happen any more or isn't asked for.
+func (r *run) status(watch bool) (dr.Status, <-chan struct{}, error) {
+	r.view.Lock()
+	defer r.view.Unlock()
+	if r.gone {
+		return dr.Status{}, nil, notFound(r.id)
+	}
 	s := r.seen.Status()
 	for i := range s.Steps {
 		if p := r.progress[s.Steps[i].ID]; len(p) > 0 {
@@ -275,12 +296,12 @@ func (r *run) status(watch bool) (dr.Status, <-chan struct{}) {
 		}
 	}
 	if !watch || r.seen.Ended() {
-		return s, nil
+		return s, nil, nil
 	}
 	if r.changed == nil {
 		r.changed = make(chan struct{})
 	}
-	return s, r.changed
+	return s, r.changed, nil
 }
 
 // beat keeps the latest progress of each disk.

@@ -116,7 +116,12 @@ func (s *serving) able(id dr.RunID, f *dr.Run) error {
 	return nil
 }
 
-// serveUntil returns when ctx ends or the engine dies. Meanwhile it purges.
+// checkEvery is how soon a process that was taken over while it stood still
+// stops its actions, if it has nothing to write before.
+const checkEvery = 10 * time.Second
+
+// serveUntil returns when ctx ends or the engine dies. Meanwhile it purges,
+// and looks whether the file is still its own.
 func (e *Engine) serveUntil(ctx context.Context) {
 	var hourly <-chan time.Time
 	if e.o.Keep > 0 {
@@ -124,8 +129,11 @@ func (e *Engine) serveUntil(ctx context.Context) {
 		defer t.Stop()
 		hourly = t.C
 	}
-	for {
-		if e.o.Keep > 0 {
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	for purge := e.o.Keep > 0; ; {
+		if purge {
+			purge = false
 			if n, err := e.Purge(ctx, e.o.Keep); err != nil {
 				e.log.Warn("ended runs not purged", "err", err)
 			} else if n > 0 {
@@ -140,6 +148,11 @@ func (e *Engine) serveUntil(ctx context.Context) {
 		case <-e.quit:
 			return
 		case <-hourly:
+			purge = true
+		case <-check.C:
+			if err := e.checkOwner(ctx); err != nil && ctx.Err() == nil {
+				e.log.Warn("owner of the journal not known", "err", err)
+			}
 		}
 	}
 }

@@ -101,7 +101,7 @@ func (e *Engine) startOutside(ctx context.Context, id dr.RunID, p dr.Plan, plan 
 	k := key{kind: dr.TaskClaim}
 	r.hand[k] = &hand{stop: func(error) {}, outside: true}
 	e.enlist(r)
-	epochs, err := acquireAll(ctx, e.o.Claims, id, p.Locks)
+	epochs, err := acquireAll(ctx, e.o.Claims, e.claimant(id), p.Locks)
 	if err != nil {
 		return fmt.Errorf("run %s: start: %w", id, e.takeBack(ctx, r, k, err))
 	}
@@ -115,36 +115,44 @@ func (e *Engine) startOutside(ctx context.Context, id dr.RunID, p dr.Plan, plan 
 }
 
 // takeBack forgets a run whose locks could not be claimed. If that isn't
-// possible the run stays, as one that failed.
+// possible, or somebody has cancelled it meanwhile, the run stays, as one that
+// failed or was cancelled.
 func (e *Engine) takeBack(ctx context.Context, r *run, k key, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	err := releaseAll(ctx, e.o.Claims, r.id, r.fold.Plan().Locks)
-	if err == nil {
-		e.mu.Lock()
-		delete(e.live, r.id)
-		e.mu.Unlock()
-		err = e.write(context.Background(), func(w *writer) error { return w.forget(r.n) }, "forget run "+string(r.id))
+	held := releaseAll(ctx, e.o.Claims, e.claimant(r.id), r.fold.Plan().Locks)
+	if held != nil {
+		e.log.Warn("claims of a run that did not start are still held", "run", r.id, "err", held)
 	}
-	if err == nil {
-		return cause
-	}
-	e.log.Warn("claims of a run that did not start are still held", "run", r.id, "err", err)
-	return errors.Join(cause, r.tell(func() (*dr.Event, error) {
+	return errors.Join(cause, held, r.tell(func() (*dr.Event, error) {
 		delete(r.hand, k)
 		if !r.wants(dr.TaskClaim) {
 			return nil, nil
 		}
-		return &dr.Event{Kind: dr.EventRefused, At: now(), Err: cause.Error()}, nil
+		if held != nil {
+			return &dr.Event{Kind: dr.EventRefused, At: now(), Err: cause.Error()}, nil
+		}
+		if err := e.write(context.Background(), func(w *writer) error { return w.forget(r.n) }, "forget run "+string(r.id)); err != nil {
+			return nil, err
+		}
+		e.mu.Lock()
+		delete(e.live, r.id)
+		e.mu.Unlock()
+		r.forget()
+		return nil, nil
 	}))
 }
 
+// claimant is the run's name among the owners of other claims than the
+// engine's: a run of the same ID in another journal is another owner.
+func (e *Engine) claimant(id dr.RunID) string { return string(id) + "@" + e.owner.journal }
+
 // acquireAll claims in one order everywhere, so that two runs can't each hold
 // what the other wants.
-func acquireAll(ctx context.Context, c dr.Claims, id dr.RunID, locks []string) (map[string]uint64, error) {
+func acquireAll(ctx context.Context, c dr.Claims, owner string, locks []string) (map[string]uint64, error) {
 	epochs := make(map[string]uint64, len(locks))
 	for _, l := range slices.Sorted(slices.Values(locks)) {
-		epoch, err := c.Acquire(ctx, l, string(id))
+		epoch, err := c.Acquire(ctx, l, owner)
 		if err != nil {
 			return nil, err
 		}

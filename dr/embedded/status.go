@@ -18,8 +18,8 @@ func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 	if err != nil {
 		return dr.Status{}, err
 	}
-	s, _ := r.status(false)
-	return s, nil
+	s, _, err := r.status(false)
+	return s, err
 }
 
 // Decide answers a gate or a stuck step. It works also while nobody serves.
@@ -53,7 +53,11 @@ func (e *Engine) Watch(ctx context.Context, id dr.RunID) iter.Seq2[dr.Status, er
 			return
 		}
 		for {
-			s, changed := r.status(true)
+			s, changed, err := r.status(true)
+			if err != nil {
+				yield(dr.Status{}, err)
+				return
+			}
 			if !yield(s, nil) || changed == nil {
 				return
 			}
@@ -161,11 +165,26 @@ func (e *Engine) find(ctx context.Context, id dr.RunID) (*run, error) {
 		if r != nil || err != nil {
 			return r, err
 		}
-		// It is recorded as open, and about to be enlisted.
+		// It is recorded as open: about to be enlisted, or another owner's.
+		if err := e.checkOwner(ctx); err != nil {
+			return nil, err
+		}
 		if !pause(ctx, time.Millisecond) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// checkOwner ends the engine if another process has taken the file over.
+func (e *Engine) checkOwner(ctx context.Context) error {
+	var epoch int64
+	if err := e.db.QueryRowContext(ctx, `SELECT epoch FROM owner`).Scan(&epoch); err != nil {
+		return e.readErr(err)
+	}
+	if epoch != e.owner.epoch {
+		e.fail(errFenced)
+	}
+	return e.dead()
 }
 
 // loadEnded returns nil for a run that is open.
@@ -177,9 +196,9 @@ func (e *Engine) loadEnded(ctx context.Context, id dr.RunID) (*run, error) {
 	runs, open, err := e.replay(rows)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, e.readErr(err)
 	case len(runs) == 0:
-		return nil, fmt.Errorf("run %s: %w", id, dr.ErrNotFound)
+		return nil, notFound(id)
 	case open:
 		return nil, nil
 	}
@@ -190,7 +209,7 @@ func (e *Engine) loadEnded(ctx context.Context, id dr.RunID) (*run, error) {
 func (e *Engine) loadOpen() error {
 	rows, err := e.db.Query(`SELECT id, n, fold, plan, ended, body FROM run LEFT JOIN event ON run = n WHERE ended IS NULL ORDER BY n, seq`)
 	if err != nil {
-		return e.readErr(err)
+		return explain(err)
 	}
 	runs, _, err := e.replay(rows)
 	if err != nil {
@@ -214,7 +233,7 @@ func (e *Engine) replay(rows *sql.Rows) (runs []*run, open bool, err error) {
 		var plan, body sql.RawBytes
 		var ended sql.NullInt64
 		if err := rows.Scan(&id, &n, &fold, &plan, &ended, &body); err != nil {
-			return nil, false, e.readErr(err)
+			return nil, false, explain(err)
 		}
 		open = !ended.Valid
 		if r == nil || r.n != n {
@@ -243,7 +262,7 @@ func (e *Engine) replay(rows *sql.Rows) (runs []*run, open bool, err error) {
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, false, e.readErr(err)
+		return nil, false, explain(err)
 	}
 	return runs, open, nil
 }

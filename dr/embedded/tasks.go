@@ -219,7 +219,7 @@ func (r *run) wants(kind dr.TaskKind) bool {
 
 // claimAgain finishes the claiming that a crash has interrupted.
 func (r *run) claimAgain(ctx context.Context) (dr.Event, error) {
-	epochs, err := acquireAll(ctx, r.e.o.Claims, r.id, r.fold.Plan().Locks)
+	epochs, err := acquireAll(ctx, r.e.o.Claims, r.e.claimant(r.id), r.fold.Plan().Locks)
 	if errors.Is(err, dr.ErrBusy) {
 		return dr.Event{Kind: dr.EventRefused, At: now(), Err: err.Error()}, nil
 	}
@@ -227,14 +227,14 @@ func (r *run) claimAgain(ctx context.Context) (dr.Event, error) {
 }
 
 func (r *run) releaseAll(ctx context.Context) (dr.Event, error) {
-	err := releaseAll(ctx, r.e.o.Claims, r.id, r.fold.Plan().Locks)
+	err := releaseAll(ctx, r.e.o.Claims, r.e.claimant(r.id), r.fold.Plan().Locks)
 	return dr.Event{Kind: dr.EventReleased, At: now()}, err
 }
 
-func releaseAll(ctx context.Context, c dr.Claims, id dr.RunID, locks []string) error {
+func releaseAll(ctx context.Context, c dr.Claims, owner string, locks []string) error {
 	var errs []error
 	for _, l := range locks {
-		if err := c.Release(ctx, l, string(id)); err != nil {
+		if err := c.Release(ctx, l, owner); err != nil {
 			errs = append(errs, fmt.Errorf("release %s: %w", l, err))
 		}
 	}

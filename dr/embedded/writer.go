@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -16,13 +18,10 @@ const maxBatch = 512
 // writer is the only one that writes to the file: whatever has queued up
 // while a transaction was being synced goes into the next.
 type writer struct {
-	path      string
-	epoch     int64
-	intercept func(Write) error
-	fail      func(error)
-	conn      *sql.Conn
-	stmts     map[string]*sql.Stmt
-	writes    int64
+	e      *Engine
+	conn   *sql.Conn
+	stmts  map[string]*sql.Stmt
+	writes int64
 
 	mu    sync.Mutex
 	wake  *sync.Cond
@@ -47,13 +46,12 @@ func (r *refusal) Unwrap() error { return r.error }
 
 func refuse(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
 
-func newWriter(db *sql.DB, path string, epoch int64, intercept func(Write) error, fail func(error)) (*writer, error) {
-	conn, err := db.Conn(context.Background())
+func newWriter(e *Engine) (*writer, error) {
+	conn, err := e.db.Conn(context.Background())
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
+		return nil, explain(err)
 	}
-	w := &writer{path: path, epoch: epoch, intercept: intercept, fail: fail, conn: conn,
-		stmts: map[string]*sql.Stmt{}, gone: make(chan struct{})}
+	w := &writer{e: e, conn: conn, stmts: map[string]*sql.Stmt{}, gone: make(chan struct{})}
 	w.wake = sync.NewCond(&w.mu)
 	go w.loop()
 	return w, nil
@@ -75,7 +73,7 @@ func (w *writer) write(c *change) error {
 
 // close lets what is queued be written, unless the writer has failed.
 func (w *writer) close() error {
-	w.stop(fmt.Errorf("journal %s: %w", w.path, ErrClosed))
+	w.stop(w.e.closedErr())
 	<-w.gone
 	for _, s := range w.stmts {
 		s.Close()
@@ -123,8 +121,9 @@ func (w *writer) batch(batch []*change) bool {
 		}
 		return true
 	}
-	err = fmt.Errorf("journal %s: %w", w.path, err)
-	w.fail(err) // before anybody hears of it: nothing more may begin
+	err = explain(err)
+	w.e.fail(err) // before anybody hears of it: nothing more may begin
+	err = fmt.Errorf("journal %s: %w", w.e.path, err)
 	w.mu.Lock()
 	w.err = err
 	rest := w.queue
@@ -139,15 +138,15 @@ func (w *writer) batch(batch []*change) bool {
 func (w *writer) transact(batch []*change) (refused []error, err error) {
 	w.writes++
 	info := Write{N: w.writes}
-	if w.intercept != nil {
+	if w.e.o.Intercept != nil {
 		for _, c := range batch {
 			info.What = append(info.What, c.what()...)
 		}
-		if err := w.intercept(info); err != nil {
+		if err := w.e.o.Intercept(info); err != nil {
 			return nil, err
 		}
 	}
-	if err := w.exec(`BEGIN IMMEDIATE`); err != nil {
+	if err := w.begin(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -156,12 +155,12 @@ func (w *writer) transact(batch []*change) (refused []error, err error) {
 			_ = w.exec(`ROLLBACK`)
 		}
 	}()
-	var owner int64
-	if err := w.row(`SELECT epoch FROM owner`).Scan(&owner); err != nil {
+	var epoch int64
+	if err := w.row(`SELECT epoch FROM owner`).Scan(&epoch); err != nil {
 		return nil, err
 	}
-	if owner != w.epoch {
-		return nil, fmt.Errorf("%w: another process took the file over", dr.ErrFenced)
+	if epoch != w.e.owner.epoch {
+		return nil, errFenced
 	}
 	refused = make([]error, len(batch))
 	for i, c := range batch {
@@ -175,13 +174,34 @@ func (w *writer) transact(batch []*change) (refused []error, err error) {
 	if err := w.exec(`COMMIT`); err != nil {
 		return nil, err
 	}
-	if w.intercept != nil {
+	if w.e.o.Intercept != nil {
 		info.After = true
-		if err := w.intercept(info); err != nil {
+		if err := w.e.o.Intercept(info); err != nil {
 			return nil, err
 		}
 	}
 	return refused, nil
+}
+
+var errFenced = fmt.Errorf("%w: another process took the file over", dr.ErrFenced)
+
+// begin waits as long as it must for somebody who has locked the file, such as
+// a person with SQLite's shell: nothing is in doubt yet, and a run that stands
+// still is better than one whose engine is gone.
+func (w *writer) begin() error {
+	for {
+		err := w.exec(`BEGIN IMMEDIATE`) // gives up after the busy_timeout
+		if sqliteCode(err) != sqlite3.SQLITE_BUSY || w.stopped() {
+			return err
+		}
+		w.e.log.Warn("journal is locked by another process; nothing goes on until it lets go", "path", w.e.path)
+	}
+}
+
+func (w *writer) stopped() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err != nil
 }
 
 // stmt prepares each query once.
