@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -146,7 +147,8 @@ func (m *model) step() {
 				require.NoError(m.t, m.stores[p.Standby.Site].Process(m.t.Context(), p.Active.Machine))
 				m.points[rep.Point.ID] = m.pointBytes(p.Standby.Site, p.Active.Machine, rep.Point.ID)
 			}
-			m.dirty = false
+			_, sweeps := dr.As[backend.Sweeper](m.hosts[p.Active.Site])
+			m.dirty = m.dirty && !sweeps // else what is left is removed by hand
 			m.logf("cycle %s", rep.Point.ID)
 		}
 		m.write(p.Active)
@@ -348,7 +350,11 @@ func (m *model) done(op dr.Operation, p, now dr.Protection, st dr.Status) {
 		}
 		m.contents[now.Active.Machine] = c
 	case dr.OpChangePoint:
-		m.contents[now.Active.Machine] = m.points[now.Failover.Point.ID]
+		id := now.Failover.Point.ID
+		if m.points[id] == nil { // a last replication that was not chosen, and only received until now
+			m.points[id] = m.pointBytes(now.Active.Site, now.Standby.Machine, id)
+		}
+		m.contents[now.Active.Machine] = m.points[id]
 	}
 }
 
