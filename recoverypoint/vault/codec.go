@@ -48,24 +48,32 @@ type packer struct {
 	out  []byte
 }
 
-// pack returns p compressed, valid until the next call, or Raw and p itself.
-func (k *packer) pack(c Codec, p []byte) (Codec, []byte) {
-	limit := len(p) - len(p)/16
-	switch c {
-	case Zstd:
-		var ok bool
-		if k.out, ok = k.zstd.Append(k.out[:0], p); !ok {
-			return Raw, p
+// pack compresses the bytes of each blob, or leaves them as they are. What it
+// made is valid until the next call.
+func (k *packer) pack(c Codec, row []blob) {
+	k.out = k.out[:0]
+	for i := range row {
+		b := &row[i]
+		from := len(k.out)
+		switch c {
+		case Zstd:
+			out, ok := k.zstd.Append(k.out, b.bytes)
+			if !ok {
+				continue
+			}
+			k.out = out
+		case S2:
+			room := k.out[from:cap(k.out)]
+			k.out = k.out[:from+len(s2.Encode(room[:len(room):len(room)], b.bytes))]
+		default:
+			continue
 		}
-	case S2:
-		k.out = s2.Encode(k.out[:cap(k.out)], p)
-	default:
-		return Raw, p
+		if packed := k.out[from:]; len(packed) <= len(b.bytes)-len(b.bytes)/16 {
+			b.codec, b.bytes = c, packed
+		} else {
+			k.out = k.out[:from]
+		}
 	}
-	if len(k.out) > limit {
-		return Raw, p
-	}
-	return c, k.out
 }
 
 // packers lends packers and holds the decoder, which serves all at once.
@@ -90,7 +98,7 @@ func newPackers() (*packers, error) {
 func (p *packers) get() *packer {
 	k := <-p.idle
 	if k == nil {
-		k = &packer{out: make([]byte, 0, s2.MaxEncodedLen(chunkSize))}
+		k = &packer{out: make([]byte, 0, maxBatch*s2.MaxEncodedLen(chunkSize))}
 	}
 	return k
 }

@@ -88,11 +88,14 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 		in := int(at % chunkSize)
 		size := chunkLen(m.size, chunk)
 		n := min(len(p)-done, size-in)
-		if piece := p[done : done+n]; n < size {
-			err = d.pieces.write(ctx, d, m, chunk, in, piece)
+		if n < size {
+			err = d.pieces.write(ctx, d, m, chunk, in, p[done:done+n])
 		} else {
-			d.pieces.drop(d, m, chunk)
-			err = d.put(ctx, m, chunk, piece, true)
+			n = wholeChunks(m.size, chunk, len(p)-done)
+			for c := chunk; d.pieces.any() && c*chunkSize < at+int64(n); c++ {
+				d.pieces.drop(d, m, c)
+			}
+			err = d.put(ctx, m, chunk, p[done:done+n], true)
 		}
 		if err != nil {
 			return done, d.fail("write", disk, at, err)
@@ -102,40 +105,77 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 	return done, nil
 }
 
-// put makes p the content of a chunk, unless it is that already. whole says
-// that none of it is the parent's. It must not be called with a packer in hand,
-// and whoever has one must not wait for the pieces: those who hold these wait
-// for packers.
+// maxBatch bounds the chunks that are stored in one row.
+const maxBatch = 16
+
+// wholeChunks is how many of n bytes from a chunk on make whole chunks, at
+// most a batch of them. The disk's last chunk may be short, and whole.
+func wholeChunks(size, chunk int64, n int) int {
+	n = min(n, maxBatch*chunkSize)
+	if chunk*chunkSize+int64(n) == size {
+		return n
+	}
+	return n &^ (chunkSize - 1)
+}
+
+// put makes p the content of the chunks from one on, of which there are
+// maxBatch at most. What they hold already is not stored again. The others are
+// packed first and then appended in one row: neighbours on the disk are
+// neighbours in the segment, and are read back at once. whole says that none
+// of it is the parent's.
+//
+// It must not be called with a packer in hand, and whoever has one must not
+// wait for the pieces: those who hold these wait for packers.
 func (d *draft) put(ctx context.Context, m *diskMap, chunk int64, p []byte, whole bool) error {
-	sum := blocksum.Sum(p)
-	old, err := d.maps.get(ctx, m, chunk)
-	if err != nil {
-		return err
-	}
-	if sum == old.sum {
-		return nil
-	}
-	e := entry{chunk: chunk, disk: m.index, level: -1}
-	if whole {
-		e.flags = entryWhole
-	}
-	if sum.IsZero() {
-		if d.ours(old.seg.session()) {
-			// A resumed draft must not take the older content for the last.
-			if err := d.data.note(e); err != nil {
+	var row [maxBatch]blob
+	n := 0
+	for ; len(p) > 0; chunk++ {
+		size := min(len(p), chunkSize)
+		b := blob{entry: entry{chunk: chunk, disk: m.index, level: -1}, sum: blocksum.Sum(p[:size]), bytes: p[:size]}
+		if whole {
+			b.flags = entryWhole
+		}
+		p = p[size:]
+		old, err := d.maps.get(ctx, m, chunk)
+		if err != nil {
+			return err
+		}
+		switch {
+		case b.sum == old.sum:
+		case b.sum.IsZero():
+			if err := d.putZero(ctx, m, b.entry, old); err != nil {
 				return err
 			}
+		default:
+			row[n] = b
+			n++
 		}
-		return d.maps.set(ctx, m, chunk, ref{})
+	}
+	if n == 0 {
+		return nil
 	}
 	k := d.store.packers.get()
 	defer d.store.packers.put(k)
-	codec, b := k.pack(d.store.codec, p)
-	r, err := d.data.append(e, codec, sum, b)
-	if err != nil {
+	k.pack(d.store.codec, row[:n])
+	if err := d.data.append(row[:n]); err != nil {
 		return err
 	}
-	return d.maps.set(ctx, m, chunk, r)
+	for _, b := range row[:n] {
+		if err := d.maps.set(ctx, m, b.chunk, b.ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *draft) putZero(ctx context.Context, m *diskMap, e entry, old ref) error {
+	if d.ours(old.seg.session()) {
+		// A resumed draft must not take the older content for the last.
+		if err := d.data.note(e); err != nil {
+			return err
+		}
+	}
+	return d.maps.set(ctx, m, e.chunk, ref{})
 }
 
 // ours tells whether a segment was written by this draft, in this process or

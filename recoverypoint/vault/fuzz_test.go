@@ -137,8 +137,9 @@ func FuzzUnpack(f *testing.F) {
 	k := p.get()
 	data := bytes.Repeat([]byte("some text "), 6000)
 	for _, c := range []Codec{Raw, Zstd, S2} {
-		codec, b := k.pack(c, data)
-		f.Add(byte(codec), bytes.Clone(b))
+		row := []blob{{bytes: data}}
+		k.pack(c, row)
+		f.Add(byte(row[0].codec), bytes.Clone(row[0].bytes))
 	}
 	p.put(k)
 	dst := make([]byte, chunkSize)

@@ -177,11 +177,12 @@ func (m *mapset) write(n *node) error {
 	}
 	var r ref
 	if !n.page.empty() {
-		var err error
 		b := appendPage(nil, n.page)
-		if r, err = m.log.append(entry{chunk: n.base, disk: n.disk.index, level: n.page.level}, Raw, blocksum.Sum(b), b); err != nil {
+		row := []blob{{entry: entry{chunk: n.base, disk: n.disk.index, level: n.page.level}, sum: blocksum.Sum(b), bytes: b}}
+		if err := m.log.append(row); err != nil {
 			return err
 		}
+		r = row[0].ref
 		m.store.pages.put(r.key(), n.page, pageMemory)
 		n.shared = true
 	}

@@ -95,34 +95,54 @@ func (w *logWriter) begin() error {
 	return nil
 }
 
-// append stores a blob and fills in e's place and r. The bytes are copied.
-func (w *logWriter) append(e entry, codec Codec, sum dr.Sum, blob []byte) (ref, error) {
+// blob is what is to be appended, with its line in the footer.
+type blob struct {
+	entry
+	sum   dr.Sum // of the plain bytes
+	codec Codec
+	bytes []byte
+}
+
+// append stores blobs one behind the other and fills in their places and refs.
+// The bytes are copied.
+func (w *logWriter) append(row []blob) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.failed(); err != nil {
-		return ref{}, err
+	for i := range row {
+		if err := w.failed(); err != nil {
+			return err
+		}
+		if err := w.store1(&row[i]); err != nil {
+			return err
+		}
 	}
-	size := len(blob) + w.store.keys.overhead()
+	return w.failed()
+}
+
+// store1 stores one; w.mu is held.
+func (w *logWriter) store1(b *blob) error {
+	size := len(b.bytes) + w.store.keys.overhead()
 	if w.cur != nil && !w.cur.fits(size+w.names, w.store.segSize) {
 		w.endSegment()
 	}
 	if w.cur == nil {
 		if err := w.begin(); err != nil {
-			return ref{}, w.fail(err)
+			return w.fail(err)
 		}
 	}
 	c := w.cur
 	off := c.start + c.fill
+	stored := b.bytes
 	if c.aead != nil {
 		// Sealed aside, because a blob may span two parts.
-		w.sealed = c.aead.Seal(w.sealed[:0], nonce(uint32(off)), blob, nil)
-		blob = w.sealed
+		w.sealed = c.aead.Seal(w.sealed[:0], nonce(uint32(off)), stored, nil)
+		stored = w.sealed
 	}
-	e.phys, e.crc = uint32(off), crc32.Checksum(blob, castagnoli)
-	e.ref = ref{seg: c.id, off: uint32(off), len: makeCodecLen(codec, len(blob)), sum: sum}
-	w.put(blob)
-	c.foot.entries = append(c.foot.entries, e)
-	return e.ref, w.failed()
+	b.phys, b.crc = uint32(off), crc32.Checksum(stored, castagnoli)
+	b.ref = ref{seg: c.id, off: uint32(off), len: makeCodecLen(b.codec, len(stored)), sum: b.sum}
+	w.put(stored)
+	c.foot.entries = append(c.foot.entries, b.entry)
+	return nil
 }
 
 // note writes a line without a blob: a chunk of this draft turned to zeros.
