@@ -3,7 +3,6 @@ package backendtest
 import (
 	"bytes"
 	"context"
-	"io"
 
 	"github.com/stretchr/testify/require"
 
@@ -159,52 +158,4 @@ var abilityPromises = []promise{
 		e.ok(d.Commit(e.Context(), img.Point()))
 		e.sameDisks(r.ID, c, "adopted")
 	}},
-	{"Settler converges to one moment", func(e *env) {
-		m, c := e.running()
-		img := e.capture(m.ID, "p")
-		s := need[dr.Settler](e, img, "dr.Settler")
-		copied := zeros(m)
-		for pass := 0; ; pass++ {
-			e.pass(img, copied, pass)
-			if pass == 0 {
-				e.scribble(m.ID, c, 5)
-			}
-			require.Less(e, pass, 100, "it never settles")
-			more, err := s.Settle(e.Context())
-			e.ok(err)
-			if !more {
-				break
-			}
-		}
-		for disk, want := range c.all() {
-			e.sameBytes(want, copied[disk], "settled disk "+string(disk))
-		}
-	}},
-}
-
-// pass copies what a pass of a Settler asks for.
-func (e *env) pass(img dr.Image, to content, pass int) {
-	e.Helper()
-	for disk, b := range to.all() {
-		whole := pass == 0
-		if tracker, ok := dr.As[dr.ChangeTracker](img); ok && !whole {
-			for x, err := range tracker.Changes(e.Context(), disk, img.Point()) {
-				if err != nil {
-					require.ErrorIs(e, err, dr.ErrChangesLost)
-					whole = true
-					break
-				}
-				_, err = img.ReadAt(e.Context(), disk, b[x.Off:x.End()], x.Off)
-				if err != io.EOF {
-					e.ok(err)
-				}
-			}
-		}
-		if whole {
-			_, err := img.ReadAt(e.Context(), disk, b, 0)
-			if err != io.EOF {
-				e.ok(err)
-			}
-		}
-	}
 }

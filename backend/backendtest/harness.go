@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -70,10 +71,16 @@ type Harness struct {
 	// Volatile says that captures end with their images, as those of live
 	// physical disks do.
 	Volatile bool
+	// Live returns the present backend as it is where Backend isn't: with
+	// images of running machines that are dr.Settler, where Backend copies
+	// them at once so that they last. Optional; nil: Backend.
+	Live func() backend.Backend
 	// Histories is how many random histories are tried; 0: 20.
 	Histories int
 	// Seed of everything random; 0: another one each time. It is logged.
 	Seed uint64
+
+	patience time.Duration // with a guest's write; 0: ten seconds
 }
 
 // Simulator is a platform in this process, as package backend/memory's

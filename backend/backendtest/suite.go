@@ -48,6 +48,7 @@ var groups = []struct {
 	{"Capture", capturePromises},
 	{"Image", imagePromises},
 	{"Changes", changesPromises},
+	{"Settle", settlePromises},
 	{"Prepare", preparePromises},
 	{"Draft", draftPromises},
 	{"Torn", tornPromises},

@@ -47,6 +47,9 @@ func (f *freezer) possible() bool {
 // freeze returns when the machine is frozen. Whoever gets the freeze must thaw
 // it.
 func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) (*frozen, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx) // nothing was frozen, and nothing must be thawed
+	}
 	cfg := &f.m.host.cfg
 	fr := &frozen{f: f, shared: shared, got: max(min(want, cfg.Freezes), dr.CrashConsistent), done: make(chan struct{})}
 	f.mu.Lock()
@@ -193,8 +196,9 @@ func (f *freezer) thawHook() error {
 	return err
 }
 
-// Quiesce implements [backend.Quiescer]. A stopped machine is quiet as it is. Beyond the contract: a capture of the machine that comes to its last
-// pass meanwhile (see Settle of its image) uses this freeze, so that captures
+// Quiesce implements [backend.Quiescer]. A stopped machine is quiet as it is.
+// Beyond the contract: a capture of the machine that comes to its last pass
+// meanwhile (see Settle of its image) uses this freeze, so that captures
 // of several machines can be of one moment: copy all of them until little is
 // dirty, quiesce all, settle and copy their last passes, settle again, thaw.
 func (q quiescer) Quiesce(ctx context.Context, id dr.MachineID, want dr.Consistency) (dr.Consistency, func(context.Context) error, error) {

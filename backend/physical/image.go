@@ -112,17 +112,21 @@ func (im *image) Changes(ctx context.Context, disk dr.DiskID, since dr.Point) it
 		lost := func(why string) {
 			yield(dr.Extent{}, im.fail("find changes", disk, -1, fmt.Errorf("%w: %s", dr.ErrChangesLost, why)))
 		}
-		if own := im.Point(); since.ID == own.ID && since.Time.Equal(own.Time) {
-			return
-		}
 		old := d.size
 		var mark dr.Cursor
-		if im.live != nil && im.live.settling() {
-			if mark = im.live.dirty; mark == "" {
+		settling := false
+		if im.live != nil {
+			mark, settling = im.live.settling()
+		}
+		if settling {
+			if mark == "" {
 				lost("nothing tracked what was written during the last pass")
 				return
 			}
 		} else {
+			if own := im.Point(); since.ID == own.ID && since.Time.Equal(own.Time) {
+				return
+			}
 			was, ok := since.Machine.Disk(disk)
 			if !ok {
 				lost(fmt.Sprintf("point %s doesn't know the disk", since.ID))

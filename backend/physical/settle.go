@@ -64,12 +64,13 @@ func (l *liveImage) Frozen() time.Duration {
 	return l.frozen
 }
 
-// settling tells whether a pass after the first is being read: what is to be
-// copied then has nothing to do with an older point.
-func (l *liveImage) settling() bool {
+// settling tells whether a pass after the first is being read, and the mark
+// since when what was written is to be copied in it: that has nothing to do
+// with an older point.
+func (l *liveImage) settling() (dirty dr.Cursor, ok bool) {
 	l.state.Lock()
 	defer l.state.Unlock()
-	return l.pass > 1 && !l.done
+	return l.dirty, l.pass > 1 && !l.done
 }
 
 // broken tells why what is read now would not be of the capture's moment.
@@ -107,7 +108,8 @@ func (l *liveImage) abandon(why error) error {
 }
 
 // Settle implements [dr.Settler]. An error that is dr.ErrNotConsistent ends the
-// capture: close the image, and capture again.
+// capture: close the image, and capture again. After any other Settle may be
+// called again.
 func (l *liveImage) Settle(ctx context.Context) (bool, error) {
 	l.settle.Lock()
 	defer l.settle.Unlock()
@@ -132,6 +134,8 @@ func (l *liveImage) step(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
 	case l.final == nil:
 		return l.next(ctx)
 	case l.last != nil:

@@ -25,12 +25,13 @@ import (
 type guests struct {
 	tracker *BitmapTracker
 
-	mu    sync.Mutex
-	gates map[dr.MachineID]*sync.RWMutex // writers share, a freeze excludes
+	mu     sync.Mutex
+	gates  map[dr.MachineID]*sync.RWMutex // writers share, a freeze excludes
+	frozen map[dr.MachineID]bool
 }
 
 func newGuests() *guests {
-	return &guests{tracker: NewBitmapTracker(0), gates: map[dr.MachineID]*sync.RWMutex{}}
+	return &guests{tracker: NewBitmapTracker(0), gates: map[dr.MachineID]*sync.RWMutex{}, frozen: map[dr.MachineID]bool{}}
 }
 
 func (g *guests) gate(id dr.MachineID) *sync.RWMutex {
@@ -44,8 +45,23 @@ func (g *guests) gate(id dr.MachineID) *sync.RWMutex {
 
 func (g *guests) hooks() Hooks {
 	return Hooks{
-		Freeze: func(_ context.Context, e Event) error { g.gate(e.Machine.ID).Lock(); return nil },
-		Thaw:   func(_ context.Context, e Event) error { g.gate(e.Machine.ID).Unlock(); return nil },
+		Freeze: func(_ context.Context, e Event) error {
+			g.gate(e.Machine.ID).Lock()
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.frozen[e.Machine.ID] = true
+			return nil
+		},
+		Thaw: func(_ context.Context, e Event) error {
+			g.mu.Lock()
+			frozen := g.frozen[e.Machine.ID]
+			delete(g.frozen, e.Machine.ID)
+			g.mu.Unlock()
+			if frozen { // a freeze that failed is thawed too
+				g.gate(e.Machine.ID).Unlock()
+			}
+			return nil
+		},
 	}
 }
 
@@ -166,7 +182,7 @@ func harness(t *testing.T) backendtest.Harness {
 		_, err := io.WriteString(e.Out, "it answers")
 		return err
 	}
-	cfg := Config{Root: root, Hooks: hooks, Tracker: g.tracker}
+	cfg := Config{Root: root, Hooks: hooks, Tracker: g.tracker, LastPass: 128 << 10}
 	h, err := Open(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
@@ -175,6 +191,7 @@ func harness(t *testing.T) backendtest.Harness {
 	return backendtest.Harness{
 		Backend:  settled{h},
 		Volatile: true,
+		Live:     func() backend.Backend { return h },
 		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			m := Machine{ID: dr.MachineID(fmt.Sprintf("original-%d", made.Add(1))), Power: dr.Off}
 			for _, d := range disks {
