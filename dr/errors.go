@@ -18,7 +18,8 @@ var (
 	ErrOutOfRange = errors.New("beyond the end of the disk")
 	// ErrChangesLost: the change tracker can't tell; compare whole disks.
 	ErrChangesLost = errors.New("change tracking lost")
-	// ErrTorn: the replica's disks are half written; it must not start.
+	// ErrTorn: the replica's disks are half written; it must not start. It is
+	// permanent: only writing them to the end heals it, which is another step.
 	ErrTorn = errors.New("disks are half written")
 	// ErrRunning: the machine runs, and the operation needs it stopped.
 	ErrRunning = errors.New("machine is running")
@@ -36,7 +37,8 @@ var (
 	ErrNotAllowed = errors.New("not allowed in this state")
 	// ErrNoPoint: there is no recovery point of the wanted kind.
 	ErrNoPoint = errors.New("no such recovery point")
-	// ErrCorrupt: stored bytes are not what was written.
+	// ErrCorrupt: stored bytes are not what was written. It is permanent: say
+	// it of what is stored, not of what a link may have damaged on the way.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrUnsupported: the backend lacks the ability that the flow needs.
 	ErrUnsupported = errors.New("not supported")
@@ -116,13 +118,15 @@ func (p *permanent) Unwrap() error { return p.err }
 
 // IsPermanent reports whether repeating can't help: errors marked with
 // Permanent, and those of the sentinels that only a person or another plan
-// can resolve.
+// can resolve. The others may pass: ErrBusy, ErrRunning and ErrConflict when
+// somebody else is done, ErrNotFound where a platform lists late what it made,
+// ErrNotConsistent at a quieter moment, and whatever has no sentinel.
 func IsPermanent(err error) bool {
 	var p *permanent
 	if errors.As(err, &p) {
 		return true
 	}
-	for _, s := range []error{ErrInvalid, ErrNotAllowed, ErrNoPoint, ErrFenced, ErrUnsupported, ErrAmbiguous, ErrCorrupt, ErrExists} {
+	for _, s := range []error{ErrInvalid, ErrNotAllowed, ErrNoPoint, ErrFenced, ErrUnsupported, ErrAmbiguous, ErrCorrupt, ErrExists, ErrTorn} {
 		if errors.Is(err, s) {
 			return true
 		}

@@ -86,7 +86,7 @@ func Wait(ctx context.Context, o Orchestrator, run RunID, each func(Status)) (St
 				return last, nil
 			}
 		}
-		return last, fmt.Errorf("watch of run %s ended early: %w", run, context.Cause(ctx))
+		return last, fmt.Errorf("watch of run %s ended before the run", run)
 	}
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()

@@ -34,17 +34,48 @@ type Step struct {
 	NoReturn bool   `json:"noReturn,omitempty"` // once it has started, cancelling and undoing are over: the run goes forward
 	Optional bool   `json:"optional,omitempty"` // its failure is recorded and reported, and the run goes on
 
-	Attempts int           `json:"attempts,omitempty"` // tries before it counts as failed; 0: 5
+	Attempts int           `json:"attempts,omitempty"` // tries before it counts as failed; 0: DefaultAttempts
 	Timeout  time.Duration `json:"timeout,omitempty"`  // of one attempt; of a gate: refused when it runs out; 0: none
 	Silence  time.Duration `json:"silence,omitempty"`  // an attempt that doesn't Beat for so long is stopped and tried again; 0: never
 }
 
+// DefaultAttempts is how often a step is tried that doesn't say. With the
+// waits that engines put between them (see embedded.Options) the last is made
+// five to ten minutes after the first failure: a platform's hiccup at night,
+// such as a management server that restarts, passes without waking anybody. A
+// step that may fail, or whose failure people should hear of at once, says less.
+const DefaultAttempts = 18
+
+// Frozen returns the plan as a journal keeps it: valid, sharing nothing with
+// p, and with the defaults written out, so that a program with others doesn't
+// change a run under way. ErrInvalid as from Validate, and for an input that
+// is not JSON.
+func (p Plan) Frozen() (Plan, error) {
+	var f Plan
+	raw, err := json.Marshal(p)
+	if err == nil {
+		err = json.Unmarshal(raw, &f)
+	}
+	if err != nil {
+		return Plan{}, fmt.Errorf("%w: plan %s: %v", ErrInvalid, p.Flow, err)
+	}
+	for i := range f.Steps {
+		if s := &f.Steps[i]; s.Gate == "" && s.Attempts == 0 {
+			s.Attempts = DefaultAttempts
+		}
+	}
+	return f, f.Validate()
+}
+
 // Validate refuses plans that no engine could run: unnamed or doubled steps,
 // a step that is neither action nor gate or both, an After that names no
-// earlier step (so there are no cycles).
+// earlier step (so there are no cycles), a lock without a name.
 func (p Plan) Validate() error {
 	if p.Flow == "" {
 		return fmt.Errorf("%w: plan without a flow name", ErrInvalid)
+	}
+	if slices.Contains(p.Locks, "") {
+		return fmt.Errorf("%w: plan %s: a lock without a name", ErrInvalid, p.Flow)
 	}
 	seen := make(map[string]bool, len(p.Steps))
 	for _, s := range p.Steps {

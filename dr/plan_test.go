@@ -19,6 +19,7 @@ func TestPlanValidate(t *testing.T) {
 	}{
 		"empty":             {Plan{Flow: "f"}, ""},
 		"a chain":           {Plan{Flow: "f", Steps: []Step{ok, {ID: "b", Gate: "?", After: []string{"a"}}}}, ""},
+		"a nameless lock":   {Plan{Flow: "f", Locks: []string{"m", ""}}, "lock without a name"},
 		"no flow":           {Plan{Steps: []Step{ok}}, "without a flow"},
 		"no ID":             {Plan{Flow: "f", Steps: []Step{{Action: "do"}}}, "without an ID"},
 		"doubled":           {Plan{Flow: "f", Steps: []Step{ok, ok}}, "two steps"},
@@ -43,6 +44,20 @@ func TestPlanValidate(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 		})
 	}
+}
+
+func TestPlanFrozen(t *testing.T) {
+	p := Plan{Flow: "f", Steps: []Step{{ID: "a", Action: "do", Input: json.RawMessage(`{}`)}, {ID: "b", Action: "do", Attempts: 2}, {ID: "g", Gate: "?"}}}
+	f, err := p.Frozen()
+	require.NoError(t, err)
+	require.Equal(t, []int{DefaultAttempts, 2, 0}, []int{f.Steps[0].Attempts, f.Steps[1].Attempts, f.Steps[2].Attempts})
+	require.Zero(t, p.Steps[0].Attempts, "the caller's stays as it is")
+	p.Steps[0].Input[0] = 'x'
+	require.JSONEq(t, `{}`, string(f.Steps[0].Input))
+	_, err = p.Frozen()
+	require.ErrorIs(t, err, ErrInvalid, "an input that is no JSON")
+	_, err = Plan{}.Frozen()
+	require.ErrorIs(t, err, ErrInvalid)
 }
 
 // shape writes a plan as "a b(a) c(a,b)".

@@ -62,8 +62,7 @@ func (p Protection) AtHome() bool { return p.Active.Site == p.Home }
 // Active and Standby, not by the state.
 type State string
 
-// States, as Azure Site Recovery's articles tell them (rules in
-// docs/decisions). FailedOver is uncommitted: the point may still be changed.
+// States, as Azure Site Recovery's articles tell them. FailedOver is uncommitted: the point may still be changed.
 const (
 	Unprotected   State = "unprotected"
 	Synchronizing State = "synchronizing" // the first copy of this direction is under way
@@ -181,7 +180,7 @@ var rules = []rule{
 	{OpCommit, []State{FailedOver}, nil},
 	{OpCancelFailover, []State{FailedOver}, nil},
 	{OpReprotect, []State{Committed}, noTest},
-	{OpFailback, []State{Protected, Committed}, away},
+	{OpFailback, []State{Protected, Committed}, awayWithoutTest},
 	{OpUnprotect, []State{Unprotected, Synchronizing, Protected, Committed}, noTest},
 }
 
@@ -223,11 +222,13 @@ func notDirect(p Protection) string {
 	return ""
 }
 
-func away(p Protection) string {
+// awayWithoutTest is what failing back needs: it is a planned failover, and
+// waits for a drill's clean-up as that does.
+func awayWithoutTest(p Protection) string {
 	if p.AtHome() {
 		return "the machine is at home"
 	}
-	return ""
+	return noTest(p)
 }
 
 // Allow returns nil if the operation may begin now, else an error that wraps

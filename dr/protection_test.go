@@ -40,8 +40,11 @@ func TestAllowed(t *testing.T) {
 			[]Operation{OpCleanUpTest, OpChangePoint, OpCommit, OpCancelFailover}},
 		"committed at home": {Protection{State: Committed}, []Operation{OpReprotect, OpUnprotect}},
 		"committed away":    {Protection{State: Committed, Active: away}, []Operation{OpReprotect, OpFailback, OpUnprotect}},
-		"committed, drill":  {Protection{State: Committed, Test: test}, []Operation{OpCleanUpTest}},
-		"no state":          {Protection{}, nil},
+		"protected away, drill": {Protection{State: Protected, Active: away, Test: test},
+			[]Operation{OpReplicate, OpPause, OpCleanUpTest, OpUnplannedFailover}},
+		"committed away, drill": {Protection{State: Committed, Active: away, Test: test}, []Operation{OpCleanUpTest}},
+		"committed, drill":      {Protection{State: Committed, Test: test}, []Operation{OpCleanUpTest}},
+		"no state":              {Protection{}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.p.ID, c.p.Home = "p", "home"

@@ -397,7 +397,7 @@ func (r *Run) toUndo() int {
 
 func attempts(s Step) int {
 	if s.Attempts == 0 {
-		return 5
+		return DefaultAttempts
 	}
 	return s.Attempts
 }

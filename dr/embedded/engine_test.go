@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
@@ -189,6 +190,17 @@ func TestTimes(t *testing.T) {
 				require.GreaterOrEqual(t, at[i].Sub(at[i-1]), d/2, "wait %d", i)
 				require.LessOrEqual(t, at[i].Sub(at[i-1]), d, "wait %d", i)
 			}
+		},
+		"the default outlasts a hiccup of minutes": func(t *testing.T, e *Engine) {
+			began := time.Now()
+			serve(t, e, dr.Actions{"do": func(context.Context, *dr.Call) (json.RawMessage, error) {
+				return nil, fmt.Errorf("draft: %w", dr.ErrBusy)
+			}})
+			require.NoError(t, e.Start(t.Context(), "r", one(dr.Step{ID: "a", Action: "do"})))
+			s := wait(t, e, "r")
+			require.Equal(t, dr.DefaultAttempts, s.Steps[0].Attempt)
+			require.Greater(t, time.Since(began), 4*time.Minute+45*time.Second)
+			require.Less(t, time.Since(began), 10*time.Minute)
 		},
 		"silence and timeout": func(t *testing.T, e *Engine) {
 			began := time.Now()

@@ -17,7 +17,8 @@ import (
 // ErrUnsupported; before, Serve would refuse. A run that was purged is not
 // known any more: its ID can be used again.
 func (e *Engine) Start(ctx context.Context, id dr.RunID, p dr.Plan) error {
-	if err := p.Validate(); err != nil {
+	p, err := p.Frozen()
+	if err != nil {
 		return err
 	}
 	if id == "" {
@@ -32,14 +33,10 @@ func (e *Engine) Start(ctx context.Context, id dr.RunID, p dr.Plan) error {
 	if err != nil {
 		return fmt.Errorf("run %s: %w: plan: %v", id, dr.ErrInvalid, err)
 	}
-	var frozen dr.Plan // shares nothing with the caller's
-	if err := json.Unmarshal(plan, &frozen); err != nil {
-		return fmt.Errorf("run %s: %w: plan: %v", id, dr.ErrInvalid, err)
-	}
 	if e.o.Claims == nil {
-		return e.startHere(ctx, id, frozen, plan)
+		return e.startHere(ctx, id, p, plan)
 	}
-	return e.startOutside(ctx, id, frozen, plan)
+	return e.startOutside(ctx, id, p, plan)
 }
 
 // startHere claims in the transaction that records the run.

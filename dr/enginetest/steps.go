@@ -67,12 +67,12 @@ var stepPromises = []promise{
 		require.Contains(e, s.Steps[0].Err, "no luck")
 		require.Error(e, s.Err())
 	}},
-	{"five attempts are the rule", func(e *env) {
+	{"a step that doesn't say is tried as often as the contract says", func(e *env) {
 		e.on["a"] = func(context.Context, *dr.Call) (json.RawMessage, error) { return nil, errors.New("no luck") }
 		e.serve()
 		e.start("r", plan(step("a")))
 		e.ends("r", dr.RunFailed)
-		require.Len(e, e.ledger.attempts("r", "a"), 5)
+		require.Len(e, e.ledger.attempts("r", "a"), dr.DefaultAttempts)
 	}},
 	{"what repeating won't cure is not repeated", func(e *env) {
 		e.on["permanent"] = fails
