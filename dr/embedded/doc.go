@@ -25,9 +25,17 @@
 //
 // A lock on the file's name with ".lock" added keeps a second process out
 // (ErrBusy). Where a file system's locks do nothing, as on some network
-// shares, the owner's row does: every Open takes over with a higher epoch, and
-// a process whose epoch is not the highest any more can't write. Keep the file
-// on a local disk all the same: SQLite's write-ahead log needs shared memory.
+// shares, or somebody has removed the lock's file, the owner's row does: every
+// Open takes over with a higher epoch, and a process whose epoch is not the
+// highest any more can't write (ErrFenced). It stops its actions then, or at
+// the latest ten seconds after it goes on, if it was standing still: until then
+// its actions may run beside the new owner's. Keep the file on a local disk all
+// the same: SQLite's write-ahead log needs shared memory.
+//
+// The file may be read beside a running engine, with SQLite's shell for
+// example; who locks it for writing makes the engine stand still until they
+// let go. New files can be read by their owner only. A copy of the file is the
+// same journal, with the same claims elsewhere: open one of them.
 //
 // # Not verified on
 //

@@ -15,7 +15,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-var cuts = flag.Int("cuts", 300, "how often TestPowerLoss cuts the power")
+var cuts = flag.Int("cuts", 150, "how often TestPowerLoss cuts the power")
 
 // sector is what a disk writes whole or not at all.
 const sector = 512
