@@ -84,7 +84,9 @@ type Replicator interface {
 // sides are dr.Summer, equal blocks don't travel. A dst that is a dr.Adopter
 // is asked first whether it takes the image without a byte moving. A dst that
 // is a dr.Resumer is not given what it has from an interrupted copy, unless
-// src is a dr.Settler: a live disk has gone on since. A src that is a
+// src is a dr.Settler: a live disk has gone on since. A dst that is a
+// dr.Summer is written in whole blocks of dr.SumBlock, also where less of one
+// changed or isn't zero. A src that is a
 // dr.Settler is copied pass by pass; nothing of a pass is read before all of
 // the pass before is written.
 //

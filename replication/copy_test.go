@@ -330,3 +330,46 @@ func TestSettle(t *testing.T) {
 		}
 	}
 }
+
+// TestWholeBlocks: a draft that keeps sums, and so blocks, is not given pieces
+// of them, however fine the map or the tracker; another one gets no byte more
+// than there is.
+func TestWholeBlocks(t *testing.T) {
+	const grain = 4 << 10
+	was := disks{"a": make([]byte, 20*dr.SumBlock+512)}
+	now := was.clone()
+	for _, at := range []int{0, 3, 17, 18, 100, 319, 320} { // of grains; the last is short
+		b := now["a"][at*grain:]
+		for i := range b[:min(grain, len(b))] {
+			b[i] = byte(i) | 1
+		}
+	}
+	for name, have := range map[string]replication.History{
+		"by its map": {Blank: true}, "by its changes": {Common: was.point("was")},
+	} {
+		for _, sums := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, sums %v", name, sums), func(t *testing.T) {
+				src := imageWith(newImage("now", now), diff(now, was, grain), mapOf(now, grain))
+				d := newDraft(t, was.clone())
+				var dst dr.Draft = d
+				if sums {
+					dst = draftWith(d, sumsOf(d.data, d.enter))
+					d.onWrite = func(_ dr.DiskID, off int64, n int) error {
+						if end := off + int64(n); off%dr.SumBlock != 0 || end%dr.SumBlock != 0 && end != int64(len(was["a"])) {
+							return fmt.Errorf("a piece: [%d, %d)", off, end)
+						}
+						return nil
+					}
+				}
+				r, err := replication.Copy(t.Context(), dst, src, replication.CopyOptions{Have: have})
+				require.NoError(t, err)
+				requireEqual(t, now, d.data)
+				if sums {
+					require.EqualValues(t, 4*dr.SumBlock+512, r.Written)
+				} else {
+					require.EqualValues(t, 6*grain+512, r.Written)
+				}
+			})
+		}
+	}
+}

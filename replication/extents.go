@@ -166,6 +166,41 @@ func snap(seq extents, size int64) extents {
 	}
 }
 
+// blocks widens the data of an ordered sequence, which may have gaps, to whole
+// blocks, and narrows its zeros to those. A block comes once. What is added is
+// equal on both sides or unknown to be: the image is read for it.
+func blocks(seq extents, size int64) extents {
+	return func(yield func(dr.Extent, error) bool) {
+		var pos int64 // a border; everything before is yielded or in a gap
+		emit := func(from, to int64, zero bool) bool {
+			if from = max(from, pos); to <= from {
+				return true
+			}
+			pos = to
+			return yield(dr.Extent{Off: from, Len: to - from, Zero: zero}, nil)
+		}
+		for e, err := range seq {
+			if err != nil {
+				yield(dr.Extent{}, err)
+				return
+			}
+			from, to := e.Off&^(dr.SumBlock-1), blockEnd(e.End(), size)
+			if z := inner(e, size); e.Zero && z.Len > 0 {
+				if z.Off > e.Off && !emit(from, z.Off, false) || !emit(z.Off, z.End(), true) {
+					return
+				}
+				from = z.End()
+				if e.End() <= from {
+					continue
+				}
+			}
+			if !emit(from, to, false) {
+				return
+			}
+		}
+	}
+}
+
 // without leaves out what is already there, and tells gone how much that is.
 // Both must ascend; where have doesn't, less is left out.
 func without(seq, have extents, gone func(int64)) extents {

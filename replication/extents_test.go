@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -134,6 +135,23 @@ func FuzzExtents(f *testing.F) {
 			require.Equal(t, snapped[i/8*8], snapped[i], "block of unit %d is split", i)
 		}
 
+		wide, err := mark(t, blocks(ordered(sequence(ours), size), size), size)
+		require.NoError(t, err)
+		for i, w := range first {
+			switch wide[i] {
+			case none:
+				require.Equal(t, byte(none), w, "unit %d lost by widening", i)
+			case zero:
+				require.Equal(t, byte(zero), w, "unit %d is no zero", i)
+			}
+			require.Equal(t, wide[i/8*8], wide[i], "block of unit %d is split", i)
+		}
+		for i := 0; i < len(first); i += 8 {
+			if !bytes.ContainsAny(first[i:min(i+8, len(first))], string([]byte{data, zero})) {
+				require.Equal(t, byte(none), wide[i], "the block of unit %d is added", i)
+			}
+		}
+
 		var gone int64
 		rest, err := mark(t, without(covered, sequence(have), func(n int64) { require.Positive(t, n); gone += n }), size)
 		require.NoError(t, err)
@@ -156,6 +174,7 @@ func TestEarlyStop(t *testing.T) {
 	for _, seq := range []extents{
 		ordered(sequence(es), 100), union(sequence(es), sequence(more)), cover(sequence(es), 3, 100),
 		snap(cover(sequence(es), 0, 100), 100), without(sequence(es), sequence(more), func(int64) {}), inwards(sequence(es), 100), whole(5),
+		blocks(sequence([]dr.Extent{{Off: 9, Len: 3 * dr.SumBlock, Zero: true}, {Off: 5 * dr.SumBlock, Len: 9}}), 6*dr.SumBlock),
 	} {
 		total := 0
 		for range seq {
@@ -191,6 +210,7 @@ func TestErrorsPass(t *testing.T) {
 		for name, seq := range map[string]extents{
 			"ordered": ordered(bad(n), 100), "union, ours": union(bad(n), good), "union, theirs": union(good, bad(n)),
 			"cover": cover(bad(n), 0, 100), "snap": snap(bad(n), 100), "without": without(bad(n), good, func(int64) {}),
+			"blocks": blocks(bad(n), 100),
 		} {
 			var last error
 			for _, err := range seq {

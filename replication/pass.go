@@ -135,7 +135,7 @@ func (p *pass) feed(ctx context.Context, d *disk) error {
 	if changes == nil {
 		return p.feedWhole(ctx, d)
 	}
-	err := p.queue(ctx, d, false, p.missing(ctx, d, changes, false))
+	err := p.queue(ctx, d, false, p.missing(ctx, d, p.stored(changes, d), false))
 	if !errors.Is(err, dr.ErrChangesLost) && !errors.Is(err, errDisorder) {
 		return err
 	}
@@ -200,8 +200,20 @@ func (p *pass) feedWhole(ctx context.Context, d *disk) error {
 		} else {
 			seq = snap(seq, d.Size)
 		}
+	} else {
+		seq = p.stored(seq, d)
 	}
 	return p.queue(ctx, d, compare, p.missing(ctx, d, seq, compare))
+}
+
+// stored widens extents to the blocks that a draft with sums keeps: a block
+// that comes in pieces is read back, merged, and perhaps stored more than once,
+// which costs more than to read all of it from the image.
+func (p *pass) stored(seq extents, d *disk) extents {
+	if _, ok := dr.As[dr.Summer](p.dst); !ok {
+		return seq
+	}
+	return blocks(seq, d.Size)
 }
 
 // missing leaves out what an interrupted copy has made durable.
