@@ -1,0 +1,106 @@
+package nbd
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// BenchmarkClientReads reads one file from nbdkit, first as nbdcopy does it
+// (several connections, 64 requests of 256 KiB on each), then with requests of
+// that size in flight on one and on several of our connections. The file is in
+// the page cache.
+func BenchmarkClientReads(b *testing.B) {
+	nbdcopy := tool(b, "nbdcopy")
+	const size, length = 512 << 20, 256 << 10
+	file := filepath.Join(b.TempDir(), "disk")
+	require.NoError(b, os.WriteFile(file, noise(size), 0o600))
+	source := foreign(b, func(socket string) *exec.Cmd {
+		return exec.Command(tool(b, "nbdkit"), "-f", "-r", "-U", socket, "file", file)
+	})
+	b.Run("nbdcopy", func(b *testing.B) {
+		b.SetBytes(size)
+		for b.Loop() {
+			out, err := exec.Command(nbdcopy, source, "null:").CombinedOutput()
+			require.NoError(b, err, "%s", out)
+		}
+	})
+	for _, conns := range []int{1, 4} {
+		for _, flight := range []int{4, 8, 16} {
+			b.Run(fmt.Sprintf("lifeboat/connections%d/flight%d", conns, flight), func(b *testing.B) {
+				o, err := ParseURI(source)
+				require.NoError(b, err)
+				o.Connections = conns
+				b.SetBytes(size)
+				b.ReportAllocs()
+				for b.Loop() {
+					c, err := Dial(b.Context(), o)
+					require.NoError(b, err)
+					readSideBySide(b, c, flight, length)
+					require.NoError(b, c.Close())
+				}
+			})
+		}
+	}
+}
+
+// readSideBySide reads everything once.
+func readSideBySide(b *testing.B, c *Client, flight int, length int64) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range flight {
+		all.Go(func() {
+			p := make([]byte, length)
+			for {
+				off := next.Add(length) - length
+				if off >= c.Size() {
+					return
+				}
+				if _, err := c.ReadAt(b.Context(), p[:min(length, c.Size()-off)], off); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// BenchmarkClientRequests is the cost of single requests to our own server.
+func BenchmarkClientRequests(b *testing.B) {
+	const size = 64 << 20
+	sock := serve(b, &Server{Exports: []Export{{Device: writeDevice{plainDevice{&memDevice{data: noise(size)}}}}}})
+	for _, length := range []int{4 << 10, 256 << 10} {
+		for _, flight := range []int{1, 16} {
+			for _, op := range []string{"read", "write"} {
+				b.Run(fmt.Sprintf("%s%dK/flight%d", op, length>>10, flight), func(b *testing.B) {
+					c, err := Dial(b.Context(), unixOptions(sock, ""))
+					require.NoError(b, err)
+					defer c.Close()
+					do := c.ReadAt
+					if op == "write" {
+						do = c.WriteAt
+					}
+					b.SetBytes(int64(length))
+					b.ReportAllocs()
+					b.SetParallelism(flight)
+					b.RunParallel(func(pb *testing.PB) {
+						p := noise(length)
+						for pb.Next() {
+							if _, err := do(b.Context(), p, 0); err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
