@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -13,41 +14,71 @@ import (
 func Actions(e *replication.Env) dr.Actions {
 	a := actions{e}
 	return dr.Actions{
-		"failover.begin@1":    a.begin,
-		"failover.shutdown@1": a.shutdown,
-		"failover.sync@1":     a.sync,
-		"failover.choose@1":   a.choose,
-		"failover.prepare@1":  a.prepare,
-		"failover.hydrate@1":  a.hydrate,
-		"failover.start@1":    a.start,
-		"failover.verify@1":   a.verify,
-		"failover.measure@1":  a.measure,
-		"failover.finish@1":   a.finish,
+		"failover.begin@1":    a.step(a.begin),
+		"failover.shutdown@1": a.step(a.shutdown),
+		"failover.sync@1":     a.step(a.sync),
+		"failover.choose@1":   a.step(a.choose),
+		"failover.prepare@1":  a.step(a.prepare),
+		"failover.hydrate@1":  a.step(a.hydrate),
+		"failover.start@1":    a.step(a.start),
+		"failover.verify@1":   a.step(a.verify),
+		"failover.measure@1":  a.step(a.measure),
+		"failover.finish@1":   a.step(a.finish),
 
-		"test.begin@1":    a.testBegin,
-		"test.finish@1":   a.testFinish,
-		"test.cleaning@1": a.testCleaning,
-		"test.remove@1":   a.testRemove,
-		"test.cleaned@1":  a.testCleaned,
+		"test.begin@1":    a.step(a.testBegin),
+		"test.finish@1":   a.step(a.testFinish),
+		"test.cleaning@1": a.step(a.testCleaning),
+		"test.remove@1":   a.step(a.testRemove),
+		"test.cleaned@1":  a.step(a.testCleaned),
 
-		"change.stop@1":    a.changeStop,
-		"change.hydrate@1": a.changeHydrate,
-		"change.start@1":   a.changeStart,
-		"change.finish@1":  a.changeFinish,
+		"change.stop@1":    a.step(a.changeStop),
+		"change.hydrate@1": a.step(a.changeHydrate),
+		"change.start@1":   a.step(a.changeStart),
+		"change.finish@1":  a.step(a.changeFinish),
 
-		"commit.seed@1":   a.commitSeed,
-		"commit.delete@1": a.commitDelete,
-		"commit.remove@1": a.commitRemove,
-		"commit.finish@1": a.commitFinish,
+		"commit.seed@1":   a.step(a.commitSeed),
+		"commit.delete@1": a.step(a.commitDelete),
+		"commit.remove@1": a.step(a.commitRemove),
+		"commit.finish@1": a.step(a.commitFinish),
 
-		"cancel.restart@1": a.cancelRestart,
-		"cancel.finish@1":  a.cancelFinish,
+		"cancel.restart@1": a.step(a.cancelRestart),
+		"cancel.finish@1":  a.step(a.cancelFinish),
 
-		"record.restore@1": a.restore,
+		"record.restore@1": a.step(a.restore),
 	}
 }
 
 type actions struct{ e *replication.Env }
+
+// flow is what every step works on: its input, and both ends.
+type flow struct {
+	Input
+	from, to replication.Site
+}
+
+// step makes an action of a step's work: what that returns becomes the step's
+// result.
+func (a actions) step(work func(context.Context, *dr.Call, flow) (any, error)) dr.Action {
+	return func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+		in, err := ReadInput(c)
+		if err != nil {
+			return nil, err
+		}
+		v, err := work(ctx, c, flow{in, a.site(in.From), a.site(in.To)})
+		if err != nil || v == nil {
+			return nil, err
+		}
+		return json.Marshal(v)
+	}
+}
+
+func (a actions) site(at dr.Place) replication.Site {
+	s, err := a.e.Sites.Site(at.Site)
+	if err != nil {
+		return absentSite(dr.Permanent(err)) // trying again won't make it known
+	}
+	return s
+}
 
 // ReadInput decodes a step's input; callers' own actions may use it.
 func ReadInput(c *dr.Call) (Input, error) {
@@ -78,20 +109,4 @@ func needResult(c *dr.Call, step string, v any) error {
 		err = dr.Permanent(fmt.Errorf("%w: step %s needs the result of step %s", dr.ErrInvalid, c.Step, step))
 	}
 	return err
-}
-
-// result encodes what a step returns.
-func result(v any, err error) (json.RawMessage, error) {
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(v)
-}
-
-// sites resolves both ends of a flow.
-func (a actions) sites(in Input) (from, to replication.Site, err error) {
-	if from, err = a.e.Sites.Site(in.From.Site); err == nil {
-		to, err = a.e.Sites.Site(in.To.Site)
-	}
-	return from, to, err
 }

@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -36,11 +35,7 @@ func ReadBegun(c *dr.Call) (Begun, error) {
 
 // begin refuses what is not allowed, before anything has happened, and then
 // holds replication for the run.
-func (a actions) begin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) begin(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		return nil, a.let(ctx, c, in)
 	}
@@ -76,11 +71,11 @@ func (a actions) begin(ctx context.Context, c *dr.Call) (json.RawMessage, error)
 	if in.During != "" {
 		b.Record.State = in.Before
 	}
-	return result(b, a.e.Hold(ctx, in.Protection))
+	return b, a.e.Hold(ctx, in.Protection)
 }
 
 // let takes the hold back.
-func (a actions) let(ctx context.Context, c *dr.Call, in Input) error {
+func (a actions) let(ctx context.Context, c *dr.Call, in flow) error {
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil || p.Run != c.Run {
 		return err // refused: nothing happened
@@ -124,13 +119,9 @@ func (in Input) matches(p dr.Protection, run dr.RunID) error {
 
 // preconditions checks what can be known before the first effect, and looks
 // whether the machines run.
-func (a actions) preconditions(ctx context.Context, in Input) (Begun, error) {
+func (a actions) preconditions(ctx context.Context, in flow) (Begun, error) {
 	var b Begun
-	from, to, err := a.sites(in)
-	if err != nil {
-		return b, err
-	}
-	m, err := look(ctx, from.Backend, in.From.Machine)
+	m, err := look(ctx, in.from.Backend, in.From.Machine)
 	b.From = m.Power
 	if must := in.Former == nil && in.Operation != dr.OpUnplannedFailover; must && err != nil {
 		remedy := "a failover without loss needs both sites; use an unplanned failover if this one is lost"
@@ -140,7 +131,7 @@ func (a actions) preconditions(ctx context.Context, in Input) (Begun, error) {
 		return b, &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err, Remedy: remedy}
 	}
 	if in.To.Machine != "" { // a machine that is gone is the matter of the step that needs it
-		m, _ := look(ctx, to.Backend, in.To.Machine)
+		m, _ := look(ctx, in.to.Backend, in.To.Machine)
 		b.To = m.Power
 	}
 	if in.Former == nil && !in.StopTo && b.To == dr.On {
@@ -148,7 +139,7 @@ func (a actions) preconditions(ctx context.Context, in Input) (Begun, error) {
 			Remedy: "somebody started it: switch it off; what it wrote is given up"})
 	}
 	if in.Operation == dr.OpPlannedFailover || in.Operation == dr.OpFailback {
-		return b, canShutDown(from.Backend, in)
+		return b, canShutDown(in.from.Backend, in.Input)
 	}
 	return b, nil
 }
@@ -201,6 +192,6 @@ func Restore(ctx context.Context, e *replication.Env, c *dr.Call) error {
 }
 
 // restore is the undo of finish steps.
-func (a actions) restore(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+func (a actions) restore(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	return nil, Restore(ctx, a.e, c)
 }

@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -36,11 +35,7 @@ func ChosenPoint(c *dr.Call) (dr.Point, error) {
 }
 
 // choose settles the recovery point and pins it, so that retention leaves it.
-func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) choose(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 			p.Unpin(pinOf(c.Run))
@@ -48,21 +43,17 @@ func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		})
 		return nil, err
 	}
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return nil, err
-	}
 	choice, err := a.choice(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
 	if choice.NeedsProcessing() || choice.Point != "" && choice != in.Point {
-		if err := replication.Process(ctx, to.Points, in.From.Machine); err != nil {
+		if err := replication.Process(ctx, in.to.Points, in.From.Machine); err != nil {
 			return nil, fmt.Errorf("%w (the latest processed point can be had without)", err)
 		}
 	}
 	var points []dr.Point
-	for p, err := range to.Points.List(ctx, in.From.Machine) {
+	for p, err := range in.to.Points.List(ctx, in.From.Machine) {
 		if err != nil {
 			return nil, wrap(err, "list recovery points", dr.StoreSide, in.From)
 		}
@@ -80,17 +71,17 @@ func (a actions) choose(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		return nil, err
 	}
 	// Retention may have looked at the record just before the pin was in it.
-	img, err := to.Points.Open(ctx, in.From.Machine, pt.ID)
+	img, err := in.to.Points.Open(ctx, in.From.Machine, pt.ID)
 	if err != nil {
 		return nil, wrap(err, "open recovery point "+string(pt.ID), dr.StoreSide, in.From)
 	}
-	return result(chosen{pt}, img.Close())
+	return chosen{pt}, img.Close()
 }
 
 // choice is what was asked for; the flow's own last replication, where the
 // machine was shut down for it; or what an attempt that was cut off has pinned
 // already, because newer points may have come since.
-func (a actions) choice(ctx context.Context, c *dr.Call, in Input) (recoverypoint.Choice, error) {
+func (a actions) choice(ctx context.Context, c *dr.Call, in flow) (recoverypoint.Choice, error) {
 	custom := func(id dr.PointID) recoverypoint.Choice {
 		return recoverypoint.Choice{Option: recoverypoint.Custom, Point: id}
 	}
@@ -135,17 +126,9 @@ func (in Input) Place(id dr.MachineID) dr.Place {
 
 // prepare finds or makes the machine. Taking it back removes only what this
 // flow made.
-func (a actions) prepare(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) prepare(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
-		return nil, a.unprepare(ctx, c, in, to.Backend)
+		return nil, a.unprepare(ctx, c, in, in.to.Backend)
 	}
 	m, err := a.model(ctx, c, in)
 	if err != nil {
@@ -154,12 +137,12 @@ func (a actions) prepare(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	if err := a.noteDrill(ctx, c, in, in.Key); err != nil {
 		return nil, err
 	}
-	r, err := to.Backend.Prepare(ctx, in.Placement(m))
-	return result(r, wrap(err, "prepare", dr.TargetSide, in.To))
+	r, err := in.to.Backend.Prepare(ctx, in.Placement(m))
+	return r, wrap(err, "prepare", dr.TargetSide, in.To)
 }
 
 // unprepare removes the machine, unless it was there before.
-func (a actions) unprepare(ctx context.Context, c *dr.Call, in Input, b backend.Backend) error {
+func (a actions) unprepare(ctx context.Context, c *dr.Call, in flow, b backend.Backend) error {
 	var r backend.Replica
 	made, err := ReadResult(c, c.Step, &r)
 	if err != nil {
@@ -173,7 +156,7 @@ func (a actions) unprepare(ctx context.Context, c *dr.Call, in Input, b backend.
 	default:
 		var m dr.Machine
 		if m, err = a.model(ctx, c, in); err == nil {
-			err = remove(ctx, b, in, m)
+			err = remove(ctx, b, in.Input, m)
 		}
 	}
 	if err != nil {
@@ -184,16 +167,12 @@ func (a actions) unprepare(ctx context.Context, c *dr.Call, in Input, b backend.
 
 // model is what the machine should be like: as the chosen point recorded it,
 // or, in flows without one, as the machine is now.
-func (a actions) model(ctx context.Context, c *dr.Call, in Input) (dr.Machine, error) {
+func (a actions) model(ctx context.Context, c *dr.Call, in flow) (dr.Machine, error) {
 	var ch chosen
 	if ok, err := ReadResult(c, StepChoose, &ch); ok || err != nil {
 		return ch.Point.Machine, err
 	}
-	from, err := a.e.Sites.Site(in.From.Site)
-	if err != nil {
-		return dr.Machine{}, err
-	}
-	m, err := from.Backend.Machine(ctx, in.From.Machine)
+	m, err := in.from.Backend.Machine(ctx, in.From.Machine)
 	return m, wrap(err, "look up the machine", dr.SourceSide, in.From)
 }
 
@@ -212,11 +191,7 @@ func remove(ctx context.Context, b backend.Backend, in Input, m dr.Machine) erro
 }
 
 // hydrate makes the stopped machine hold the point.
-func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) hydrate(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	pt, err := ChosenPoint(c)
 	if err != nil {
 		return nil, err
@@ -234,15 +209,11 @@ func (a actions) hydrate(ctx context.Context, c *dr.Call) (json.RawMessage, erro
 	if in.Test {
 		common = dr.Point{} // the drill's machine has nothing to do with the replica
 	}
-	return result(a.fill(ctx, c, in, in.From.Machine, pt, common))
+	return a.fill(ctx, c, in, in.From.Machine, pt, common)
 }
 
 // letGo releases what filling the machine with a point may have left frozen.
-func (a actions) letGo(ctx context.Context, c *dr.Call, in Input, pt dr.Point) error {
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return err
-	}
+func (a actions) letGo(ctx context.Context, c *dr.Call, in flow, pt dr.Point) error {
 	id := in.To.Machine
 	var r backend.Replica
 	if ok, err := ReadResult(c, StepPrepare, &r); err != nil {
@@ -250,18 +221,14 @@ func (a actions) letGo(ctx context.Context, c *dr.Call, in Input, pt dr.Point) e
 	} else if ok {
 		id = r.ID
 	}
-	return replication.LetGo(ctx, to, id, pt.ID)
+	return replication.LetGo(ctx, in.to, id, pt.ID)
 }
 
 // fill makes the flow's machine at To hold a point of machine of.
-func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID, pt, common dr.Point) (replication.Report, error) {
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return replication.Report{}, err
-	}
+func (a actions) fill(ctx context.Context, c *dr.Call, in flow, of dr.MachineID, pt, common dr.Point) (replication.Report, error) {
 	// Asked anew: a crash may have changed what the disks hold. A replica that
 	// somebody has deleted is made again, but for one that ran already.
-	r, err := to.Backend.Prepare(ctx, in.Placement(pt.Machine))
+	r, err := in.to.Backend.Prepare(ctx, in.Placement(pt.Machine))
 	if err != nil {
 		return replication.Report{}, wrap(err, "prepare", dr.TargetSide, in.To)
 	}
@@ -269,41 +236,29 @@ func (a actions) fill(ctx context.Context, c *dr.Call, in Input, of dr.MachineID
 		return replication.Report{}, dr.Permanent(wrap(fmt.Errorf("%w: the platform prepared machine %s instead", dr.ErrConflict, r.ID), "prepare", dr.TargetSide, in.To))
 	}
 	if r.Holds == pt.ID && !r.Torn {
-		return replication.Report{Point: pt, Existed: true}, replication.LetGo(ctx, to, r.ID, pt.ID)
+		return replication.Report{Point: pt, Existed: true}, replication.LetGo(ctx, in.to, r.ID, pt.ID)
 	}
 	if _, direct := c.Results[StepCopy]; direct {
-		return a.copyAgain(ctx, c, in, to, r, pt)
+		return a.copyAgain(ctx, c, in, r, pt)
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat
-	return replication.Hydrate(ctx, to, r, of, pt.ID, common, o)
+	return replication.Hydrate(ctx, in.to, r, of, pt.ID, common, o)
 }
 
 // start powers the machine on. It never starts what does not hold the point.
-func (a actions) start(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) start(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	var r backend.Replica
 	if err := needResult(c, StepPrepare, &r); err != nil {
 		return nil, err
 	}
 	at := dr.Place{Site: in.To.Site, Machine: r.ID}
 	if c.Undo {
-		return nil, wrap(to.Backend.Stop(ctx, r.ID), "stop", dr.TargetSide, at)
+		return nil, wrap(in.to.Backend.Stop(ctx, r.ID), "stop", dr.TargetSide, at)
 	}
 	if in.shutsDown() && in.Operation != dr.OpUnplannedFailover && !in.Test {
 		// The last moment at which two machines running can be prevented.
-		from, err := a.e.Sites.Site(in.From.Site)
-		if err != nil {
-			return nil, err
-		}
-		if err := isOff(ctx, from.Backend, in.From.Machine); err != nil {
+		if err := isOff(ctx, in.from.Backend, in.From.Machine); err != nil {
 			return nil, wrap(err, "make sure that only one machine runs", dr.SourceSide, in.From)
 		}
 	}
@@ -312,7 +267,7 @@ func (a actions) start(ctx context.Context, c *dr.Call) (json.RawMessage, error)
 		return nil, err
 	}
 	in.To = in.Place(r.ID)
-	return result(a.powerOn(ctx, c, in, in.From.Machine, pt))
+	return a.powerOn(ctx, c, in, in.From.Machine, pt)
 }
 
 // started is the result of a start.
@@ -321,12 +276,8 @@ type started struct {
 }
 
 // powerOn starts a machine from a point of machine of, or finds it running.
-func (a actions) powerOn(ctx context.Context, c *dr.Call, in Input, of dr.MachineID, pt dr.Point) (started, error) {
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return started{}, err
-	}
-	b := to.Backend
+func (a actions) powerOn(ctx context.Context, c *dr.Call, in flow, of dr.MachineID, pt dr.Point) (started, error) {
+	b := in.to.Backend
 	m, err := b.Machine(ctx, in.To.Machine)
 	if err != nil {
 		return started{}, wrap(err, "look up the machine", dr.TargetSide, in.To)
@@ -355,15 +306,7 @@ const evidenceNone = "none"
 
 // verify looks for evidence that the machine lives; without an ability to
 // probe there is none, and that is what the report says.
-func (a actions) verify(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) verify(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	id := in.To.Machine
 	var r backend.Replica
 	if ok, err := ReadResult(c, StepPrepare, &r); err != nil {
@@ -372,9 +315,9 @@ func (a actions) verify(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		id = r.ID
 	}
 	none := backend.Evidence{Kind: evidenceNone, What: "the backend has no way to tell"}
-	p, ok := dr.As[backend.Prober](to.Backend)
+	p, ok := dr.As[backend.Prober](in.to.Backend)
 	if !ok {
-		return result(none, nil)
+		return none, nil
 	}
 	timeout := in.VerifyTimeout
 	if timeout <= 0 {
@@ -385,7 +328,7 @@ func (a actions) verify(ctx context.Context, c *dr.Call) (json.RawMessage, error
 	c.Beat(dr.Progress{What: "waiting for a sign of life"})
 	ev, err := p.Probe(ctx, id)
 	if errors.Is(err, dr.ErrUnsupported) {
-		return result(none, nil)
+		return none, nil
 	}
-	return result(ev, wrap(err, "probe", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: id}))
+	return ev, wrap(err, "probe", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: id})
 }

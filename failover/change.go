@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/replication"
@@ -12,30 +11,18 @@ import (
 // stopped, made to hold another, and started. Everything can be taken back to
 // the former point; what the machine wrote since the failover can not.
 
-func (a actions) changeStop(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	to, err := a.e.Sites.Site(in.To.Site)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) changeStop(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		b, err := ReadBegun(c)
 		if err != nil || b.To == dr.Off {
 			return nil, err
 		}
-		return nil, wrap(to.Backend.Start(ctx, in.To.Machine), "start again", dr.TargetSide, in.To)
+		return nil, wrap(in.to.Backend.Start(ctx, in.To.Machine), "start again", dr.TargetSide, in.To)
 	}
-	return nil, wrap(to.Backend.Stop(ctx, in.To.Machine), "stop", dr.TargetSide, in.To)
+	return nil, wrap(in.to.Backend.Stop(ctx, in.To.Machine), "stop", dr.TargetSide, in.To)
 }
 
-func (a actions) changeHydrate(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) changeHydrate(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		return nil, a.changeBack(ctx, c, in)
 	}
@@ -43,12 +30,12 @@ func (a actions) changeHydrate(ctx context.Context, c *dr.Call) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
-	return result(a.fill(ctx, c, in, in.From.Machine, pt, in.Former.Point))
+	return a.fill(ctx, c, in, in.From.Machine, pt, in.Former.Point)
 }
 
 // changeBack makes the machine hold the former point again. Disks that were
 // not written to are left: they have what the guest wrote since the failover.
-func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
+func (a actions) changeBack(ctx context.Context, c *dr.Call, in flow) error {
 	pt, err := ChosenPoint(c)
 	if err == nil {
 		err = a.letGo(ctx, c, in, pt)
@@ -57,11 +44,7 @@ func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
 		return err
 	}
 	if _, done := c.Results[c.Step]; !done {
-		to, err := a.e.Sites.Site(in.To.Site)
-		if err != nil {
-			return err
-		}
-		r, err := to.Backend.Prepare(ctx, in.Placement(in.Former.Point.Machine))
+		r, err := in.to.Backend.Prepare(ctx, in.Placement(in.Former.Point.Machine))
 		if err != nil {
 			return wrap(err, "prepare", dr.TargetSide, in.To)
 		}
@@ -74,30 +57,18 @@ func (a actions) changeBack(ctx context.Context, c *dr.Call, in Input) error {
 	return err
 }
 
-func (a actions) changeStart(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) changeStart(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
-		to, err := a.e.Sites.Site(in.To.Site)
-		if err != nil {
-			return nil, err
-		}
-		return nil, wrap(to.Backend.Stop(ctx, in.To.Machine), "stop", dr.TargetSide, in.To)
+		return nil, wrap(in.to.Backend.Stop(ctx, in.To.Machine), "stop", dr.TargetSide, in.To)
 	}
 	pt, err := ChosenPoint(c)
 	if err != nil {
 		return nil, err
 	}
-	return result(a.powerOn(ctx, c, in, in.From.Machine, pt))
+	return a.powerOn(ctx, c, in, in.From.Machine, pt)
 }
 
-func (a actions) changeFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) changeFinish(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	r, err := a.report(c, in)
 	if err != nil {
 		return nil, err
@@ -118,7 +89,7 @@ func (a actions) changeFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err == nil { // as recorded, also by an attempt that was cut off
 		r.Loss = p.Failover.Loss
 	}
-	return result(r, err)
+	return r, err
 }
 
 // lossAt says what a failover cost once its machine runs from another point.

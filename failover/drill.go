@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -12,14 +11,7 @@ import (
 // testBegin notes the drill, so that it can be cleaned up whatever happens.
 // Replication goes on. Taking it back makes sure that nothing is left, and
 // notes a failed drill if something is.
-func (a actions) testBegin(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := a.sites(in); err != nil {
-		return nil, err
-	}
+func (a actions) testBegin(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if !c.Undo {
 		_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 			if err := in.matchesTest(*p); err != nil {
@@ -50,7 +42,7 @@ func (a actions) testBegin(ctx context.Context, c *dr.Call) (json.RawMessage, er
 
 // noteDrill notes, before the drill's machine is made, under which key it can
 // be found, and "" once it is gone. It does nothing in other flows.
-func (a actions) noteDrill(ctx context.Context, c *dr.Call, in Input, key string) error {
+func (a actions) noteDrill(ctx context.Context, c *dr.Call, in flow, key string) error {
 	if !in.Test {
 		return nil
 	}
@@ -72,11 +64,7 @@ func (in Input) matchesTest(p dr.Protection) error {
 }
 
 // testFinish notes the drill's machine and keeps the evidence.
-func (a actions) testFinish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) testFinish(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	r, err := a.report(c, in)
 	if err != nil {
 		return nil, err
@@ -88,15 +76,11 @@ func (a actions) testFinish(ctx context.Context, c *dr.Call) (json.RawMessage, e
 		p.Test.Place, p.Test.Point = r.To, r.Point.ID
 		return nil
 	})
-	return result(r, err)
+	return r, err
 }
 
 // testCleaning notes that the drill is being cleaned up.
-func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) testCleaning(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		return nil, a.uncleaning(ctx, c, in)
 	}
@@ -113,12 +97,12 @@ func (a actions) testCleaning(ctx context.Context, c *dr.Call) (json.RawMessage,
 	if err != nil {
 		return nil, err
 	}
-	return result(p.Test, nil)
+	return p.Test, nil
 }
 
 // uncleaning says again that the drill runs, or that it failed if no machine
 // of it was ever noted.
-func (a actions) uncleaning(ctx context.Context, c *dr.Call, in Input) error {
+func (a actions) uncleaning(ctx context.Context, c *dr.Call, in flow) error {
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil || p.Test == nil || p.Test.Run != in.Drill || p.Test.State != dr.TestCleaningUp {
 		return err
@@ -133,11 +117,7 @@ func (a actions) uncleaning(ctx context.Context, c *dr.Call, in Input) error {
 	return err
 }
 
-func (a actions) testRemove(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) testRemove(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil {
 		return nil, err
@@ -151,7 +131,7 @@ func (a actions) testRemove(ctx context.Context, c *dr.Call) (json.RawMessage, e
 
 // removeTest removes the drill's machine, by its ID if that was noted, else
 // by its key. Without a key none was ever made.
-func (a actions) removeTest(ctx context.Context, in Input, p dr.Protection) error {
+func (a actions) removeTest(ctx context.Context, in flow, p dr.Protection) error {
 	at := p.Test.Place
 	to, err := a.e.Sites.Site(at.Site)
 	if err != nil {
@@ -171,7 +151,7 @@ func (a actions) removeTest(ctx context.Context, in Input, p dr.Protection) erro
 			m = pt.Machine
 		}
 	}
-	return remove(ctx, to.Backend, in, m)
+	return remove(ctx, to.Backend, in.Input, m)
 }
 
 func (in Input) formerPoint() dr.Point {
@@ -191,19 +171,15 @@ type Cleaned struct {
 	Notes string          `json:"notes,omitempty"`
 }
 
-func (a actions) testCleaned(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) testCleaned(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	out := Cleaned{Notes: in.Notes}
 	if err := needResult(c, StepBegin, &out.Test); err != nil {
 		return nil, err
 	}
-	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+	_, err := a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 		p.Test = nil
 		p.Unpin(pinOf(out.Test.Run))
 		return nil
 	})
-	return result(out, err)
+	return out, err
 }

@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -29,7 +28,7 @@ type Report struct {
 }
 
 // report gathers what the flow's steps left.
-func (a actions) report(c *dr.Call, in Input) (Report, error) {
+func (a actions) report(c *dr.Call, in flow) (Report, error) {
 	r := Report{Flow: in.Flow, From: in.From, To: in.To, Loss: dr.Loss{Unreplicated: -1}}
 	var rep backend.Replica
 	var st started
@@ -93,11 +92,7 @@ func loss(c *dr.Call, r Report) (l dr.Loss, down bool, err error) {
 }
 
 // finish records that the machine now runs at To.
-func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) finish(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	r, err := a.report(c, in)
 	if err != nil {
 		return nil, err
@@ -137,7 +132,7 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		}
 		return nil
 	})
-	return result(r, err)
+	return r, err
 }
 
 // shutsDown reports whether the flow was to shut the machine down.

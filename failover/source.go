@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -28,31 +27,23 @@ func canShutDown(b backend.Backend, in Input) error {
 // shutdown returns only when the machine is off. Taking it back starts the
 // machine again, unless it was off when the flow began: starting one that runs
 // changes nothing.
-func (a actions) shutdown(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
-	from, err := a.e.Sites.Site(in.From.Site)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) shutdown(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		b, err := ReadBegun(c)
 		if err != nil || b.From == dr.Off {
 			return nil, err
 		}
-		return nil, wrap(from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
+		return nil, wrap(in.from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
 	}
 	// A site that is lost is found out now, not when the guest's time is over.
-	if _, err := in.lookFrom(ctx, from.Backend); err != nil {
+	if _, err := in.lookFrom(ctx, in.from.Backend); err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	c.Beat(dr.Progress{What: "waiting for the guest to shut down"})
-	if err := shutDown(ctx, from.Backend, in); err != nil {
+	if err := shutDown(ctx, in.from.Backend, in.Input); err != nil {
 		return nil, err
 	}
-	return result(off{At: a.e.Time()}, nil)
+	return off{At: a.e.Time()}, nil
 }
 
 // off is the result of a shutdown.
@@ -118,11 +109,7 @@ type Copied struct {
 
 // sync replicates the last changes. The point stays if the flow is taken
 // back: it is a recovery point like others. What of it is not whole goes.
-func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) sync(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil {
 		return nil, err
@@ -130,11 +117,7 @@ func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	if c.Undo {
 		return nil, a.e.Abandon(ctx, in.From, in.To.Site, replication.PointName(dr.StepKey(c.Run, c.Step, false)))
 	}
-	from, err := a.e.Sites.Site(in.From.Site)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := in.lookFrom(ctx, from.Backend); err != nil {
+	if _, err := in.lookFrom(ctx, in.from.Backend); err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
 	rep, err := a.e.ReplicateAs(ctx, p, replication.PointName(c.Key), dr.CrashConsistent, c.Beat)
@@ -149,26 +132,18 @@ func (a actions) sync(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 		p.Last = rep.Point
 		return nil
 	})
-	return result(Copied{rep.Point, rep}, err)
+	return Copied{rep.Point, rep}, err
 }
 
 // measure looks at what was left behind: whether the machine is off after all,
 // and how many bytes it wrote since the point, where its side can still be
 // asked and keeps track.
-func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, err error) {
-	in, err := ReadInput(c)
-	if err != nil {
-		return nil, err
-	}
+func (a actions) measure(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	var ch chosen
 	if err := needResult(c, StepChoose, &ch); err != nil {
 		return nil, err
 	}
-	from, err := a.e.Sites.Site(in.From.Site)
-	if err != nil {
-		return nil, err
-	}
-	m, err := in.lookFrom(ctx, from.Backend)
+	m, err := in.lookFrom(ctx, in.from.Backend)
 	if err != nil {
 		return nil, wrap(err, "look up the machine", dr.SourceSide, in.From)
 	}
@@ -177,10 +152,10 @@ func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, er
 	if ok, err := ReadResult(c, StepSync, &s); err != nil {
 		return nil, err
 	} else if ok && s.Point.ID == ch.Point.ID && s.Point.Machine.Power == dr.Off && m.Power == dr.Off {
-		return result(out, nil) // the point is the machine's end
+		return out, nil // the point is the machine's end
 	}
 	name := replication.PointName(c.Key)
-	n, err := changedSince(ctx, from.Backend, in.From.Machine, name, ch.Point)
+	n, err := changedSince(ctx, in.from.Backend, in.From.Machine, name, ch.Point)
 	if err == nil {
 		out.Unreplicated = n
 	} else {
@@ -188,7 +163,7 @@ func (a actions) measure(ctx context.Context, c *dr.Call) (_ json.RawMessage, er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), LookTimeout)
 	defer cancel()
-	return result(out, wrap(from.Backend.Release(ctx, in.From.Machine, name), "release", dr.SourceSide, in.From))
+	return out, wrap(in.from.Backend.Release(ctx, in.From.Machine, name), "release", dr.SourceSide, in.From)
 }
 
 // changedSince counts the bytes that the machine's tracker says changed. What
