@@ -49,11 +49,16 @@ func (im *image) Point() dr.Point {
 
 // valid is asked after a read: what was read before it failed is of the moment.
 func (im *image) valid() error {
-	if im.m.generation() != im.gen {
-		return fmt.Errorf("%w: the machine was started, written or removed since", dr.ErrNotConsistent)
-	}
 	if im.live != nil {
 		return im.live.broken()
+	}
+	return im.moved()
+}
+
+// moved tells that the disks were given up to something else.
+func (im *image) moved() error {
+	if im.m.generation() != im.gen {
+		return fmt.Errorf("%w: the machine was started, written or removed since", dr.ErrNotConsistent)
 	}
 	return nil
 }

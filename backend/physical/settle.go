@@ -40,7 +40,8 @@ type liveImage struct {
 	still  bool    // the last pass is read of a machine that was stopped
 	failed error
 	frozen time.Duration
-	done   bool // the machine runs on: what is read now is of no moment
+	over   bool // the machine runs on: what is read now is of no moment
+	done   bool // and the point is final
 
 	final *moment // the pass that was copied is of this moment
 }
@@ -70,17 +71,28 @@ func (l *liveImage) Frozen() time.Duration {
 func (l *liveImage) settling() (dirty dr.Cursor, ok bool) {
 	l.state.Lock()
 	defer l.state.Unlock()
-	return l.dirty, l.pass > 1 && !l.done
+	return l.dirty, l.pass > 1 && !l.over
 }
 
 // broken tells why what is read now would not be of the capture's moment.
 func (l *liveImage) broken() error {
 	l.state.Lock()
-	last, failed, done := l.last, l.failed, l.done
+	over := l.over
 	l.state.Unlock()
-	if done {
+	if over {
 		return fmt.Errorf("%w: the last pass is over and the machine runs on", dr.ErrNotConsistent)
 	}
+	return l.spoilt()
+}
+
+// spoilt tells why what was read is not of the capture's moment.
+func (l *liveImage) spoilt() error {
+	if err := l.moved(); err != nil {
+		return err
+	}
+	l.state.Lock()
+	last, failed := l.last, l.failed
+	l.state.Unlock()
 	if failed != nil {
 		return failed
 	}
@@ -130,7 +142,7 @@ func (l *liveImage) step(ctx context.Context) (bool, error) {
 	if done {
 		return false, nil
 	}
-	if err := l.valid(); err != nil {
+	if err := l.spoilt(); err != nil {
 		return false, err
 	}
 	switch {
@@ -270,12 +282,15 @@ func (l *liveImage) thaw() error {
 // finish makes the tracker's mark known under the point's name, and the point
 // final.
 func (l *liveImage) finish(ctx context.Context) error {
+	l.state.Lock()
+	l.over = true
+	l.state.Unlock()
 	release, err := l.m.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := l.valid(); err != nil {
+	if err := l.spoilt(); err != nil {
 		return err
 	}
 	if l.final.mark != "" {

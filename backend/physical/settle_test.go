@@ -273,6 +273,31 @@ func TestFreezeHookThatHangs(t *testing.T) {
 	})
 }
 
+// The machine thawed, and then the point could not be noted: what it writes now
+// is never read for the point's, and the capture is completed by another call.
+func TestSettleThatIsCutOffAfterTheThaw(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	h, _ := running(t, func(c *Config) {
+		c.Hooks.Freeze = func(context.Context, Event) error { return nil }
+		c.Hooks.Thaw = func(context.Context, Event) error { cancel(); return nil }
+	})
+	img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	defer img.Close()
+	more, err := img.(dr.Settler).Settle(ctx)
+	require.NoError(t, err)
+	require.True(t, more)
+	_, err = img.ReadAt(t.Context(), "a", make([]byte, 10), 0)
+	require.NoError(t, err)
+	_, err = img.(dr.Settler).Settle(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = img.ReadAt(t.Context(), "a", make([]byte, 10), 0)
+	require.ErrorIs(t, err, dr.ErrNotConsistent)
+	more, err = img.(dr.Settler).Settle(t.Context())
+	require.NoError(t, err)
+	require.False(t, more)
+}
+
 func TestFreezeAndThawThatFail(t *testing.T) {
 	var freeze, thaw error
 	var calls []string
