@@ -30,6 +30,14 @@ type Source interface {
 	// even crash consistency can be had it is ErrNotConsistent. A machine
 	// whose disks are torn is ErrTorn.
 	//
+	// Where a running machine can't be frozen for as long as a copy takes,
+	// the image is a dr.Settler, and the moment is that of its last pass.
+	// From the second pass on Changes tells what was written since the pass
+	// before, whichever point it is asked for. After the last one ReadAt
+	// refuses, or answers as before; bytes of a later moment are never read.
+	// Closing or releasing it after any pass lets the guest write on, and
+	// takes nothing from what the tracker knows of older points.
+	//
 	// Capturing a stopped machine makes its disks hold the point: a Replica
 	// that Prepare then finds says so in Holds.
 	Capture(ctx context.Context, id dr.MachineID, name dr.PointID, want dr.Consistency) (dr.Image, error)
@@ -74,8 +82,7 @@ type Target interface {
 	// Remove deletes the machine and everything that Prepare made for it,
 	// running or not, and nothing else: a machine that Prepare found as
 	// Original is left, even if it once made it, as is anything not made by
-	// this library. Machines
-	// that are gone are no error.
+	// this library. Machines that are gone are no error.
 	Remove(ctx context.Context, id dr.MachineID) error
 }
 

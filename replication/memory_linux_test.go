@@ -26,6 +26,9 @@ const memoryChild = "LIFEBOAT_MEMORY_CHILD"
 // the bound, and checks its peak resident set. Other tests in this folder that
 // must stay within the bound go through it too.
 func inChild(t *testing.T, body func(t *testing.T)) {
+	if raced {
+		t.Skip("the race detector's memory is no measure")
+	}
 	if os.Getenv(memoryChild) == t.Name() {
 		body(t)
 		peak := peakMemory(t)

@@ -257,14 +257,17 @@ func (m *machine) record() *record {
 
 // acquire makes the caller the only one that changes the machine.
 func (m *machine) acquire(ctx context.Context) (release func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	ended := func() error {
+		return &dr.Error{Op: "wait for the machine's turn", Machine: m.id, Err: ctx.Err()}
+	}
+	if ctx.Err() != nil {
+		return nil, ended()
 	}
 	select {
 	case m.op <- struct{}{}:
 		return func() { <-m.op }, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, ended()
 	}
 }
 

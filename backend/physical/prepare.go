@@ -27,7 +27,10 @@ import (
 func (h *Host) Prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	r, err := h.prepare(ctx, p)
 	if err != nil {
-		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: p.Original, Err: err}
+		if p.Original == "" {
+			err = fmt.Errorf("replica of machine %s, key %q: %w", p.Machine.ID, p.Key, err)
+		}
+		return backend.Replica{}, &dr.Error{Op: "prepare", Side: dr.TargetSide, Machine: p.Original, Err: err}
 	}
 	return r, nil
 }
