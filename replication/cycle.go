@@ -277,8 +277,8 @@ func (c *Cycle) received(ctx context.Context, line dr.MachineID, name dr.PointID
 	return p, ok
 }
 
-// capture freezes or finds the moment. earlier says that the capture was made earlier, so that
-// a failure to open it is no reason to let go of it.
+// capture freezes or finds the moment. earlier says that the capture was made
+// earlier, so that a failure to open it is no reason to let go of it.
 func (c *Cycle) capture(ctx context.Context, id dr.MachineID, name dr.PointID, want dr.Consistency, earlier bool) (dr.Image, error) {
 	img, err := c.Source.Capture(ctx, id, name, want)
 	if err == nil {

@@ -205,11 +205,19 @@ func TestSuiteFindsLiesOfLiveImages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := memory.New(memory.Options{QuiesceLimit: time.Second})
-			l := &live{Backend: b}
+			l := &live{}
 			c.lie(l)
+			o := memory.Options{QuiesceLimit: time.Minute} // a busy machine is no liar
+			if l.keepsFrozen {
+				o.QuiesceLimit = time.Second
+			}
+			b := memory.New(o)
+			l.Backend = b
 			h := Simulated(l, b)
-			h.Seed, h.patience, h.Granularity = 1, 200*time.Millisecond, 64<<10
+			h.Seed, h.Granularity = 1, 64<<10
+			if l.keepsFrozen {
+				h.patience = 200 * time.Millisecond
+			}
 			found := record(h, "Settle")
 			if c.breaks == nil {
 				require.Empty(t, found)
