@@ -125,7 +125,7 @@ func (n *negotiation) goTo(name string) error {
 			n.export, err = parseExportInfo(data)
 		case infoBlockSize:
 			if n.blocks, err = parseBlockSizeInfo(data); err == nil {
-				err = n.blocks.check()
+				n.blocks, err = n.blocks.usable()
 			}
 		case infoDescription:
 			if n.describe = string(data); checkString(n.describe, "description") != nil {
@@ -173,15 +173,15 @@ func (i exportInfo) check() error {
 	return nil
 }
 
-// check applies the protocol's "Size constraints". What was told as the limit
+// usable applies the protocol's "Size constraints". What was told as the limit
 // is lowered to what this package ever sends.
-func (b *blockSizeInfo) check() error {
-	m := b.minimum
-	if m == 0 || m&(m-1) != 0 || m > 64<<10 || b.maxPayload < m {
-		return fmt.Errorf("%w: block sizes from %d to %d", errProtocol, m, b.maxPayload)
+func (i blockSizeInfo) usable() (blockSizeInfo, error) {
+	m := i.minimum
+	if m == 0 || m&(m-1) != 0 || m > 64<<10 || i.maxPayload < m {
+		return i, fmt.Errorf("%w: block sizes from %d to %d", errProtocol, m, i.maxPayload)
 	}
-	b.maxPayload = min(b.maxPayload, MaxPayload) / m * m
-	return nil
+	i.maxPayload = min(i.maxPayload, MaxPayload) / m * m
+	return i, nil
 }
 
 // optionError is a server's refusal of an option.
