@@ -50,10 +50,11 @@ type Mapper interface {
 // until little is left, and frozen only for the last pass.
 type Settler interface {
 	// Settle ends the pass that was just copied. If it returns true there is
-	// another pass: Changes (or the whole disk, where changes are lost)
-	// yields what was written meanwhile, and it must be copied over the
-	// earlier pass. If it returns false the pass just copied was the frozen
-	// one: the machine runs on, Point is final and the copy is complete.
+	// another pass: Changes, whichever point it is asked for (or the whole
+	// disk, where changes are lost), yields what was written meanwhile, and it
+	// must be copied over the earlier pass. If it returns false the pass just
+	// copied was the frozen one: the machine runs on, Point is final and the
+	// copy is complete; what is read from then on is refused or unchanged.
 	// Close thaws a machine that is still frozen.
 	Settle(ctx context.Context) (more bool, err error)
 }

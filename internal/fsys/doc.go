@@ -22,14 +22,12 @@
 //
 // # Direct I/O
 //
-// Bulk data passes once, so the page cache only copies it: BenchmarkSequential
-// spends two to six times the processor time a byte when it goes through the
-// cache, reading or writing, on a machine whose processors are needed for
-// compression, and leaves the cache full of what nobody will read. Reading
-// ahead makes buffered reads as fast in wall time where nothing else is to be
-// done; eight requests of 1 MiB in flight reach the device's speed either way,
-// and neither sixteen nor larger ones reach more. A file that is opened with
-// [Direct] bypasses the cache where it can; see there.
+// Bulk data passes once, so the page cache only copies it, and keeps what
+// nobody will read again. BenchmarkSequential measures both in turns: going
+// through the cache took two to six times the processor time a byte in every
+// run on one development machine, where the processors are needed for
+// compression. Which is faster by the clock alone differed from run to run. A
+// file that is opened with [Direct] bypasses the cache where it can; see there.
 //
 // # Not verified on
 //
