@@ -70,6 +70,8 @@ func (c *Client) keep(n *lane) {
 		case <-l.ended:
 		case <-c.ctx.Done():
 			l.close()
+		}
+		if c.ctx.Err() != nil {
 			n.set(nil, ErrClosed)
 			return
 		}
