@@ -8,7 +8,7 @@ import (
 
 // Bucket is where a vault keeps its objects: a folder, or a container of an
 // object store. Names are parts of letters, digits, '-', '_' and '.' joined by
-// '/'; no name is a folder of another. Objects never change once they are
+// '/', each of at most 217 bytes; no name is a folder of another. Objects never change once they are
 // there, heads are the exception. All methods are safe for concurrent use,
 // also by several processes.
 //

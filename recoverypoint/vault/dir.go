@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/blocksum"
@@ -40,24 +41,40 @@ type dirBucket struct {
 }
 
 // NewDir returns a bucket on the folder root of a file system; the folder is
-// made when the first object is written. It is a [Locker] and a [Cleaner].
+// made when the first object is written, with the folders above it that are
+// missing. It is a [Locker] and a [Cleaner].
+//
+// On a file system that is mounted read-only, shared locks are granted without
+// being taken, so that points can be read from rescue media: see to it that no
+// other host prunes the vault at that time.
 func NewDir(fsys fsys.FS, root string) Bucket {
+	root = filepath.Clean(root)
 	return &dirBucket{fs: fsys, root: root, made: map[string]bool{}, handles: handleCache{fs: fsys}}
 }
 
 func (b *dirBucket) file(name string) string { return filepath.Join(b.root, filepath.FromSlash(name)) }
 
+// nameBytes are what names are made of, and maxPart is how long the parts between
+// their slashes may be: a manifest's, which is a point's ID of 200 bytes and its
+// number.
+const (
+	nameBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	maxPart   = 217
+)
+
 // validObject keeps names inside the root, and off the bucket's own folders.
 func validObject(name string) error {
 	for part := range strings.SplitSeq(name, "/") {
-		if err := dr.MachineID(part).Validate(); err != nil || part[0] == '.' && (part == tempFolder || part == lockFolder) {
+		switch {
+		case part == "", len(part) > maxPart, strings.Trim(part, nameBytes) != "", part == ".", part == "..", part == tempFolder, part == lockFolder:
 			return fmt.Errorf("%w: object name %q", dr.ErrInvalid, name)
 		}
 	}
 	return nil
 }
 
-// folder makes a folder below the root, and every new name on the way durable.
+// folder makes a folder below the root, or the root, and every new name on the
+// way durable.
 func (b *dirBucket) folder(dir string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,7 +86,13 @@ func (b *dirBucket) folderLocked(dir string) error {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if dir != b.root {
+	needed := len(dir) > len(b.root)
+	if !needed {
+		// The root or above it: what was there before is not ours.
+		_, err := b.fs.Stat(parent)
+		needed = errors.Is(err, fs.ErrNotExist)
+	}
+	if needed {
 		if err := b.folderLocked(parent); err != nil {
 			return err
 		}
@@ -300,6 +323,9 @@ func (b *dirBucket) ReadHead(ctx context.Context, name string) ([]byte, Version,
 	if err != nil {
 		return nil, "", fmt.Errorf("read head %s: %w", name, err)
 	}
+	if size > maxEnvelope {
+		return nil, "", fmt.Errorf("%w: object %s: %d bytes long, and at most %d are expected", dr.ErrCorrupt, name, size, maxEnvelope)
+	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(io.NewSectionReader(f, 0, size), data); err != nil {
 		return nil, "", fmt.Errorf("read head %s: %w", name, err)
@@ -365,10 +391,14 @@ func (b *dirBucket) Lock(ctx context.Context, name string, exclusive bool) (io.C
 		return nil, err
 	}
 	dir := filepath.Join(b.root, lockFolder)
-	if err := b.folder(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+	err := b.folder(dir)
+	var l io.Closer
+	if err == nil || errors.Is(err, fs.ErrPermission) {
+		l, err = b.fs.Lock(filepath.Join(dir, name), exclusive)
 	}
-	l, err := b.fs.Lock(filepath.Join(dir, name), exclusive)
+	if !exclusive && errors.Is(err, syscall.EROFS) {
+		return closeFunc(func() error { return nil }), nil
+	}
 	if errors.Is(err, fsys.ErrLocked) {
 		return nil, fmt.Errorf("%w: lock %s of %s", dr.ErrBusy, name, b.root)
 	}

@@ -248,8 +248,11 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 	if s.writers == 0 {
 		lock, err := s.locks.Lock(ctx, "writer", true)
 		if err != nil {
-			return nil, &dr.Error{Op: "write to vault", Side: dr.StoreSide, Err: err,
-				Remedy: "another process is writing to this vault, and only one may: wait for it to end, or stop it; reading needs no waiting"}
+			e := &dr.Error{Op: "write to vault", Side: dr.StoreSide, Err: err}
+			if errors.Is(err, dr.ErrBusy) {
+				e.Remedy = "another process is writing to this vault, and only one may: wait for it to end, or stop it; reading needs no waiting"
+			}
+			return nil, e
 		}
 		if c, ok := dr.As[Cleaner](s.bucket); ok {
 			if err := c.Clean(ctx); err != nil {
