@@ -2,6 +2,7 @@ package vmwaretest_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -114,15 +115,18 @@ func TestLocksAndHotAdd(t *testing.T) {
 		require.NoError(t, err)
 		return task.Wait(ctx)
 	}
+	own := proxy.Disks()[0]
 	const readOnly = string(types.VirtualDiskModeIndependent_nonpersistent)
 	require.True(t, fault.Is(attach(r.live(d).FileName, readOnly), &types.FileLocked{}))
 	require.True(t, fault.Is(attach(r.frozen(snap, d).FileName, string(types.VirtualDiskModePersistent)), &types.FileLocked{}))
 	require.NoError(t, attach(r.frozen(snap, d).FileName, readOnly))
+	added := slices.DeleteFunc(proxy.Disks(), func(key int32) bool { return key == own })
+	require.Len(t, added, 1)
 	p := make([]byte, 6)
-	_, err = proxy.Read(proxy.Disks()[1], p, 0)
+	_, err = proxy.Read(added[0], p, 0)
 	require.NoError(t, err)
 	require.Equal(t, "frozen", string(p))
-	require.EqualValues(t, 64*mib, proxy.Size(proxy.Disks()[1]))
+	require.EqualValues(t, 64*mib, proxy.Size(added[0]))
 }
 
 func TestDestroyForgetsTheDisks(t *testing.T) {
