@@ -21,6 +21,10 @@ type sharedWalk struct {
 	// blob refuses with errSkip is not entered.
 	blob func(level int, chunk int64, r *ref, points []int32) error
 
+	// walked is the number of trees, from the first on, that an earlier walk
+	// went through: what they share is passed over.
+	walked int
+
 	// broken, if set, is told of pages that can't be read, which are passed
 	// over then.
 	broken func(level int, chunk int64, r *ref, points []int32, err error) error
@@ -31,7 +35,7 @@ var errSkip = errors.New("skip")
 // walkBatch bounds the points that are walked at once: 20 KiB each and level.
 const walkBatch = 128
 
-// sharers is a page or chunk and the points that refer to it.
+// sharers is a page or chunk and the points that refer to it, a walked one first.
 type sharers struct {
 	at     lifted
 	points []int32
@@ -65,7 +69,7 @@ func join(all []sharers, at lifted, points ...int32) []sharers {
 }
 
 func (w *sharedWalk) visit(level int, base int64, subtrees []sharers) error {
-	if len(subtrees) == 0 {
+	if len(subtrees) == 0 || len(subtrees) == 1 && int(subtrees[0].points[0]) < w.walked {
 		return nil
 	}
 	if err := w.ctx.Err(); err != nil {
@@ -76,12 +80,14 @@ func (w *sharedWalk) visit(level int, base int64, subtrees []sharers) error {
 	for i := range subtrees {
 		s := &subtrees[i]
 		if s.at.above == 0 {
-			err := w.blob(level, base, &s.at.ref, s.points)
-			if err == errSkip {
-				continue
-			}
-			if err != nil {
-				return err
+			if int(s.points[0]) >= w.walked {
+				err := w.blob(level, base, &s.at.ref, s.points)
+				if err == errSkip {
+					continue
+				}
+				if err != nil {
+					return err
+				}
 			}
 			p, err := w.store.page(w.ctx, &s.at.ref, level)
 			if errors.Is(err, dr.ErrCorrupt) && w.broken != nil {
@@ -110,6 +116,9 @@ func (w *sharedWalk) visit(level int, base int64, subtrees []sharers) error {
 			continue
 		}
 		for k := range below {
+			if int(below[k].points[0]) < w.walked {
+				continue
+			}
 			if err := w.blob(-1, chunk, &below[k].at.ref, below[k].points); err != nil && err != errSkip {
 				return err
 			}
@@ -127,15 +136,21 @@ type kept struct {
 }
 
 // walkAll walks the maps of all points, a machine's disk and up to walkBatch
-// points at a time, in the order of points; made prepares the callbacks.
-func (s *Store) walkAll(ctx context.Context, points []kept, made func(disk dr.DiskID, of []*kept) *sharedWalk) error {
+// points at a time, in the order of points; made prepares the callbacks. With
+// once, what a batch shares with the last point of the one before is passed
+// over: then what points without a gap between them share is visited once.
+func (s *Store) walkAll(ctx context.Context, points []kept, once bool, made func(disk dr.DiskID, of []*kept) *sharedWalk) error {
 	for machine := 0; machine < len(points); {
 		end := machine
 		for end < len(points) && points[end].machine == points[machine].machine {
 			end++
 		}
 		for from := machine; from < end; from += walkBatch {
-			if err := s.walkBatch(points[from:min(end, from+walkBatch)], made); err != nil {
+			walked := 0
+			if once && from > machine {
+				walked = 1
+			}
+			if err := s.walkBatch(points[from-walked:min(end, from+walkBatch)], walked, made); err != nil {
 				return err
 			}
 		}
@@ -144,7 +159,7 @@ func (s *Store) walkAll(ctx context.Context, points []kept, made func(disk dr.Di
 	return nil
 }
 
-func (s *Store) walkBatch(points []kept, made func(disk dr.DiskID, of []*kept) *sharedWalk) error {
+func (s *Store) walkBatch(points []kept, walked int, made func(disk dr.DiskID, of []*kept) *sharedWalk) error {
 	var disks []dr.DiskID
 	for i := range points {
 		for k := range points[i].disks {
@@ -156,13 +171,19 @@ func (s *Store) walkBatch(points []kept, made func(disk dr.DiskID, of []*kept) *
 	for _, id := range disks {
 		var trees []tree
 		var of []*kept
+		again := 0
 		for i := range points {
 			m := manifest{Disks: points[i].disks}
 			if d, ok := m.disk(id); ok {
 				trees, of = append(trees, d.tree()), append(of, &points[i])
+				if i < walked {
+					again++
+				}
 			}
 		}
-		if err := made(id, of).run(trees); err != nil {
+		w := made(id, of)
+		w.walked = again
+		if err := w.run(trees); err != nil {
 			return err
 		}
 	}

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// A segment with less than rewriteBelow percent of live bytes is written
-	// anew: reading the rest costs less than keeping the dead.
+	// A segment with less than rewriteBelow percent of live bytes, the live
+	// blobs' lines in the footer among them, is written anew if it gets
+	// smaller: reading the rest costs less than keeping the dead.
 	rewriteBelow = 40
 	// rewriteRound bounds the segments whose live blobs are held in memory at
 	// once: 8192 blobs of 4 bytes each at most.
@@ -154,7 +155,7 @@ type pruner struct {
 type pruneSegment struct {
 	gen  uint32
 	size int64
-	live int64    // bytes, at least
+	live int64    // bytes, at least: what points share that don't follow each other may count twice
 	offs []uint32 // of live blobs, for segments that are written anew
 }
 
@@ -190,7 +191,7 @@ func (p *pruner) run() error {
 	if p.points, err = s.keptManifests(p.ctx); err != nil {
 		return err
 	}
-	err = p.mark(func(g *pruneSegment, r *ref) { g.live += int64(r.len.stored()) })
+	err = p.mark(func(g *pruneSegment, r *ref) { g.live += int64(r.len.stored()) + entrySize })
 	if err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func (p *pruner) run() error {
 
 // mark calls live for every blob that a point needs, at least once.
 func (p *pruner) mark(live func(*pruneSegment, *ref)) error {
-	return p.store.walkAll(p.ctx, p.points, func(dr.DiskID, []*kept) *sharedWalk {
+	return p.store.walkAll(p.ctx, p.points, true, func(dr.DiskID, []*kept) *sharedWalk {
 		return &sharedWalk{ctx: p.ctx, store: p.store, blob: func(_ int, _ int64, r *ref, _ []int32) error {
 			g := p.segs[r.seg]
 			if g == nil {
@@ -276,6 +277,21 @@ func (p *pruner) rewriteSegment(id segID, g *pruneSegment) error {
 	if err != nil {
 		return err
 	}
+	moved := footer{owner: f.owner}
+	blobs := 0
+	for i := range f.entries {
+		e := &f.entries[i]
+		if _, ok := slices.BinarySearch(g.offs, e.ref.off); ok && e.flags&entryZero == 0 {
+			moved.entries = append(moved.entries, *e)
+			blobs += e.ref.len.stored()
+		}
+	}
+	if len(moved.entries) != len(g.offs) {
+		return fmt.Errorf("%w: object %s has %d of the %d blobs that are needed", dr.ErrCorrupt, from.Name, len(moved.entries), len(g.offs))
+	}
+	if int64(segmentHead+blobs+len(s.keys.appendFooter(nil, id, segmentHead+blobs, &moved))) >= g.size {
+		return nil
+	}
 	to := segmentName(id, g.gen+1)
 	w, err := s.bucket.Create(p.ctx, to)
 	if err != nil {
@@ -285,19 +301,10 @@ func (p *pruner) rewriteSegment(id segID, g *pruneSegment) error {
 	out := &partWriter{w: w, buf: s.parts.Get()}
 	defer s.parts.Put(out.buf)
 	out.write(s.keys.segmentHeader(id, g.gen+1))
-	moved := footer{owner: f.owner}
-	for i := range f.entries {
-		e := f.entries[i]
-		if _, ok := slices.BinarySearch(g.offs, e.ref.off); !ok || e.flags&entryZero != 0 {
-			continue
-		}
-		if err := s.copyBlob(p.ctx, from.Name, &e, out); err != nil {
+	for i := range moved.entries {
+		if err := s.copyBlob(p.ctx, from.Name, &moved.entries[i], out); err != nil {
 			return err
 		}
-		moved.entries = append(moved.entries, e)
-	}
-	if len(moved.entries) != len(g.offs) {
-		return fmt.Errorf("%w: object %s has %d of the %d blobs that are needed", dr.ErrCorrupt, from.Name, len(moved.entries), len(g.offs))
 	}
 	out.write(s.keys.appendFooter(nil, id, int(out.at), &moved))
 	size := out.at

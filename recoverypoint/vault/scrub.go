@@ -320,7 +320,7 @@ func (s *Store) checkBlob(g *segment, e *entry, b, tmp []byte) error {
 
 // maps finds who needs what is damaged or missing.
 func (c *scrubber) maps() error {
-	return c.store.walkAll(c.ctx, c.points, func(disk dr.DiskID, of []*kept) *sharedWalk {
+	return c.store.walkAll(c.ctx, c.points, false, func(disk dr.DiskID, of []*kept) *sharedWalk {
 		tell := func(level int, chunk int64, r *ref, points []int32, err error) error {
 			if !errors.Is(err, dr.ErrCorrupt) {
 				return err
@@ -357,9 +357,13 @@ func (c *scrubber) maps() error {
 				}
 				m := manifest{Disks: of[points[0]].disks}
 				md, _ := m.disk(disk)
-				tmp := c.store.blocks.Get()
-				err = c.store.chunk(c.ctx, r, tmp[:chunkLen(md.Size, chunk)])
-				c.store.blocks.Put(tmp)
+				if chunk < chunks(md.Size) {
+					tmp := c.store.blocks.Get()
+					err = c.store.chunk(c.ctx, r, tmp[:chunkLen(md.Size, chunk)])
+					c.store.blocks.Put(tmp)
+				} else {
+					err = fmt.Errorf("%w: %s is mapped behind the disk's end", dr.ErrCorrupt, r)
+				}
 				bad = err != nil
 			}
 			if bad {

@@ -1,0 +1,112 @@
+package vault_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
+)
+
+// row commits points that each write one chunk over the one before: the first
+// writes the chunks [0, fill), and the i-th chunk at(i).
+func row(t testing.TB, v *vault.Store, n, fill int, at func(i int) int) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	buf := make([]byte, chunk)
+	for i := range n {
+		p := dr.Point{ID: dr.PointID(fmt.Sprint(i)), Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "a", Size: 4096 * chunk}}}}
+		if i > 0 {
+			p.Parent = dr.PointID(fmt.Sprint(i - 1))
+		}
+		d, err := v.Create(t.Context(), p)
+		require.NoError(t, err)
+		from, to := at(i), at(i)+1
+		if i == 0 {
+			from, to = 0, fill
+		}
+		for c := from; c < to; c++ {
+			for k := range buf {
+				buf[k] = byte(rng.Uint32())
+			}
+			_, err := d.WriteAt(t.Context(), "a", buf, int64(c)*chunk)
+			require.NoError(t, err)
+		}
+		require.NoError(t, d.Commit(t.Context(), p))
+		require.NoError(t, d.Close())
+	}
+}
+
+func readable(t testing.TB, v *vault.Store) {
+	for d, err := range v.Scrub(t.Context()) {
+		require.NoError(t, err)
+		require.Fail(t, "damage", "%+v", d)
+	}
+}
+
+// A chunk that more points share than are walked at once counts once:
+// otherwise a long history would keep segments that are mostly dead.
+func TestPruneOfLongHistories(t *testing.T) {
+	const points, fill, live = 300, 40, 8
+	b := newMem()
+	v, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer v.Close()
+	row(t, v, points, fill, func(i int) int { return i % (fill - live) })
+	size := func() (n int) {
+		for _, name := range b.names("seg/") {
+			n += len(b.objects[name])
+		}
+		return n
+	}
+	before := size()
+	for i := range fill {
+		require.NoError(t, v.Delete(t.Context(), "m", dr.PointID(fmt.Sprint(i))))
+	}
+	freed, err := v.Prune(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, before-size(), freed)
+	readable(t, v)
+	// What the first point wrote is needed by a fifth, by all that remain.
+	for _, name := range b.names("seg/") {
+		require.Less(t, len(b.objects[name]), (live+4)*chunk, name)
+	}
+}
+
+// Segments are a multiple of 4096 bytes and have a footer: what is small
+// already must not be written anew by each prune.
+func TestPruneLeavesWhatCannotShrink(t *testing.T) {
+	b := newMem()
+	v, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer v.Close()
+	row(t, v, 20, 3, func(i int) int { return i * 100 })
+	// Chunks that are shorter in the segment than their lines in its footer.
+	p := dr.Point{ID: "flat", Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "a", Size: 4096 * chunk}}}}
+	d, err := v.Create(t.Context(), p)
+	require.NoError(t, err)
+	_, err = d.WriteAt(t.Context(), "a", []byte(strings.Repeat("x", 3000*chunk)), 0)
+	require.NoError(t, err)
+	require.NoError(t, d.Commit(t.Context(), p))
+	require.NoError(t, d.Close())
+
+	first := b.names("seg/")
+	freed, err := v.Prune(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, freed)
+	require.Equal(t, first, b.names("seg/"), "all is needed")
+	for i := range 10 {
+		require.NoError(t, v.Delete(t.Context(), "m", dr.PointID(fmt.Sprint(i))))
+	}
+	_, err = v.Prune(t.Context())
+	require.NoError(t, err)
+	second := b.names("seg/")
+	freed, err = v.Prune(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, freed)
+	require.Equal(t, second, b.names("seg/"), "nothing was deleted since")
+	readable(t, v)
+}
