@@ -139,14 +139,14 @@ func TestShutdownGuest(t *testing.T) {
 // TestRandomHistories compares every snapshot's bytes and changes with a model
 // that is as simple as can be: a copy of the disk.
 func TestRandomHistories(t *testing.T) {
-	for range 5 {
+	for range 4 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomHistory(t, rand.New(rand.NewPCG(seed, 0))) })
 	}
 }
 
 func randomHistory(t *testing.T, rnd *rand.Rand) {
-	const size = 4 << 20
+	const size = 1 << 20
 	r := newRig(t, vmwaretest.Options{MaxAreas: 3}, vmwaretest.VMSpec{ChangeTracking: true, Disks: []vmwaretest.DiskSpec{{Size: size}}})
 	d := r.disk()
 	disk := make([]byte, size)
@@ -161,7 +161,7 @@ func randomHistory(t *testing.T, rnd *rand.Rand) {
 	for i := range 40 {
 		switch n := rnd.IntN(10); {
 		case n < 5:
-			p := make([]byte, 1+rnd.IntN(100_000))
+			p := make([]byte, 1+rnd.IntN(60_000))
 			for j := range p {
 				p[j] = byte(rnd.IntN(3))
 			}
