@@ -135,8 +135,8 @@ type kept struct {
 	disks   []manifestDisk
 }
 
-// walkAll walks the maps of all points, a machine's disk and up to walkBatch
-// points at a time, in the order of points; made prepares the callbacks. With
+// walkAll walks the maps of all points, a machine's disk and as many points
+// at a time as a batch has, in the order of points; made prepares the callbacks. With
 // once, what a batch shares with the last point of the one before is passed
 // over: then what points without a gap between them share is visited once.
 func (s *Store) walkAll(ctx context.Context, points []kept, once bool, made func(disk dr.DiskID, of []*kept) *sharedWalk) error {
@@ -145,12 +145,12 @@ func (s *Store) walkAll(ctx context.Context, points []kept, once bool, made func
 		for end < len(points) && points[end].machine == points[machine].machine {
 			end++
 		}
-		for from := machine; from < end; from += walkBatch {
+		for from := machine; from < end; from += s.batch {
 			walked := 0
 			if once && from > machine {
 				walked = 1
 			}
-			if err := s.walkBatch(points[from-walked:min(end, from+walkBatch)], walked, made); err != nil {
+			if err := s.walkBatch(points[from-walked:min(end, from+s.batch)], walked, made); err != nil {
 				return err
 			}
 		}

@@ -40,6 +40,7 @@ type Options struct {
 	PageCache int64
 
 	segmentSize int // tests make it small; 0: maxSegment
+	walkBatch   int // tests make it small; 0: walkBatch
 }
 
 // Store is a vault that is open. All methods are safe for concurrent use.
@@ -54,6 +55,7 @@ type Store struct {
 	keys    *keyring
 	codec   Codec
 	segSize int
+	batch   int // points whose maps are walked at once
 	packers *packers
 	parts   *fsys.Pool // partSize
 	bufs    *fsys.Pool // readSize
@@ -107,6 +109,9 @@ func Open(ctx context.Context, b Bucket, o Options) (*Store, error) {
 	}
 	if s.segSize = o.segmentSize; s.segSize == 0 {
 		s.segSize = maxSegment
+	}
+	if s.batch = o.walkBatch; s.batch == 0 {
+		s.batch = walkBatch
 	}
 	var ok bool
 	if s.locks, ok = dr.As[Locker](b); !ok {
