@@ -81,7 +81,8 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	if err != nil {
 		return err
 	}
-	// The point is there. A record that can't be removed now is prune's.
+	// The point is there. A record that can't be removed now is prune's, or the
+	// next draft's.
 	s.forget(d)
 	return nil
 }

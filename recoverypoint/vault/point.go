@@ -20,6 +20,12 @@ func clonePoint(p dr.Point) dr.Point {
 	return p
 }
 
+// pointMemory is about what a point takes in memory, in bytes: a kilobyte with
+// two disks.
+func pointMemory(p dr.Point) int64 {
+	return int64(600 + 100*len(p.Machine.Disks) + 150*len(p.Machine.NICs) + 150*len(p.Cursors) + 40*len(p.Group.Members) + len(p.Machine.Config))
+}
+
 // sameMoment tells whether two descriptions are of one capture.
 func sameMoment(a, b dr.Point) bool {
 	disk := func(x, y dr.Disk) bool { return x.ID == y.ID && x.Size == y.Size }

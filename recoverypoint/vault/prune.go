@@ -22,7 +22,9 @@ const (
 	rewriteRound = 1024
 )
 
-// Prune gives back the space of deleted points and abandoned drafts. The order
+// Prune gives back the space of deleted points, and of drafts that Create threw
+// away; one that was interrupted stays, to be resumed, until its machine's next
+// Create. The order
 // of its steps is what makes it safe at any cut and beside readers:
 //
 //  1. Manifests that no head has are deleted, unless a reader or draft has
@@ -75,6 +77,11 @@ func (s *Store) dropManifests(ctx context.Context) error {
 	pending := map[key]bool{}
 	unsure := map[dr.MachineID]bool{}
 	for _, r := range records {
+		if over, err := s.dropRecord(ctx, r); err != nil {
+			return err
+		} else if over {
+			continue
+		}
 		pending[key{r.machine(), r.Point.ID}] = true
 		unsure[r.machine()] = unsure[r.machine()] || r.broken
 	}
@@ -122,6 +129,29 @@ func (s *Store) dropManifests(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// dropRecord deletes a draft's record if its point is committed, and the process
+// that did it was cut off before it got to that.
+func (s *Store) dropRecord(ctx context.Context, r *draftRecord) (bool, error) {
+	for reserved := false; ; reserved = true {
+		h, _, err := s.readHead(ctx, r.machine())
+		if err != nil {
+			return false, err
+		}
+		if _, ok := h.find(r.Point.ID); !ok || r.broken {
+			return false, nil
+		}
+		if reserved {
+			return true, s.bucket.Delete(ctx, r.name)
+		}
+		// A draft that is open may yet resume what it speaks of.
+		unbusy, err := s.reserve(r.machine())
+		if err != nil {
+			return false, nil
+		}
+		defer unbusy()
+	}
 }
 
 // keptManifests reads every manifest there is, a machine after the other.

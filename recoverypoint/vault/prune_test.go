@@ -110,3 +110,31 @@ func TestPruneLeavesWhatCannotShrink(t *testing.T) {
 	require.Equal(t, second, b.names("seg/"), "nothing was deleted since")
 	readable(t, v)
 }
+
+// A process that is killed right behind its commit leaves the draft's record,
+// which must not keep the point's space after it was deleted.
+func TestPruneDropsRecordsOfCommittedPoints(t *testing.T) {
+	b := newMem()
+	v, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer v.Close()
+	p := onePoint("1")
+	d, err := v.Create(t.Context(), p.point)
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	record := b.names("draft/")[0]
+	data := b.objects[record]
+	require.NoError(t, p.apply(t.Context(), v))
+	b.objects[record] = data
+
+	_, err = v.Prune(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, b.names("draft/"))
+	require.NoError(t, verify(t.Context(), v, "1", p.want))
+	require.NoError(t, v.Delete(t.Context(), "m", "1"))
+	freed, err := v.Prune(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, freed)
+	require.Empty(t, b.names("seg/"))
+	require.Empty(t, b.names("point/"))
+}

@@ -125,7 +125,7 @@ func Open(ctx context.Context, b Bucket, o Options) (*Store, error) {
 	s.blocks = fsys.NewPool(chunkSize, 16)
 	s.pages = newLRU[blobKey, *page](o.PageCache)
 	s.recent = newLRU[blobKey, []byte](4 << 20)
-	s.listed = newLRU[string, dr.Point](4 << 20)
+	s.listed = newLRU[string, dr.Point](16 << 20)
 	s.segs = newLRU[segID, *segment](4 << 20)
 	var err error
 	if s.packers, err = newPackers(); err != nil {
@@ -277,7 +277,8 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 	}), nil
 }
 
-// Machines yields the machines that have points or had some.
+// Machines yields the machines that have points, had some, or were begun to get
+// their first: what [Store.Pending] can be asked about.
 func (s *Store) Machines(ctx context.Context) iter.Seq2[dr.MachineID, error] {
 	return func(yield func(dr.MachineID, error) bool) {
 		for o, err := range s.bucket.List(ctx, "head/") {
@@ -332,7 +333,7 @@ func (s *Store) point(ctx context.Context, m dr.MachineID, e headEntry) (dr.Poin
 		return dr.Point{}, err
 	}
 	p := clonePoint(man.Point)
-	s.listed.put(name, p, 2<<10+int64(len(p.Machine.Config)))
+	s.listed.put(name, p, pointMemory(p))
 	return man.Point, nil
 }
 

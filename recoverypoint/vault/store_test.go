@@ -1,11 +1,13 @@
 package vault_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/crashfs"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
@@ -55,4 +57,30 @@ func TestConformance(t *testing.T) {
 			return open(t, fsys.OS(), t.TempDir(), vault.Options{})
 		}})
 	})
+}
+
+// Every cycle of every machine lists points: only the first reads them all.
+func TestListRemembersThousandsOfPoints(t *testing.T) {
+	const points = 3000
+	b := newMem()
+	v, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer v.Close()
+	for i := range points {
+		p := dr.Point{ID: dr.PointID(fmt.Sprint(i)), Machine: dr.Machine{ID: "m"}}
+		d, err := v.Create(t.Context(), p)
+		require.NoError(t, err)
+		require.NoError(t, d.Commit(t.Context(), p))
+		require.NoError(t, d.Close())
+	}
+	for _, reads := range []int{points, 0} {
+		b.reads = 0
+		n := 0
+		for _, err := range v.List(t.Context(), "m") {
+			require.NoError(t, err)
+			n++
+		}
+		require.Equal(t, points, n)
+		require.Equal(t, reads, b.reads)
+	}
 }
