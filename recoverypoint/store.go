@@ -11,7 +11,7 @@ import (
 // PointStore keeps points of many machines. All methods are safe for
 // concurrent use.
 //
-// Abilities that stores may have: [Processor], [Pender].
+// Abilities that stores may have: [Processor], [Pender], [Pruner], [Scrubber].
 // Images opened from a store are dr.ChangeTracker and dr.Summer; the tracker
 // answers for every point of the same machine that is in the store. Drafts
 // are dr.Summer, dr.Zeroer and dr.Resumer.
@@ -43,8 +43,9 @@ type PointStore interface {
 	List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, error]
 
 	// Delete removes a point. Other points are not affected, also those
-	// that have it as their parent. One that is not there is no error.
-	// Space may come back only later.
+	// that have it as their parent. One that is not there is no error. A
+	// draft of that ID that was interrupted is thrown away; while it is open
+	// that is ErrBusy. Space may come back only later.
 	Delete(ctx context.Context, m dr.MachineID, id dr.PointID) error
 }
 

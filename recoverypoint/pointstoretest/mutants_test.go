@@ -290,6 +290,17 @@ var mutants = []struct {
 		}
 	}, "Delete removes one point and no other"},
 
+	{"keeps the drafts of points that are deleted", func(l *liar) {
+		l.delete = func(ctx context.Context, m dr.MachineID, id dr.PointID) error {
+			for p := range l.Store.List(ctx, m) {
+				if p.ID == id {
+					return l.Store.Delete(ctx, m, id)
+				}
+			}
+			return ctx.Err()
+		}
+	}, "Delete throws an interrupted draft away"},
+
 	{"takes a point from under its readers", func(l *liar) {
 		l.images(func(i *imageLie) {
 			i.read = func(ctx context.Context, id dr.DiskID, p []byte, off int64) (int, error) {

@@ -99,6 +99,26 @@ var resumePromises = []promise{
 		k.commit(d, p)
 		require.Empty(k, collect(k, pender.Pending(k.ctx, "m")), "after Commit")
 	}},
+
+	{"Delete throws an interrupted draft away", func(k *kit) {
+		content := disks{"d": fill("d", 3*block)}
+		k.put("m", "old", "", content)
+		p := point("m", "p", "old", content)
+		d := k.create(p)
+		k.write(d, "d", fill("new", 3*block), 0)
+		require.ErrorIs(k, k.s.Delete(k.ctx, "m", "p"), dr.ErrBusy, "while it is open")
+		k.close(d)
+		require.NoError(k, k.s.Delete(k.ctx, "m", "p"))
+		if pender, ok := dr.As[recoverypoint.Pender](k.s); ok {
+			require.Empty(k, collect(k, pender.Pending(k.ctx, "m")))
+		}
+		k.prune()
+		k.holds("m", "old", content)
+		d = k.create(p)
+		require.Empty(k, k.durable(d, "d", 3*block), "what was written before")
+		k.commit(d, p)
+		k.holds("m", "p", content)
+	}},
 }
 
 // resumes interrupts a copy a few times, and finishes it by writing only what

@@ -136,7 +136,7 @@ func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
 	if err != nil {
 		return fail(err)
 	}
-	unbusy, err := s.reserve(p.Machine.ID)
+	unbusy, err := s.reserve(p.Machine.ID, p.ID)
 	if err != nil {
 		leave()
 		return fail(err)
@@ -171,19 +171,43 @@ func validPoint(p dr.Point) error {
 }
 
 // reserve makes sure of one draft a machine.
-func (s *Store) reserve(m dr.MachineID) (func(), error) {
+func (s *Store) reserve(m dr.MachineID, id dr.PointID) (func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy[m] {
-		return nil, &dr.Error{Op: "create point", Side: dr.StoreSide, Machine: m, Err: fmt.Errorf("%w: another draft of this machine is open", dr.ErrBusy),
+	if other, ok := s.busy[m]; ok {
+		return nil, &dr.Error{Op: "create point", Side: dr.StoreSide, Machine: m, Err: fmt.Errorf("%w: another draft of this machine is open, of point %s", dr.ErrBusy, other),
 			Remedy: "commit or close that one first"}
 	}
-	s.busy[m] = true
+	s.busy[m] = id
 	return sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.busy, m)
 	}), nil
+}
+
+// discardDrafts throws away a machine's drafts of one ID, unless that is
+// committed, in which case records are only left over.
+func (s *Store) discardDrafts(ctx context.Context, m dr.MachineID, id dr.PointID) error {
+	records, err := s.draftRecords(ctx, draftPrefix(m))
+	if err != nil {
+		return err
+	}
+	records = slices.DeleteFunc(records, func(r *draftRecord) bool { return r.broken || r.Point.ID != id })
+	if len(records) == 0 {
+		return nil
+	}
+	unbusy, err := s.reserve(m, id)
+	if err != nil {
+		return err
+	}
+	defer unbusy()
+	for _, r := range records {
+		if err := s.discard(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) create(ctx context.Context, p dr.Point, leave, unbusy func()) (dr.Draft, error) {

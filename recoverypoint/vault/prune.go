@@ -146,7 +146,7 @@ func (s *Store) dropRecord(ctx context.Context, r *draftRecord) (bool, error) {
 			return true, s.bucket.Delete(ctx, r.name)
 		}
 		// A draft that is open may yet resume what it speaks of.
-		unbusy, err := s.reserve(r.machine())
+		unbusy, err := s.reserve(r.machine(), r.Point.ID)
 		if err != nil {
 			return false, nil
 		}

@@ -67,8 +67,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	writers int
-	lock    io.Closer // held while writers > 0
-	busy    map[dr.MachineID]bool
+	lock    io.Closer                   // held while writers > 0
+	busy    map[dr.MachineID]dr.PointID // drafts that are open
 	closed  bool
 }
 
@@ -101,7 +101,7 @@ func Open(ctx context.Context, b Bucket, o Options) (*Store, error) {
 	if o.Codec > lastCodec {
 		return nil, fmt.Errorf("%w: %s", dr.ErrInvalid, o.Codec)
 	}
-	s := &Store{bucket: b, codec: o.Codec, busy: map[dr.MachineID]bool{}}
+	s := &Store{bucket: b, codec: o.Codec, busy: map[dr.MachineID]dr.PointID{}}
 	if s.codec == Raw && !o.NoCompression {
 		s.codec = Zstd
 	} else if o.NoCompression {
@@ -337,9 +337,14 @@ func (s *Store) point(ctx context.Context, m dr.MachineID, e headEntry) (dr.Poin
 	return man.Point, nil
 }
 
-// Delete removes a point from the machine's head; Prune gives its space back.
+// Delete removes a point from the machine's head; Prune gives its space back. Of
+// an interrupted draft of that ID it deletes what was received.
 func (s *Store) Delete(ctx context.Context, m dr.MachineID, id dr.PointID) error {
 	fail := func(err error) error {
+		var known *dr.Error
+		if errors.As(err, &known) {
+			return err
+		}
 		return &dr.Error{Op: "delete point", Side: dr.StoreSide, Machine: m, Point: id, Err: err}
 	}
 	leave, err := s.enter(ctx)
@@ -347,15 +352,23 @@ func (s *Store) Delete(ctx context.Context, m dr.MachineID, id dr.PointID) error
 		return err
 	}
 	defer leave()
+	committed := false
 	err = s.changeHead(ctx, m, func(h *head) (bool, error) {
 		for i, e := range h.entries {
 			if e.id == id {
 				h.entries = append(h.entries[:i], h.entries[i+1:]...)
+				committed = true
 				return true, nil
 			}
 		}
 		return false, nil
 	})
+	if err == nil {
+		err = s.discardDrafts(ctx, m, id)
+	}
+	if committed && errors.Is(err, dr.ErrBusy) {
+		err = nil // only a record is left, which the next draft drops
+	}
 	if err != nil {
 		return fail(err)
 	}
