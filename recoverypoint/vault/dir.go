@@ -172,8 +172,8 @@ func (b *dirBucket) publish(temp, final string) error {
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return dr.ErrExists
-	case err != nil && errors.Is(err, errors.ErrUnsupported):
-		// No hard links here. One process writes at a time, so that within it
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, fs.ErrPermission):
+		// No hard links here: FAT says EPERM (link(2)). One process writes at a time, so that within it
 		// looking and renaming can be made one step.
 		b.swap.Lock()
 		defer b.swap.Unlock()

@@ -145,3 +145,16 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 		return nil
 	}))
 }
+
+// FAT and exFAT, as disks that are carried away have them, know no hard links,
+// and say so with EPERM (link(2)); others say ENOTSUP.
+func TestFileSystemsWithoutHardLinks(t *testing.T) {
+	for _, refusal := range []error{syscall.EPERM, syscall.ENOTSUP} {
+		disk := crashfs.New(1)
+		disk.Inject(crashfs.Fault{Match: func(o crashfs.Op) bool { return o.Kind == crashfs.Link }, Err: &os.LinkError{Op: "link", Err: refusal}, Stays: true})
+		v := open(t, disk, "/v", vault.Options{})
+		p := onePoint("1")
+		require.NoError(t, p.apply(t.Context(), v))
+		require.NoError(t, verify(t.Context(), v, "1", p.want))
+	}
+}
