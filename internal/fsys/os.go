@@ -35,7 +35,9 @@ func (osFS) Lock(name string, exclusive bool) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil && !exclusive {
 		// A reader may share a lock that it could not have made.
-		f, err = os.Open(name)
+		if readable, rerr := os.Open(name); rerr == nil {
+			f, err = readable, nil
+		}
 	}
 	if err != nil {
 		return nil, err
