@@ -77,7 +77,7 @@ func (i *image) fail(op string, disk dr.DiskID, off int64, err error) error {
 func readError(op string, m dr.MachineID, id dr.PointID, disk dr.DiskID, off int64, err error) error {
 	e := &dr.Error{Op: op, Side: dr.StoreSide, Machine: m, Point: id, Disk: disk, Off: off, Err: err}
 	if errors.Is(err, dr.ErrCorrupt) {
-		e.Remedy = "scrub the vault to see which points are whole; bring the object back from a copy of the vault, or take another point"
+		e.Remedy = "scrub the vault to see which points are whole; bring the object back from a copy of the vault, or take another point; to have whole points again, replicate in full, without a parent"
 	}
 	return e
 }

@@ -22,6 +22,10 @@ import (
 // without points is in what no point needs: garbage, drafts, or a segment's
 // own records. It fails with dr.ErrBusy while the vault is being pruned;
 // writers and readers may go on.
+//
+// Points that are made over a damaged one share its damage until the chunk
+// changes, as what is equal by its sum is not stored again, not even by a
+// checksum resync. A point without a parent stores everything anew.
 func (s *Store) Scrub(ctx context.Context) iter.Seq2[recoverypoint.Damage, error] {
 	return func(yield func(recoverypoint.Damage, error) bool) {
 		c := &scrubber{store: s, ctx: ctx, yield: yield, bad: map[blobKey]error{}, blind: map[segID]error{}, segs: map[segID]string{}}
