@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,10 +167,10 @@ func (c *crashTest) stage(cp checkpoint, at int, s crashStage) checkpoint {
 	cp = c.save(p, cp)
 
 	p = c.open(cp)
-	writes := 0
+	var writes atomic.Int64
 	p.fs.Trace(func(o crashfs.Op) {
 		if crashfs.Mutating(o) {
-			writes++ // Trace's callers hold no lock, but what mutates is one at a time here
+			writes.Add(1)
 		}
 	})
 	p.journal.Store(0)
@@ -181,7 +182,7 @@ func (c *crashTest) stage(cp checkpoint, at int, s crashStage) checkpoint {
 	if testing.Short() {
 		step = 17
 	}
-	for n := 1; n <= writes; n += step {
+	for n := 1; n <= int(writes.Load()); n += step {
 		c.cut(cp, s, fmt.Sprintf("write %d", n), "write", func(p *plant) {
 			p.fs.Inject(crashfs.Fault{N: n, Match: crashfs.Mutating, Torn: c.rnd.IntN(2) == 0})
 		})
