@@ -91,20 +91,20 @@ var stepPromises = []promise{
 	{"an attempt that takes too long is stopped and tried again", func(e *env) {
 		e.firstHangs("a")
 		e.serve()
-		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Timeout = 30 * time.Millisecond })))
+		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Timeout = 300 * time.Millisecond })))
 		e.ends("r", dr.RunDone)
 		require.Equal(e, []int{1, 2}, e.ledger.attempts("r", "a"))
 	}},
 	{"an attempt that falls silent is stopped and tried again", func(e *env) {
 		e.firstHangs("a")
 		e.serve()
-		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Silence = 30 * time.Millisecond })))
+		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Silence = 300 * time.Millisecond })))
 		e.ends("r", dr.RunDone)
 		require.Equal(e, []int{1, 2}, e.ledger.attempts("r", "a"))
 	}},
 	{"an attempt that beats is not silent", func(e *env) {
 		e.on["a"] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-			tick := time.NewTicker(20 * time.Millisecond)
+			tick := time.NewTicker(55 * time.Millisecond)
 			defer tick.Stop()
 			for range 40 { // more than twice the silence that is allowed
 				select {
@@ -117,7 +117,7 @@ var stepPromises = []promise{
 			return e.life.effect(ctx, c)
 		}
 		e.serve()
-		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Silence = 350 * time.Millisecond; s.Attempts = 1 })))
+		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Silence = time.Second; s.Attempts = 1 })))
 		e.ends("r", dr.RunDone)
 	}},
 	{"a step gets the results of all that it comes after", func(e *env) {

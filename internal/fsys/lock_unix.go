@@ -25,3 +25,5 @@ func lockFile(f *os.File, exclusive bool) error {
 		}
 	}
 }
+
+func unlockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

@@ -1,6 +1,7 @@
 package fsys
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -46,8 +47,15 @@ func (osFS) Lock(name string, exclusive bool) (io.Closer, error) {
 		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
 	}
-	return f, nil
+	return held{f}, nil
 }
+
+// held is a lock. It is given back before its file is closed: a process that
+// is just being forked has a copy of the descriptor until it runs its own
+// program, and would keep the lock for that long.
+type held struct{ f *os.File }
+
+func (h held) Close() error { return errors.Join(unlockFile(h.f), h.f.Close()) }
 
 // osFile works through the page cache.
 type osFile struct{ *os.File }
