@@ -6,6 +6,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,16 +16,31 @@ import (
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
 
-// TestBlockDevice overwrites the block device that LIFEBOAT_TEST_DEVICE names,
-// of at least 2 MiB, for instance a loop device:
-//
-//	truncate -s 64M disk.img
-//	LIFEBOAT_TEST_DEVICE=$(losetup -f --show disk.img) go test -run BlockDevice ./internal/fsys
-func TestBlockDevice(t *testing.T) {
-	name := os.Getenv("LIFEBOAT_TEST_DEVICE")
-	if name == "" {
-		t.Skip("LIFEBOAT_TEST_DEVICE names no device that may be overwritten")
+// device is a block device that may be overwritten: the one of at least 2 MiB
+// that LIFEBOAT_TEST_DEVICE names, else a loop device.
+func device(t *testing.T) string {
+	t.Helper()
+	if name := os.Getenv("LIFEBOAT_TEST_DEVICE"); name != "" {
+		return name
 	}
+	file := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Truncate(file, 8<<20))
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		why := fmt.Sprintf("no loop device, which needs root: %v: %s", err, out)
+		if os.Getenv("LIFEBOAT_REQUIRE") == "all" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
+	}
+	name := strings.TrimSpace(string(out))
+	t.Cleanup(func() { require.NoError(t, exec.Command("losetup", "-d", name).Run()) })
+	return name
+}
+
+func TestBlockDevice(t *testing.T) {
+	name := device(t)
 	for _, flag := range []int{0, fsys.Direct} {
 		t.Run(fmt.Sprintf("direct=%v", flag != 0), func(t *testing.T) {
 			seed := rand.Uint64()
