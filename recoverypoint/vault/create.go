@@ -305,11 +305,23 @@ func (s *Store) fillDraft(ctx context.Context, d *draft) error {
 			return err
 		}
 	}
+	// Last, and only what no earlier process had stored: in this session's log
+	// the parent's bytes would be taken for newer ones by the next that resumes.
+	for _, m := range d.maps.disks {
+		if parent == nil {
+			break
+		}
+		if pd, ok := parent.disk(m.id); ok {
+			if err := d.fit(ctx, m, pd.Size); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
 // adopt begins a disk's map as the parent's, whose disk may have had another
-// size.
+// size: then [draft.fit] has to follow.
 func (d *draft) adopt(ctx context.Context, m *diskMap, parent *manifestDisk) error {
 	t := parent.tree()
 	if t.root.isZero() || m.size == 0 {
@@ -329,26 +341,26 @@ func (d *draft) adopt(ctx context.Context, m *diskMap, parent *manifestDisk) err
 	} else if err := d.maps.plant(ctx, m, t); err != nil {
 		return err
 	}
-	if m.size == parent.Size {
-		return nil
-	}
 	if m.size < parent.Size {
-		if err := d.maps.cut(ctx, m); err != nil {
-			return err
-		}
+		return d.maps.cut(ctx, m)
 	}
-	// The chunk at the smaller size's end has another length now.
-	size := min(m.size, parent.Size)
-	if size%chunkSize == 0 {
+	return nil
+}
+
+// fit gives the chunk at the end of the smaller of a disk's and its parent's
+// size the length that it has now, if it is the parent's still.
+func (d *draft) fit(ctx context.Context, m *diskMap, parent int64) error {
+	size := min(m.size, parent)
+	if m.size == parent || size%chunkSize == 0 {
 		return nil
 	}
 	chunk := size / chunkSize
 	r, err := d.maps.get(ctx, m, chunk)
-	if err != nil || r.isZero() {
+	if err != nil || r.isZero() || d.ours(r.seg.session()) {
 		return err
 	}
 	buf := make([]byte, chunkSize)
-	if err := d.store.chunk(ctx, &r, buf[:chunkLen(parent.Size, chunk)]); err != nil {
+	if err := d.store.chunk(ctx, &r, buf[:chunkLen(parent, chunk)]); err != nil {
 		return err
 	}
 	return d.put(ctx, m, chunk, buf[:chunkLen(m.size, chunk)], false)
