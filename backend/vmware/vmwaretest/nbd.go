@@ -1,0 +1,109 @@
+package vmwaretest
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net"
+
+	"github.com/lifeboat-dr/lifeboat/internal/nbd"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// NBDExport names a disk as the parameters of nbdkit's vddk plugin do.
+type NBDExport struct {
+	// VM is the machine ("vm=moref=...").
+	VM types.ManagedObjectReference
+	// Snapshot, if set, is whose frozen bytes are served, read-only. Without
+	// it the machine must be off, and its disk can be written.
+	Snapshot types.ManagedObjectReference
+	// File is the disk's backing as the machine or the snapshot names it.
+	File string
+}
+
+// ServeNBD serves a disk over NBD as the default export until ctx ends, in
+// place of nbdkit with the vddk plugin; it returns nil then. It closes
+// l. Writes are tracked like a guest's.
+func (s *Simulator) ServeNBD(ctx context.Context, l net.Listener, e NBDExport) error {
+	d, err := s.device(e)
+	if err != nil {
+		l.Close()
+		return fmt.Errorf("vmwaretest: serve %q of %s over NBD: %w", e.File, e.VM.Value, err)
+	}
+	defer s.traffic.open(NBD)()
+	server := &nbd.Server{Exports: []nbd.Export{{Device: d, ReadOnly: e.Snapshot.Value != ""}}}
+	return server.Serve(ctx, l)
+}
+
+func (s *Simulator) device(e NBDExport) (*nbdDevice, error) {
+	v := s.VM(e.VM)
+	if v == nil {
+		return nil, fmt.Errorf("no such machine")
+	}
+	name := canonical(e.File)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Snapshot.Value != "" {
+		for _, f := range v.snapshots[e.Snapshot] {
+			if f.file.name == name {
+				return &nbdDevice{s, f.content, f.file.track}, nil
+			}
+		}
+		return nil, ErrNoDisk
+	}
+	if v.on {
+		return nil, fmt.Errorf("the file is locked: the machine is running")
+	}
+	for _, f := range v.disks {
+		if f.name == name {
+			return &nbdDevice{s, f.content, f.track}, nil
+		}
+	}
+	return nil, ErrNoDisk
+}
+
+type nbdDevice struct {
+	s       *Simulator
+	content *content
+	track   *tracker
+}
+
+func (d *nbdDevice) Size() int64 { return d.content.Size() }
+
+func (d *nbdDevice) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	n, err := d.content.ReadAt(p, off)
+	d.s.traffic.add(NBD, int64(n), 0)
+	return n, err
+}
+
+func (d *nbdDevice) WriteAt(_ context.Context, p []byte, off int64) (int, error) {
+	d.s.mu.Lock()
+	seq := d.track.seq
+	d.s.mu.Unlock()
+	if err := d.content.writeAt(p, off, seq); err != nil {
+		return 0, err
+	}
+	d.s.traffic.add(NBD, 0, int64(len(p)))
+	return len(p), nil
+}
+
+func (d *nbdDevice) Flush(context.Context) error { return nil }
+
+// Extents tells what was never written; the rest counts as data.
+func (d *nbdDevice) Extents(_ context.Context, off, n int64) iter.Seq2[nbd.Extent, error] {
+	return func(yield func(nbd.Extent, error) bool) {
+		at, end := off, off+n
+		for a := range d.content.written(1) {
+			if a.off >= end {
+				break
+			}
+			if a.off > at && !yield(nbd.Extent{Off: at, Len: a.off - at, Hole: true, Zero: true}, nil) {
+				return
+			}
+			at = max(at, a.off+a.n)
+		}
+		if at < end {
+			yield(nbd.Extent{Off: at, Len: end - at, Hole: true, Zero: true}, nil)
+		}
+	}
+}
