@@ -308,7 +308,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	}), uint64(256<<10))
 
-	small, large := image(t, disk(1, 4<<20), Options{}), image(t, disk(1, 32<<20), Options{})
+	small, large := image(t, disk(1, 2<<20), Options{}), image(t, disk(1, 12<<20), Options{})
 	drain := func(b []byte) func() {
 		return func() {
 			r, err := NewReader(bytes.NewReader(b))

@@ -15,7 +15,10 @@ import (
 // The image depends on the disk only: not on how it was written, nor by how many
 // workers.
 func TestEqualDisksMakeEqualImages(t *testing.T) {
-	plain := disk(3, 33<<20+3*sector)
+	plain := make([]byte, 33<<20+3*sector) // two tables
+	copy(plain, disk(3, 2<<20))
+	copy(plain[32<<20-100:], disk(4, 1<<20))
+	plain[len(plain)-1] = 1
 	want := image(t, plain, Options{Workers: 1})
 	requireDisk(t, plain, want)
 	require.True(t, bytes.Equal(want, image(t, plain, Options{Workers: 7})))
