@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 )
 
 // What callers branch on. All come wrapped in a [RequestError].
@@ -60,20 +59,23 @@ type Info struct {
 // # Cancellation
 //
 // A call whose context ends returns at once; the connection stays in use, and
-// the reply is drained when it comes. Only if the call's own bytes are half way
-// through the socket does it wait for them, for 5 s at most; then the
+// the reply is drained when it comes, a write that was begun is sent to its end
+// from a copy. Only if the call's own bytes are half way through the socket does
+// it wait for the next 256 KiB of them; if they don't get through for 5 s the
 // connection is given up. A cancelled write may still happen, at any time until
 // the next Flush returns.
 //
 // # Lost connections
 //
-// Without Options.Reconnect every call fails with [ErrLost] from the loss on.
-// With it calls wait for the new connection, within their contexts. If the
-// export's size, flags, block sizes or contexts are different then, all calls
-// fail with [ErrChanged].
+// Without Options.Reconnect every call fails with [ErrLost] from the loss on, be
+// it of one of several connections, and nothing is sent twice. With it calls wait
+// for a connection, within their contexts. If the export's size, flags, block
+// sizes or contexts are different on a new one, all calls fail with [ErrChanged].
 //
-// Requests that were in flight are sent again: repeating a read, write, trim,
-// zeroing or flush has the effect of doing it once. One thing can't be excluded
+// With Reconnect, requests that were in flight are sent again: repeating a read,
+// write, trim, zeroing or flush has the effect of doing it once. A request that
+// loses every connection it is sent on for as long as Reconnect says fails with
+// ErrLost, and others go on. One thing can't be excluded
 // from this side: a server that still carries out a write of the lost
 // connection after the repeated one, and after a later write to the same bytes.
 // Servers that finish or drop what a connection left before they accept another
@@ -92,9 +94,8 @@ type Client struct {
 	info     Info
 	flags    uint16
 	book     ledger
-	lanes    []*lane
-	turn     atomic.Uint32
-	edge     sync.Mutex // one write of parts of blocks at a time; see unaligned.go
+	lanes    lanes
+	edge     chan struct{} // has room for one write of a part of a block; see unaligned.go
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -122,15 +123,19 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opts: o, inFlight: cmp.Or(o.InFlight, 64), log: o.log(), flags: n.export.flags, info: infoOf(n)}
+	c := &Client{opts: o, inFlight: cmp.Or(o.InFlight, 64), log: o.log(), flags: n.export.flags, info: infoOf(n), edge: make(chan struct{}, 1)}
+	c.lanes.change = make(chan struct{})
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	add := func(n *negotiation) {
-		l := &lane{link: newLink(n, c.inFlight, &c.book), change: make(chan struct{})}
-		c.lanes = append(c.lanes, l)
-		c.keeps.Go(func() { c.keep(l) })
+		l := newLink(n, c.inFlight, &c.book)
+		c.lanes.mu.Lock()
+		c.lanes.links = append(c.lanes.links, l)
+		i := len(c.lanes.links) - 1
+		c.lanes.mu.Unlock()
+		c.keeps.Go(func() { c.keep(i, l) })
 	}
 	add(n)
-	for c.info.CanMultiConn && len(c.lanes) < o.Connections {
+	for have := 1; c.info.CanMultiConn && have < o.Connections; have++ {
 		if n, err = o.connect(ctx); err == nil {
 			if err = c.same(n); err == nil {
 				add(n)
@@ -139,7 +144,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 			n.raw.Close()
 		}
 		_ = c.Close()
-		return nil, fmt.Errorf("connection %d of %d: %w", len(c.lanes)+1, o.Connections, err)
+		return nil, fmt.Errorf("connection %d of %d: %w", have+1, o.Connections, err)
 	}
 	return c, nil
 }
@@ -175,21 +180,4 @@ func (c *Client) Close() error {
 	c.cancel()
 	c.keeps.Wait()
 	return nil
-}
-
-// pick chooses the connection with the most room among those in order, or waits
-// for one.
-func (c *Client) pick(ctx context.Context) (*link, error) {
-	first := int(c.turn.Add(1))
-	var best *link
-	for i := range c.lanes {
-		l := c.lanes[(first+i)%len(c.lanes)].now()
-		if l != nil && (best == nil || len(l.free) > len(best.free)) {
-			best = l
-		}
-	}
-	if best != nil {
-		return best, nil
-	}
-	return c.lanes[first%len(c.lanes)].get(ctx)
 }

@@ -224,7 +224,7 @@ func TestClientRandomOperations(t *testing.T) {
 			o := unixOptions(serve(t, &Server{Exports: []Export{{Device: dev}}}), "")
 			o.Connections, o.InFlight = conns, 3
 			c := dialTest(t, o)
-			require.Len(t, c.lanes, conns)
+			require.Len(t, c.lanes.links, conns)
 			model := make([]byte, callers*share)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)

@@ -349,9 +349,11 @@ func TestClientOutlivesItsServer(t *testing.T) {
 	// The same without a flush is reported.
 	_, err = c.WriteAt(t.Context(), want[:part], 0)
 	require.NoError(t, err)
-	for _, l := range c.lanes {
-		l.now().raw.Close()
+	c.lanes.mu.Lock()
+	for _, l := range c.lanes.links {
+		l.raw.Close()
 	}
+	c.lanes.mu.Unlock()
 	_, err = c.ReadAt(t.Context(), got, 0)
 	require.NoError(t, err)
 	require.ErrorIs(t, c.Flush(t.Context()), ErrUnflushed)

@@ -95,8 +95,9 @@ func (o Options) negotiated(ctx context.Context, f func(context.Context, *negoti
 	if err != nil {
 		return nil, fmt.Errorf("nbd: connecting to %s: %w", o.server(), err)
 	}
-	// The raw connection's deadline holds for TLS above it as well.
-	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
+	// Closing ends what TLS does above it as well, and needs no deadlines, which
+	// not every connection knows.
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	n := &negotiation{raw: raw, conn: raw}
 	if err = n.begin(ctx, o); err == nil {
 		err = f(ctx, n)

@@ -15,43 +15,47 @@ const (
 	lastPause  = 5 * time.Second
 )
 
-// lane is one of a Client's connections through all its lives.
-type lane struct {
+// lanes are a Client's connections through all their lives.
+type lanes struct {
 	mu     sync.Mutex
-	link   *link         // nil while there is none
-	err    error         // why there will never be one again
+	links  []*link       // nil while there is none
+	next   int           // where pick begins to look
+	over   error         // why no request will be sent any more
 	change chan struct{} // closed, and made anew, at every change of the others
 }
 
-func (n *lane) set(l *link, err error) {
+// set replaces a link. The first error is final for all: a client that goes on
+// with a part of its connections would hide that one was lost.
+func (n *lanes) set(i int, l *link, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.link, n.err = l, err
+	n.links[i] = l
+	if n.over == nil {
+		n.over = err
+	}
 	close(n.change)
 	n.change = make(chan struct{})
 }
 
-// now returns the link if it is in order.
-func (n *lane) now() *link {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.link == nil || !n.link.alive() {
-		return nil
-	}
-	return n.link
-}
-
-// get waits for a link.
-func (n *lane) get(ctx context.Context) (*link, error) {
+// pick chooses the link with the most room, or waits for one.
+func (n *lanes) pick(ctx context.Context) (*link, error) {
 	for {
 		n.mu.Lock()
-		l, err, change := n.link, n.err, n.change
+		var best *link
+		n.next++
+		for i := range n.links {
+			l := n.links[(n.next+i)%len(n.links)]
+			if l != nil && l.alive() && (best == nil || len(l.free) > len(best.free)) {
+				best = l
+			}
+		}
+		over, change := n.over, n.change
 		n.mu.Unlock()
 		switch {
-		case err != nil:
-			return nil, err
-		case l != nil && l.alive():
-			return l, nil
+		case over != nil:
+			return nil, over
+		case best != nil:
+			return best, nil
 		}
 		select {
 		case <-change:
@@ -61,63 +65,72 @@ func (n *lane) get(ctx context.Context) (*link, error) {
 	}
 }
 
-// keep replaces the lane's link whenever it is lost, until the client closes
-// or can't.
-func (c *Client) keep(n *lane) {
-	l := n.link
+// keep replaces a link whenever it is lost, until the client closes or can't.
+func (c *Client) keep(i int, l *link) {
+	pause := time.Duration(0) // before the next attempt to connect
 	for {
+		born := time.Now()
 		select {
 		case <-l.ended:
 		case <-c.ctx.Done():
 			l.close()
 		}
 		if c.ctx.Err() != nil {
-			n.set(nil, ErrClosed)
+			c.lanes.set(i, nil, ErrClosed)
 			return
 		}
 		c.log.Warn("nbd: connection lost", "err", l.err)
-		n.set(nil, nil)
-		next, err := c.restore(l.err)
+		c.lanes.set(i, nil, nil)
+		if time.Since(born) >= lastPause {
+			pause = 0
+		}
+		next, err := c.restore(l.err, &pause)
 		if err != nil {
-			n.set(nil, err)
+			c.lanes.set(i, nil, err)
 			return
 		}
 		c.log.Info("nbd: reconnected")
-		n.set(next, nil)
+		c.lanes.set(i, next, nil)
 		l = next
 	}
 }
 
-// restore connects again, for as long as the options say.
-func (c *Client) restore(cause error) (*link, error) {
+// restore connects again, for as long as the options say. pause is kept from one
+// loss to the next: a server that takes connections and loses them at once must
+// not be hammered.
+func (c *Client) restore(cause error, pause *time.Duration) (*link, error) {
 	if c.opts.Reconnect == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrLost, cause)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.Reconnect)
 	defer cancel()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		g, err := c.opts.connect(ctx)
-		if err == nil {
-			if err = c.same(g); err == nil {
-				return newLink(g, c.inFlight, &c.book), nil
+	err := errors.New("no attempt was made yet")
+	for {
+		if *pause > 0 {
+			t := time.NewTimer(*pause)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
 			}
+		}
+		*pause = min(max(2**pause, firstPause), lastPause)
+		switch {
+		case c.ctx.Err() != nil:
+			return nil, ErrClosed
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("%w: %w; reconnecting failed for %v, last with: %w", ErrLost, cause, c.opts.Reconnect, err)
+		}
+		var g *negotiation
+		if g, err = c.opts.connect(ctx); err != nil {
+			c.log.Debug("nbd: reconnecting failed", "err", err, "pause", *pause)
+			continue
+		}
+		if err = c.same(g); err != nil {
 			g.raw.Close()
 			return nil, err
 		}
-		if c.ctx.Err() != nil {
-			return nil, ErrClosed
-		}
-		c.log.Debug("nbd: reconnecting failed", "err", err, "pause", pause)
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			if c.ctx.Err() != nil {
-				return nil, ErrClosed
-			}
-			return nil, fmt.Errorf("%w: %w; reconnecting failed for %v, last with: %w", ErrLost, cause, c.opts.Reconnect, err)
-		}
+		return newLink(g, c.inFlight, &c.book), nil
 	}
 }
 
@@ -142,5 +155,5 @@ func (c *Client) same(n *negotiation) error {
 	return fmt.Errorf("%w: %s", ErrChanged, what)
 }
 
-// isLost reports that a request's fate is unknown and that it may be repeated.
+// isLost reports that a request's fate is unknown.
 func isLost(err error) bool { return errors.Is(err, errLinkLost) }

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,9 @@ import (
 	"time"
 )
 
-// stallGrace is what a cancelled request waits for bytes that are half way
-// between its caller's buffer and the socket. Then the connection is given up:
-// half a message can't be taken back.
+// stallGrace is what a cancelled request waits for a piece of its payload that is
+// half way between its caller's buffer and the socket. Then the connection is
+// given up: half a message can't be taken back.
 const stallGrace = 5 * time.Second
 
 // errLinkLost is what a request gets whose fate is unknown; see Client.exchange.
@@ -86,9 +87,11 @@ func (l *link) alive() bool {
 	}
 }
 
-// close says goodbye and waits for the end. Called once.
+// close says goodbye, for a second at most, and waits for the end. Called once.
+// Not every connection knows deadlines: closing it is what all know.
 func (l *link) close() {
-	l.raw.SetWriteDeadline(time.Now().Add(time.Second))
+	late := time.AfterFunc(time.Second, func() { l.fail(net.ErrClosed) })
+	defer late.Stop()
 	close(l.quit)
 	<-l.ended
 }
@@ -267,6 +270,10 @@ const (
 	maxBatchBytes = 1 << 20
 )
 
+// payloadPiece is how much of a payload is moved between looks at whether its caller
+// still waits.
+const payloadPiece = 256 << 10
+
 // transmit sends what is queued until the link ends.
 func (l *link) transmit() error {
 	head := make([]byte, 0, maxBatch*requestSize)
@@ -284,18 +291,23 @@ func (l *link) transmit() error {
 			return net.ErrClosed
 		}
 		head, bufs, batch = head[:0], bufs[:0], batch[:0]
-		from, bytes := 0, 0
+		from, payload := 0, 0
+		var long *slot // the last of the batch, if more than a piece of it is to be sent
 		for s != nil {
 			if l.depart(s) {
 				head = s.req.append(head)
 				if s.req.cmd == cmdWrite {
-					bufs = append(bufs, head[from:len(head):len(head)], s.data)
-					from, bytes = len(head), bytes+len(s.data)
-					batch = append(batch, s)
+					bufs = append(bufs, head[from:len(head):len(head)], s.data[:min(len(s.data), payloadPiece)])
+					from, payload = len(head), payload+len(s.data)
+					if len(s.data) > payloadPiece {
+						long = s
+					} else {
+						batch = append(batch, s)
+					}
 				}
 			}
 			s = nil
-			if len(head) < cap(head) && bytes < maxBatchBytes {
+			if long == nil && len(head) < cap(head) && payload < maxBatchBytes {
 				select {
 				case s = <-l.queue:
 				default:
@@ -310,10 +322,49 @@ func (l *link) transmit() error {
 		for _, s := range batch {
 			l.letGo(s)
 		}
+		if long != nil {
+			if err == nil {
+				err = l.sendRest(long, long.data[payloadPiece:])
+			} else {
+				l.letGo(long)
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("sending: %w", err)
 		}
 	}
+}
+
+// sendRest sends what is left of a long write and lets go of its slot. If the
+// caller gives up meanwhile it goes on from a copy, for the server waits for all
+// of it.
+func (l *link) sendRest(s *slot, p []byte) error {
+	held := true
+	for len(p) > 0 {
+		if held && s.unwanted() {
+			p = bytes.Clone(p)
+			l.letGo(s)
+			held = false
+		}
+		n := min(len(p), payloadPiece)
+		if _, err := l.conn.Write(p[:n]); err != nil {
+			if held {
+				l.letGo(s)
+			}
+			return err
+		}
+		p = p[n:]
+	}
+	if held {
+		l.letGo(s)
+	}
+	return nil
+}
+
+func (s *slot) unwanted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.abandoned
 }
 
 // depart marks a slot as sent; one that was abandoned in the queue never is.

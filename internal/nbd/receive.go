@@ -171,14 +171,22 @@ func (l *link) holeChunk(s *slot) error {
 }
 
 // fill reads n bytes into the caller's buffer at its place, or drains them if
-// the caller is gone.
+// the caller is gone. It lets go of the buffer between pieces, so that a slow
+// reply can be left before it is whole.
 func (l *link) fill(s *slot, at, n int64) error {
-	if !s.hold() {
-		return l.discard(n)
+	for n > 0 {
+		if !s.hold() {
+			return l.discard(n)
+		}
+		k := min(n, payloadPiece)
+		_, err := io.ReadFull(l.r, s.data[at:][:k])
+		l.letGo(s)
+		if err != nil {
+			return err
+		}
+		at, n = at+k, n-k
 	}
-	defer l.letGo(s)
-	_, err := io.ReadFull(l.r, s.data[at:][:n])
-	return err
+	return nil
 }
 
 // statusChunk collects what is said about the wanted context. Descriptors are

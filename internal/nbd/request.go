@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -74,16 +75,26 @@ func (c *Client) attempt(ctx context.Context, x *exchange) error {
 	case cmdWrite, cmdTrim, cmdWriteZeros, cmdFlush:
 		changes = true
 	}
+	var first time.Time // when the request was lost with a connection
 	for {
-		l, err := c.pick(ctx)
+		l, err := c.lanes.pick(ctx)
 		if err != nil {
 			return err
 		}
 		if changes && !c.book.intact() {
 			return ErrUnflushed
 		}
-		if err = l.roundTrip(ctx, x); !isLost(err) {
+		switch err = l.roundTrip(ctx, x); {
+		case !isLost(err):
 			return err
+		case c.ctx.Err() != nil:
+			return ErrClosed
+		case c.opts.Reconnect == 0:
+			return fmt.Errorf("%w: %w", ErrLost, l.err)
+		case first.IsZero():
+			first = time.Now()
+		case time.Since(first) > c.opts.Reconnect:
+			return fmt.Errorf("%w each time that it was sent, for %v, last with: %w", ErrLost, c.opts.Reconnect, l.err)
 		}
 	}
 }

@@ -90,8 +90,12 @@ func (c *Client) zeroUnaligned(ctx context.Context, off, n int64) error {
 // same block at once don't undo each other: only one patches at a time, and
 // who writes the whole block writes the same bytes, which is a race of theirs.
 func (c *Client) patch(ctx context.Context, block, size int64, flags uint16, change func([]byte)) error {
-	c.edge.Lock()
-	defer c.edge.Unlock()
+	select {
+	case c.edge <- struct{}{}:
+		defer func() { <-c.edge }()
+	case <-ctx.Done():
+		return c.failed("write", block, size, ctx.Err())
+	}
 	b := make([]byte, size)
 	if err := c.readWhole(ctx, b, block); err != nil {
 		return err
