@@ -167,3 +167,41 @@ func TestClientNeedsNoDeadlines(t *testing.T) {
 		require.Equal(t, 30*time.Second, time.Since(start))
 	})
 }
+
+// A server that is there and does nothing is left after Options.Stall, and asked
+// again; one that is only slow is not.
+func TestClientLeavesASilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lives := 0
+		o := piped(t, func(s *fakeServer) {
+			lives++
+			life := lives
+			s.negotiate(1<<20, allFlags)
+			if life == 1 { // slow
+				r, _, _ := s.next()
+				s.write(simpleReply{cookie: r.cookie}.append(nil))
+				for range r.length {
+					time.Sleep(50 * time.Second)
+					s.write([]byte{1})
+				}
+				s.next() // silent
+				return
+			}
+			s.serveUntilDisc(life)
+		})
+		o.Stall, o.Reconnect = time.Minute, time.Minute
+		c, err := Dial(t.Context(), o)
+		require.NoError(t, err)
+		time.Sleep(time.Hour) // nothing is in flight
+		p := make([]byte, 10)
+		_, err = c.ReadAt(t.Context(), p, 0)
+		require.NoError(t, err)
+		require.Equal(t, 1, lives)
+		start := time.Now()
+		_, err = c.ReadAt(t.Context(), p, 0)
+		require.NoError(t, err)
+		require.Equal(t, byte(2), p[0])
+		require.InDelta(t, 75, time.Since(start).Seconds(), 16)
+		require.NoError(t, c.Close())
+	})
+}

@@ -45,6 +45,10 @@ type Options struct {
 	// take; 0 means 30 s.
 	HandshakeTimeout time.Duration
 
+	// Stall is how long a connection may have requests in flight and move no
+	// byte, in either direction, until it is given up as lost; 0 means for ever.
+	// A disk may be slow: a minute is short.
+	Stall time.Duration
 	// Reconnect is how long after the loss of a connection attempts to replace
 	// it go on, with pauses that double from 50 ms to 5 s; 0 means not at all.
 	// [Client] says what is promised of requests meanwhile.
@@ -58,7 +62,7 @@ func (o Options) check() error {
 	if o.Address == "" || o.Network == "" {
 		return errors.New("nbd: no server is named: Network and Address must be set")
 	}
-	if o.Connections < 0 || o.InFlight < 0 || o.InFlight > 1<<16 || o.HandshakeTimeout < 0 || o.Reconnect < 0 {
+	if o.Connections < 0 || o.InFlight < 0 || o.InFlight > 1<<16 || o.HandshakeTimeout < 0 || o.Stall < 0 || o.Reconnect < 0 {
 		return errors.New("nbd: a limit in the options is negative or too large")
 	}
 	if err := checkString(o.Export, "export name"); err != nil {

@@ -37,8 +37,8 @@
 // A server's bytes are as hostile to a client. Replies are believed only where
 // they fit a request in flight and its caller's buffer, nothing is allocated by
 // a length that was only claimed, and a server that breaks the protocol loses
-// the connection. Against silence there are contexts: a request has no time
-// limit of its own, for a disk may be slow.
+// the connection. Against silence there are contexts, and Options.Stall: a
+// request has no time limit of its own, for a disk may be slow.
 //
 // # Not verified on
 //

@@ -70,9 +70,7 @@ func (c *Client) keep(i int, l *link) {
 	pause := time.Duration(0) // before the next attempt to connect
 	for {
 		born := time.Now()
-		select {
-		case <-l.ended:
-		case <-c.ctx.Done():
+		if c.wait(l) != nil {
 			l.close()
 		}
 		if c.ctx.Err() != nil {
@@ -92,6 +90,33 @@ func (c *Client) keep(i int, l *link) {
 		c.log.Info("nbd: reconnected")
 		c.lanes.set(i, next, nil)
 		l = next
+	}
+}
+
+// wait returns when the link has ended, or an error if it should. Meanwhile it
+// watches for a server that is there and does nothing.
+func (c *Client) wait(l *link) error {
+	var look <-chan time.Time
+	if c.opts.Stall > 0 {
+		t := time.NewTicker(c.opts.Stall / 4)
+		defer t.Stop()
+		look = t.C
+	}
+	moved, since := int64(-1), time.Now()
+	for {
+		select {
+		case <-l.ended:
+			return nil
+		case <-c.ctx.Done():
+			return ErrClosed
+		case <-look:
+			switch m := l.moved.Load(); {
+			case m != moved || len(l.free) == cap(l.free):
+				moved, since = m, time.Now()
+			case time.Since(since) >= c.opts.Stall:
+				l.fail(fmt.Errorf("the server has been silent for %v, with %d requests in flight", c.opts.Stall, cap(l.free)-len(l.free)))
+			}
+		}
 	}
 }
 

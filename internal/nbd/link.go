@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,7 @@ type link struct {
 	contexts   map[string]uint32
 	book       *ledger
 
+	moved atomic.Int64 // changes whenever bytes have moved
 	slots []*slot
 	free  chan *slot // also what bounds the requests in flight
 	queue chan *slot
@@ -47,11 +49,12 @@ const readBuffer = 4096
 
 func newLink(n *negotiation, inFlight int, book *ledger) *link {
 	l := &link{
-		raw: n.raw, conn: n.conn, r: bufio.NewReaderSize(n.conn, readBuffer),
+		raw: n.raw, conn: n.conn,
 		structured: n.structured, contexts: n.contexts, book: book,
 		free: make(chan *slot, inFlight), queue: make(chan *slot, inFlight),
 		quit: make(chan struct{}), dead: make(chan struct{}), ended: make(chan struct{}),
 	}
+	l.r = bufio.NewReaderSize(counter{n.conn, &l.moved}, readBuffer)
 	for i := range inFlight {
 		s := &slot{index: uint32(i), done: make(chan error, 1)}
 		l.slots = append(l.slots, s)
@@ -65,6 +68,17 @@ func newLink(n *negotiation, inFlight int, book *ledger) *link {
 		close(l.ended)
 	}()
 	return l
+}
+
+type counter struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // fail ends the link, once. The raw connection is closed: TLS would wait to say
@@ -318,7 +332,8 @@ func (l *link) transmit() error {
 			bufs = append(bufs, head[from:])
 		}
 		out = net.Buffers(bufs)
-		_, err := out.WriteTo(l.conn)
+		n, err := out.WriteTo(l.conn)
+		l.moved.Add(n)
 		for _, s := range batch {
 			l.letGo(s)
 		}
@@ -347,7 +362,9 @@ func (l *link) sendRest(s *slot, p []byte) error {
 			held = false
 		}
 		n := min(len(p), payloadPiece)
-		if _, err := l.conn.Write(p[:n]); err != nil {
+		n, err := l.conn.Write(p[:n])
+		l.moved.Add(int64(n))
+		if err != nil {
 			if held {
 				l.letGo(s)
 			}
