@@ -147,27 +147,37 @@ func (b *block) put(p []byte, in int, seq int64, own *owner) {
 // area is a range of bytes.
 type area struct{ off, n int64 }
 
-// written yields, in ascending order and merged, what was written with a
-// sequence of at least since; 1 gives everything that was ever written.
-func (c *content) written(since int64) iter.Seq[area] {
+// stamp marks everything that was written as written now.
+func (c *content) stamp(seq int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, pg := range c.pages {
+		for i := range pg.blocks {
+			if pg.blocks[i].seq > 0 {
+				c.block(n*pageBlocks + int64(i)).seq = seq
+			}
+		}
+	}
+}
+
+// written yields, in ascending order and merged, what was written from an offset
+// on with a sequence of at least since; 1 gives everything that was ever written.
+func (c *content) written(since, from int64) iter.Seq[area] {
 	c.mu.RLock()
 	index := slices.Sorted(maps.Keys(c.pages))
-	pages := make([]*page, len(index))
-	for i, n := range index {
-		// A page that is shared by nobody may change under the reader: copy it.
-		copied := *c.pages[n]
-		pages[i] = &copied
-	}
 	size := c.size
 	c.mu.RUnlock()
+	first, _ := slices.BinarySearch(index, from/blockSize/pageBlocks)
 	return func(yield func(area) bool) {
 		var cur area
-		for i, n := range index {
-			for j, b := range pages[i].blocks {
-				if b.seq < since || b.seq == 0 {
+		var seqs [pageBlocks]int64
+		for _, n := range index[first:] {
+			c.seqs(n, &seqs)
+			for j, seq := range seqs {
+				off := (n*pageBlocks + int64(j)) * blockSize
+				if seq < since || seq == 0 || off+blockSize <= from {
 					continue
 				}
-				off := (n*pageBlocks + int64(j)) * blockSize
 				if cur.n > 0 && cur.off+cur.n == off {
 					cur.n += blockSize
 					continue
@@ -181,6 +191,19 @@ func (c *content) written(since int64) iter.Seq[area] {
 		if cur.n > 0 && cur.off < size {
 			cur.n = min(cur.n, size-cur.off)
 			yield(cur)
+		}
+	}
+}
+
+// seqs copies the marks of a page, which may change meanwhile.
+func (c *content) seqs(page int64, into *[pageBlocks]int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	pg := c.pages[page]
+	for i := range into {
+		into[i] = 0
+		if pg != nil {
+			into[i] = pg.blocks[i].seq
 		}
 	}
 }

@@ -61,7 +61,9 @@ func (s *Simulator) guarded(ctx *simulator.Context, m *simulator.Method, name st
 		if s.inUse(name) {
 			return nil, &types.FileLocked{FileFault: types.FileFault{File: name}}
 		}
-		res, fault := wait(ctx, inner())
+		var res types.AnyType
+		var fault types.BaseMethodFault
+		ctx.WithLock(m.This, func() { res, fault = s.wait(ctx, inner()) })
 		if fault == nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()

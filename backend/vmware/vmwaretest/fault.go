@@ -2,7 +2,9 @@ package vmwaretest
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 
@@ -17,7 +19,8 @@ const (
 	// BeforeEffect: the call fails and nothing was done.
 	BeforeEffect When = iota
 	// AfterEffect: everything was done, its task is over, and the caller
-	// doesn't learn of it.
+	// doesn't learn of it. A download is answered as with BeforeEffect, for it
+	// has no effect.
 	AfterEffect
 	// InsteadOfTask: the call is answered with a task, which fails; nothing
 	// was done. On methods that are no tasks it is BeforeEffect.
@@ -47,8 +50,8 @@ type Fault struct {
 	Drop bool
 	// Status is the answer of a transfer; 0 is 500.
 	Status int
-	// AfterBytes lets that much of a transfer's download through, then drops
-	// the connection. Only for "GET /folder" and "GET /nfc".
+	// AfterBytes lets that much of a transfer through, in either direction,
+	// then drops the connection. When means nothing then.
 	AfterBytes int64
 	// Hold, if set, delays the failure until it is closed or the client leaves.
 	Hold <-chan struct{}
@@ -139,6 +142,39 @@ func (f *Fault) reply(w http.ResponseWriter) {
 		panic(http.ErrAbortHandler)
 	}
 	writeSOAP(w, nil, simulator.Fault("injected fault", f.fault()))
+}
+
+// transfer lets a fault strike a transfer, which serve does. It takes the place
+// of serve's answer, or breaks off its bytes.
+func (f *Fault) transfer(out *meter, r *http.Request, serve func(http.ResponseWriter)) {
+	f.hold(r.Context())
+	switch {
+	case f.AfterBytes > 0:
+		out.left = f.AfterBytes
+		r.Body = &cut{r.Body, f.AfterBytes}
+		serve(out)
+		return
+	case f.When == AfterEffect || f.When == AfterTask:
+		if r.Method == http.MethodPut || r.Method == http.MethodPost {
+			serve(httptest.NewRecorder())
+		}
+	}
+	f.replyHTTP(out)
+}
+
+// cut drops the connection after so many bytes of an upload.
+type cut struct {
+	io.ReadCloser
+	left int64
+}
+
+func (c *cut) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		panic(http.ErrAbortHandler)
+	}
+	n, err := c.ReadCloser.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
 }
 
 // replyHTTP answers a transfer.

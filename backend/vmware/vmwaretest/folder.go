@@ -18,20 +18,29 @@ import (
 func (s *Simulator) serveFolder(w http.ResponseWriter, r *http.Request) {
 	defer s.traffic.open(Folder)()
 	out := &meter{ResponseWriter: w, traffic: &s.traffic, name: Folder, left: -1}
-	if !s.authorized(r) {
+	user := s.user(r)
+	if user == "" {
 		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
 		http.Error(out, "authentication required", http.StatusUnauthorized)
 		return
 	}
-	if f := s.faults.take(r.Method+" /folder", types.ManagedObjectReference{}); f != nil {
-		f.hold(r.Context())
-		if f.AfterBytes == 0 {
-			f.replyHTTP(out)
-			return
-		}
-		out.left = f.AfterBytes
+	privilege := "Datastore.Browse"
+	if r.Method == http.MethodPut || r.Method == http.MethodPost {
+		privilege = "Datastore.FileManagement"
+	}
+	if !s.granted(user, privilege) {
+		http.Error(out, "no permission: "+privilege, http.StatusForbidden)
+		return
 	}
 	r.Body = &counted{r.Body, &s.traffic, Folder}
+	if f := s.faults.take(r.Method+" /folder", types.ManagedObjectReference{}); f != nil {
+		f.transfer(out, r, func(w http.ResponseWriter) { s.serveFile(w, r) })
+		return
+	}
+	s.serveFile(out, r)
+}
+
+func (s *Simulator) serveFile(out http.ResponseWriter, r *http.Request) {
 	rest := strings.TrimPrefix(r.URL.Path, "/folder/")
 	name := canonical(fmt.Sprintf("[%s] %s", r.URL.Query().Get("dsName"), rest))
 	disk, isFlat := ofFlat(name)
@@ -71,14 +80,8 @@ func (s *Simulator) putExtent(w http.ResponseWriter, r *http.Request, disk strin
 		http.NotFound(w, r)
 		return
 	}
-	s.mu.Lock()
-	seq := int64(1)
-	if f := s.lookup(disk); f != nil {
-		seq = f.track.seq
-	}
-	s.mu.Unlock()
 	c := newContent(math.MaxInt64)
-	n, err := io.Copy(&appender{c: c, seq: seq}, r.Body)
+	n, err := io.Copy(&appender{c: c}, r.Body)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(file), 0o700)
 	}
@@ -91,19 +94,21 @@ func (s *Simulator) putExtent(w http.ResponseWriter, r *http.Request, disk strin
 	}
 	c.resize(n)
 	s.mu.Lock()
-	s.file(disk, n).content = c
+	f := s.file(disk, n)
+	c.stamp(f.track.seq)
+	f.content = c
 	s.mu.Unlock()
 	w.WriteHeader(http.StatusCreated)
 }
 
 // appender writes a stream into content.
 type appender struct {
-	c        *content
-	off, seq int64
+	c   *content
+	off int64
 }
 
 func (a *appender) Write(p []byte) (int, error) {
-	if err := a.c.writeAt(p, a.off, a.seq); err != nil {
+	if err := a.c.writeAt(p, a.off, 1); err != nil {
 		return 0, err
 	}
 	a.off += int64(len(p))

@@ -25,8 +25,10 @@ type VMSpec struct {
 	// name) and Datastore say where; "" is the first of the inventory, the
 	// root folder for Folder.
 	Datacenter, Folder, Cluster, Datastore string
-	Disks                                  []DiskSpec
-	NICs                                   []NICSpec
+	// Host is where it runs, by name; "" is any of the cluster's.
+	Host  string
+	Disks []DiskSpec
+	NICs  []NICSpec
 	// EFI gives EFI firmware, SecureBoot needs it.
 	EFI, SecureBoot bool
 	CPUs            int32  // 0 is 1
@@ -195,11 +197,30 @@ func (s *Simulator) addDatastore(ctx context.Context, hosts []*object.HostSystem
 			return err
 		}
 	}
-	for _, e := range s.model.Map().All("Datastore") {
-		if ds := e.(*simulator.Datastore); ds.Name == d.Name {
-			ds.Summary.Type = d.Type
-		}
+	ds := s.datastore(d.Name)
+	ds.Summary.Type = d.Type
+	if d.Capacity == 0 && d.Free == 0 {
+		return nil
 	}
+	return s.SetDatastoreSpace(d.Name, d.Capacity, d.Free)
+}
+
+// SetDatastoreSpace changes what a datastore says of its capacity and free
+// space, in bytes. Nothing is refused for lack of space: a Fault with
+// NoDiskSpace does that.
+func (s *Simulator) SetDatastoreSpace(name string, capacity, free int64) error {
+	ds := s.datastore(name)
+	if ds == nil {
+		return fmt.Errorf("vmwaretest: no datastore %q", name)
+	}
+	ctx := s.context()
+	ctx.WithLock(ds, func() {
+		ctx.Update(ds, []types.PropertyChange{
+			{Name: "summary.capacity", Val: capacity},
+			{Name: "summary.freeSpace", Val: free},
+			{Name: "info.freeSpace", Val: free},
+		})
+	})
 	return nil
 }
 
@@ -248,14 +269,19 @@ func (s *Simulator) addVM(ctx context.Context, spec VMSpec) (*VM, error) {
 		return nil, err
 	}
 	c := s.context()
-	var fault types.BaseMethodFault
-	var made types.AnyType
-	task := s.task(c, folder, "CreateVM_Task", func() (types.AnyType, types.BaseMethodFault) {
-		parent := c.Map.Get(folder.Reference()).(*simulator.Folder)
-		made, fault = s.create(c, parent, &types.CreateVM_Task{This: folder.Reference(), Config: *config, Pool: pool.Reference()})
-		return made, fault
+	create := &types.CreateVM_Task{This: folder.Reference(), Config: *config, Pool: pool.Reference()}
+	if spec.Host != "" {
+		host, err := finder.HostSystem(ctx, spec.Host)
+		if err != nil {
+			return nil, err
+		}
+		ref := host.Reference()
+		create.Host = &ref
+	}
+	task := s.task(c, folder.Reference(), "CreateVM_Task", func() (types.AnyType, types.BaseMethodFault) {
+		return s.create(c, c.Map.Get(folder.Reference()).(*simulator.Folder), create)
 	})
-	c.Map.Get(task).(*simulator.Task).Wait()
+	made, fault := s.result(c, task)
 	if fault != nil {
 		return nil, fmt.Errorf("%T %+v", fault, fault)
 	}

@@ -40,32 +40,46 @@ type leaseDisk struct {
 
 func exportVM(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	v := s.machine(m.This)
+	turn := v.queue()
+	turn.wait()
+	defer turn.leave()
 	body := &methods.ExportVmBody{}
-	if v.Running() {
-		body.Fault_ = simulator.Fault("The machine must be powered off to be exported.", &types.InvalidPowerState{
-			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: types.VirtualMachinePowerStatePoweredOn,
-		})
-		return body
-	}
 	s.mu.Lock()
+	on := v.on
 	disks := map[int32]*content{}
 	for key, f := range v.disks {
 		disks[key] = f.content.clone()
 	}
 	s.mu.Unlock()
+	if on {
+		body.Fault_ = simulator.Fault("The machine must be powered off to be exported.", &types.InvalidPowerState{
+			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: types.VirtualMachinePowerStatePoweredOn,
+		})
+		return body
+	}
 	body.Res = &types.ExportVmResponse{Returnval: s.exportLease(ctx, v, disks, true)}
 	return body
 }
 
 func exportSnapshot(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	sn := ctx.Map.Get(m.This).(*simulator.VirtualMachineSnapshot)
+	sn, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachineSnapshot)
+	if !ok {
+		return nil // vcsim has the fault for it
+	}
 	v := s.machine(sn.Vm)
+	turn := v.queue()
+	turn.wait()
+	defer turn.leave()
 	s.mu.Lock()
+	frozen, ok := v.snapshots[m.This]
 	disks := map[int32]*content{}
-	for key, f := range v.snapshots[m.This] {
+	for key, f := range frozen {
 		disks[key] = f.content
 	}
 	s.mu.Unlock()
+	if !ok {
+		return &methods.ExportSnapshotBody{Fault_: simulator.Fault("The snapshot is gone.", &types.ManagedObjectNotFound{Obj: m.This})}
+	}
 	return &methods.ExportSnapshotBody{Res: &types.ExportSnapshotResponse{Returnval: s.exportLease(ctx, v, disks, false)}}
 }
 
@@ -103,13 +117,10 @@ func importVApp(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.
 		body.Fault_ = invalid("folder")
 		return body
 	}
-	var made types.AnyType
-	var fault types.BaseMethodFault
 	task := s.task(ctx, folder.Self, "ImportVAppLRO", func() (types.AnyType, types.BaseMethodFault) {
-		made, fault = s.create(ctx, folder, &types.CreateVM_Task{This: folder.Self, Config: spec.ConfigSpec, Pool: req.This, Host: req.Host})
-		return made, fault
+		return s.create(ctx, folder, &types.CreateVM_Task{This: folder.Self, Config: spec.ConfigSpec, Pool: req.This, Host: req.Host})
 	})
-	ctx.Map.Get(task).(*simulator.Task).Wait()
+	made, fault := s.result(ctx, task)
 	if fault != nil {
 		body.Fault_ = simulator.Fault("", fault)
 		return body
@@ -172,6 +183,22 @@ func (s *Simulator) alive(id string) (l *lease, expired bool) {
 		return nil, expired
 	}
 	return l, false
+}
+
+// expireOverdue ends the leases that have run out, so that they hold nothing.
+func (s *Simulator) expireOverdue() {
+	now := time.Now()
+	s.mu.Lock()
+	var overdue []*lease
+	for _, l := range s.leases {
+		if !l.over && now.After(l.deadline) {
+			overdue = append(overdue, l)
+		}
+	}
+	s.mu.Unlock()
+	for _, l := range overdue {
+		s.expire(l)
+	}
 }
 
 func (s *Simulator) expire(l *lease) {
@@ -286,7 +313,7 @@ func leaseAbort(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.
 		return body
 	}
 	if !l.export {
-		destroy(s, ctx, &simulator.Method{Name: "Destroy_Task", This: l.vm.ref, Body: &types.Destroy_Task{This: l.vm.ref}})
+		s.wait(ctx, destroy(s, ctx, &simulator.Method{Name: "Destroy_Task", This: l.vm.ref, Body: &types.Destroy_Task{This: l.vm.ref}}))
 	}
 	body.Res = new(types.HttpNfcLeaseAbortResponse)
 	return body

@@ -23,43 +23,57 @@ type NBDExport struct {
 
 // ServeNBD serves a disk over NBD as the default export until ctx ends, in
 // place of nbdkit with the vddk plugin; it returns nil then. It closes
-// l. Writes are tracked like a guest's.
+// l. Writes are tracked like a guest's, and while they are possible the machine
+// can't be powered on. See [Simulator.WriteRaw] for a real nbdkit.
 func (s *Simulator) ServeNBD(ctx context.Context, l net.Listener, e NBDExport) error {
-	d, err := s.device(e)
+	d, release, err := s.device(e)
 	if err != nil {
 		l.Close()
 		return fmt.Errorf("vmwaretest: serve %q of %s over NBD: %w", e.File, e.VM.Value, err)
 	}
+	defer release()
 	defer s.traffic.open(NBD)()
 	server := &nbd.Server{Exports: []nbd.Export{{Device: d, ReadOnly: e.Snapshot.Value != ""}}}
 	return server.Serve(ctx, l)
 }
 
-func (s *Simulator) device(e NBDExport) (*nbdDevice, error) {
+// device opens an export; the machine is held until release.
+func (s *Simulator) device(e NBDExport) (d *nbdDevice, release func(), err error) {
 	v := s.VM(e.VM)
 	if v == nil {
-		return nil, fmt.Errorf("no such machine")
+		return nil, nil, fmt.Errorf("no such machine")
 	}
+	turn := v.queue() // a machine that is starting is not off
+	turn.wait()
+	defer turn.leave()
 	name := canonical(e.File)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.Snapshot.Value != "" {
 		for _, f := range v.snapshots[e.Snapshot] {
 			if f.file.name == name {
-				return &nbdDevice{s, f.content, f.file.track}, nil
+				return &nbdDevice{s, f.content, f.file.track}, func() {}, nil
 			}
 		}
-		return nil, ErrNoDisk
+		return nil, nil, ErrNoDisk
 	}
 	if v.on {
-		return nil, fmt.Errorf("the file is locked: the machine is running")
+		return nil, nil, fmt.Errorf("the file is locked: the machine is running")
 	}
-	for _, f := range v.disks {
+	for key, f := range v.disks {
 		if f.name == name {
-			return &nbdDevice{s, f.content, f.track}, nil
+			if v.readOnly[key] {
+				return nil, nil, fmt.Errorf("disk %d is attached as nonpersistent", key)
+			}
+			v.exports++
+			return &nbdDevice{s, f.content, f.track}, func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				v.exports--
+			}, nil
 		}
 	}
-	return nil, ErrNoDisk
+	return nil, nil, ErrNoDisk
 }
 
 type nbdDevice struct {
@@ -77,14 +91,19 @@ func (d *nbdDevice) ReadAt(_ context.Context, p []byte, off int64) (int, error) 
 }
 
 func (d *nbdDevice) WriteAt(_ context.Context, p []byte, off int64) (int, error) {
-	d.s.mu.Lock()
-	seq := d.track.seq
-	d.s.mu.Unlock()
-	if err := d.content.writeAt(p, off, seq); err != nil {
+	if err := d.s.writeTracked(d.content, d.track, p, off); err != nil {
 		return 0, err
 	}
 	d.s.traffic.add(NBD, 0, int64(len(p)))
 	return len(p), nil
+}
+
+// writeTracked writes under the sequence of the moment: a snapshot comes before
+// or after it, never between.
+func (s *Simulator) writeTracked(c *content, t *tracker, p []byte, off int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.writeAt(p, off, t.seq)
 }
 
 func (d *nbdDevice) Flush(context.Context) error { return nil }
@@ -93,7 +112,7 @@ func (d *nbdDevice) Flush(context.Context) error { return nil }
 func (d *nbdDevice) Extents(_ context.Context, off, n int64) iter.Seq2[nbd.Extent, error] {
 	return func(yield func(nbd.Extent, error) bool) {
 		at, end := off, off+n
-		for a := range d.content.written(1) {
+		for a := range d.content.written(1, off) {
 			if a.off >= end {
 				break
 			}

@@ -34,29 +34,29 @@ func (s *Simulator) serveNFC(w http.ResponseWriter, r *http.Request) {
 	if method == http.MethodPost {
 		method = http.MethodPut // clients choose by whether the disk is there already
 	}
+	r.Body = &counted{r.Body, &s.traffic, NFC}
 	if f := s.faults.take(method+" /nfc", types.ManagedObjectReference{}); f != nil {
-		f.hold(r.Context())
-		if f.AfterBytes == 0 {
-			f.replyHTTP(out)
-			return
-		}
-		out.left = f.AfterBytes
+		f.transfer(out, r, func(w http.ResponseWriter) { s.serveLease(w, r) })
+		return
 	}
+	s.serveLease(out, r)
+}
+
+func (s *Simulator) serveLease(out http.ResponseWriter, r *http.Request) {
 	id, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/nfc/"), "/")
 	l, _ := s.alive(id)
 	if l == nil || l.disks[name] == nil {
 		http.NotFound(out, r)
 		return
 	}
-	r.Body = &counted{r.Body, &s.traffic, NFC}
 	disk := l.disks[name]
 	switch {
-	case l.export && method == http.MethodGet:
-		w.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")
+	case l.export && r.Method == http.MethodGet:
+		out.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")
 		if err := writeStream(&leased{out, s, id}, disk.export, name); err != nil {
 			panic(http.ErrAbortHandler) // the client must not take it for whole
 		}
-	case !l.export && method == http.MethodPut:
+	case !l.export && (r.Method == http.MethodPut || r.Method == http.MethodPost):
 		s.receive(out, r, disk)
 	default:
 		http.Error(out, "wrong direction for this lease", http.StatusMethodNotAllowed)
@@ -68,9 +68,9 @@ func (s *Simulator) receive(w http.ResponseWriter, r *http.Request, d *leaseDisk
 	sum := sha1.New()
 	body := &tally{Reader: io.TeeReader(r.Body, sum)}
 	s.mu.Lock()
-	c, seq := d.file.content, d.file.track.seq
+	c, track := d.file.content, d.file.track
 	s.mu.Unlock()
-	capacity, err := readStream(body, func(off int64, p []byte) error { return c.writeAt(p, off, seq) })
+	capacity, err := readStream(body, func(off int64, p []byte) error { return s.writeTracked(c, track, p, off) })
 	if err == nil {
 		_, err = io.Copy(io.Discard, body)
 	}

@@ -6,9 +6,16 @@ import "time"
 // datacenter "DC0" with a cluster "C0" of two hosts, two VMFS datastores
 // "vmfs-0" and "vmfs-1", and the networks "VM Network" and "isolated".
 type Options struct {
-	// User and Password are the only login; "" are "administrator@vsphere.local"
-	// and "secret".
+	// User and Password are the administrator's login; "" are
+	// "administrator@vsphere.local" and "secret".
 	User, Password string
+	// Reader, if set, is the name of a second user with the same password and
+	// vSphere's read-only role: what changes anything, exports or browses a
+	// datastore is answered NoPermission. See also Simulator.Deny.
+	Reader string
+	// SessionIdle is how long a session lives without a call; 0 is 30 minutes.
+	// A call that waits for updates keeps it alive. See also ExpireSessions.
+	SessionIdle time.Duration
 	// Datacenters replaces the default inventory. Names of datastores must be
 	// unique in the whole inventory.
 	Datacenters []Datacenter
@@ -21,8 +28,13 @@ type Options struct {
 	// LeaseTimeout is how long a lease lives without HttpNfcLeaseProgress; 0
 	// is five minutes. vSphere counts whole seconds. See also ExpireLeases.
 	LeaseTimeout time.Duration
-	// Latency delays each call of the API before it has any effect.
+	// Latency delays each call of the API before it has any effect. See also
+	// Simulator.SetLatency.
 	Latency time.Duration
+	// TaskInProgress makes a change of a machine fail with TaskInProgress while
+	// another is under way, as vCenter does in many cases. Off, changes of one
+	// machine are done one after the other.
+	TaskInProgress bool
 	// Bugs turns on defects that real versions have or had.
 	Bugs Bugs
 }
@@ -71,6 +83,9 @@ type Datastore struct {
 	// Type is what summary.type says: "" is "VMFS". On anything else the
 	// changeId "*" is answered with the whole disk.
 	Type string
+	// Capacity and Free are in bytes; 0 is what vcsim makes up. They change by
+	// nothing that is written: see Simulator.SetDatastoreSpace.
+	Capacity, Free int64
 }
 
 func (o *Options) setDefaults() {
@@ -79,6 +94,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Password == "" {
 		o.Password = "secret"
+	}
+	if o.SessionIdle == 0 {
+		o.SessionIdle = 30 * time.Minute
 	}
 	if o.MaxAreas == 0 {
 		o.MaxAreas = 2000

@@ -16,22 +16,23 @@ func createVM(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Ha
 	if !ok {
 		return nil
 	}
-	ref := s.task(ctx, req.This, "CreateVM_Task", func() (types.AnyType, types.BaseMethodFault) {
+	ref := s.task(ctx, req.This, m.Name, func() (types.AnyType, types.BaseMethodFault) {
 		return s.create(ctx, folder, req)
 	})
 	return &methods.CreateVM_TaskBody{Res: &types.CreateVM_TaskResponse{Returnval: ref}}
 }
 
-func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req *types.CreateVM_Task) (types.AnyType, types.BaseMethodFault) {
-	if fault := s.networksExist(ctx, req.Config.DeviceChange); fault != nil {
+func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req *types.CreateVM_Task) (made types.AnyType, fault types.BaseMethodFault) {
+	s.inventory.Lock()
+	defer s.inventory.Unlock()
+	if fault := s.placeable(ctx, req); fault != nil {
 		return nil, fault
 	}
-	res, fault := wait(ctx, folder.CreateVMTask(ctx, req))
+	ctx.WithLock(folder, func() { made, fault = s.wait(ctx, folder.CreateVMTask(ctx, req)) })
 	if fault != nil {
 		return nil, fault
 	}
-	ref := res.(types.ManagedObjectReference)
-	vm := ctx.Map.Get(ref).(*simulator.VirtualMachine)
+	vm := ctx.Map.Get(made.(types.ManagedObjectReference)).(*simulator.VirtualMachine)
 	ctx.WithLock(vm, func() {
 		v := s.refresh(ctx, vm)
 		if on := req.Config.ChangeTrackingEnabled; on != nil {
@@ -39,32 +40,9 @@ func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req
 			v.setTracking(*on)
 			s.mu.Unlock()
 		}
-		v.showTools(ctx, vm)
+		v.showGuest(ctx, vm)
 	})
-	return ref, nil
-}
-
-// networksExist refuses cards on networks that are not there, on which vcsim
-// panics.
-func (s *Simulator) networksExist(ctx *simulator.Context, changes []types.BaseVirtualDeviceConfigSpec) types.BaseMethodFault {
-	for i, c := range changes {
-		card, ok := c.GetVirtualDeviceConfigSpec().Device.(types.BaseVirtualEthernetCard)
-		if !ok {
-			continue
-		}
-		b, ok := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
-		if !ok {
-			continue
-		}
-		found := false
-		for _, e := range ctx.Map.All("Network") {
-			found = found || networkName(e) == b.DeviceName
-		}
-		if !found {
-			return &types.InvalidDeviceBacking{InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: int32(i)}}
-		}
-	}
-	return nil
+	return made, nil
 }
 
 // reconfigure adds to vcsim's what it leaves out: locks of files, the refusal
@@ -72,16 +50,14 @@ func (s *Simulator) networksExist(ctx *simulator.Context, changes []types.BaseVi
 // change tracking.
 func reconfigure(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.ReconfigVM_Task)
-	v := s.machine(req.This)
-	ref := s.task(ctx, req.This, "ReconfigVM_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
-		if fault := s.networksExist(ctx, req.Spec.DeviceChange); fault != nil {
+	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		if fault := s.backed(ctx, req.Spec.DeviceChange); fault != nil {
 			return nil, fault
 		}
 		if fault := v.refuseDisks(req.Spec.DeviceChange); fault != nil {
 			return nil, fault
 		}
-		if _, fault := wait(ctx, vm.ReconfigVMTask(ctx, req)); fault != nil {
+		if _, fault := s.wait(ctx, vm.ReconfigVMTask(ctx, req)); fault != nil {
 			return nil, fault
 		}
 		s.mu.Lock()
@@ -93,6 +69,7 @@ func reconfigure(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap
 		}
 		s.mu.Unlock()
 		s.refresh(ctx, vm)
+		v.showGuest(ctx, vm)
 		if on := req.Spec.ChangeTrackingEnabled; on != nil {
 			s.mu.Lock()
 			if *on != v.tracking {
@@ -157,14 +134,14 @@ func (s *Simulator) forgetChain(f *vmdkFile) {
 }
 
 func destroy(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	vm, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachine)
-	if !ok {
+	if m.This.Type != "VirtualMachine" {
 		return nil
 	}
-	v := s.machine(m.This)
-	ref := s.task(ctx, m.This, "Destroy_Task", func() (types.AnyType, types.BaseMethodFault) {
-		_, fault := wait(ctx, vm.DestroyTask(ctx, m.Body.(*types.Destroy_Task)))
-		if fault != nil {
+	ref := s.vmTask(ctx, m.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		if fault := v.refuseHeld(vm); fault != nil {
+			return nil, fault
+		}
+		if _, fault := s.wait(ctx, vm.DestroyTask(ctx, m.Body.(*types.Destroy_Task))); fault != nil {
 			return nil, fault
 		}
 		s.mu.Lock()
@@ -172,10 +149,11 @@ func destroy(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Has
 		for _, f := range v.disks {
 			s.forgetChain(f)
 		}
-		for _, disks := range v.snapshots {
+		for snap, disks := range v.snapshots {
 			for _, f := range disks {
 				s.forgetChain(f.file)
 			}
+			ctx.Map.Remove(ctx, snap)
 		}
 		delete(s.machines, m.This)
 		return nil, nil
@@ -184,16 +162,18 @@ func destroy(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Has
 }
 
 func unregister(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	vm, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachine)
-	if !ok {
-		return nil
-	}
 	var res soap.HasFault
-	ctx.WithLock(vm, func() { res = vm.UnregisterVM(ctx, m.Body.(*types.UnregisterVM)) })
-	if res.Fault() == nil {
-		s.mu.Lock()
-		delete(s.machines, m.This)
-		s.mu.Unlock()
+	ref := s.vmTask(ctx, m.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		res = vm.UnregisterVM(ctx, m.Body.(*types.UnregisterVM))
+		if res.Fault() == nil {
+			s.mu.Lock()
+			delete(s.machines, m.This)
+			s.mu.Unlock()
+		}
+		return nil, nil
+	})
+	if _, fault := s.result(ctx, ref); fault != nil {
+		return &methods.UnregisterVMBody{Fault_: simulator.Fault("", fault)}
 	}
 	return res
 }
@@ -202,10 +182,14 @@ func unregister(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.
 // the UUIDs of disks and machine stay.
 func relocate(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.RelocateVM_Task)
-	v := s.machine(req.This)
-	ref := s.task(ctx, req.This, "RelocateVM_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
-		if _, fault := wait(ctx, vm.RelocateVMTask(ctx, req)); fault != nil {
+	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		if fault := v.refuseHeld(vm); fault != nil {
+			return nil, fault
+		}
+		if fault := s.reachable(ctx, &req.Spec); fault != nil {
+			return nil, fault
+		}
+		if _, fault := s.wait(ctx, vm.RelocateVMTask(ctx, req)); fault != nil {
 			return nil, fault
 		}
 		to := map[int32]string{}
@@ -224,11 +208,9 @@ func relocate(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Ha
 				continue
 			}
 			d.DiskObjectId = "" // a new one is given below
-			for _, e := range ctx.Map.All("Datastore") {
-				if ds := e.(*simulator.Datastore); ds.Name == to[d.Key] {
-					self := ds.Self
-					d.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().Datastore = &self
-				}
+			if ds := s.datastore(to[d.Key]); ds != nil {
+				self := ds.Self
+				d.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().Datastore = &self
 			}
 			s.mu.Lock()
 			showDisk(d, v.disks[d.Key], v.disks[d.Key].track.changeID())
@@ -286,15 +268,16 @@ func (v *VM) moveDisks(to map[int32]string) types.BaseMethodFault {
 // cloneVM lets vcsim make the machine, then gives it the bytes.
 func cloneVM(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.CloneVM_Task)
-	v := s.machine(req.This)
-	ref := s.task(ctx, req.This, "CloneVM_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
+	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 		for _, d := range disksOf(vm.Config.Hardware.Device) {
 			if _, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo); !ok {
 				return nil, &types.NotSupported{}
 			}
 		}
-		res, fault := wait(ctx, vm.CloneVMTask(ctx, req))
+		if fault := s.reachable(ctx, &req.Spec.Location); fault != nil {
+			return nil, fault
+		}
+		res, fault := s.wait(ctx, vm.CloneVMTask(ctx, req))
 		if fault != nil {
 			return nil, fault
 		}
@@ -313,7 +296,7 @@ func cloneVM(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Has
 				w.disks[to[i].Key].content = source.clone()
 			}
 			s.mu.Unlock()
-			w.showTools(ctx, made)
+			w.showGuest(ctx, made)
 		})
 		return res, nil
 	})

@@ -4,15 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
-	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -27,12 +28,19 @@ type Simulator struct {
 	server  *simulator.Server
 	faults  faults
 	traffic traffic
+	latency atomic.Int64
 
-	mu       sync.Mutex
+	datastores sync.Map   // by name, found so far
+	inventory  sync.Mutex // see inventoryTask; taken before any object's lock
+
+	mu       sync.Mutex // the last to be taken, after objects' locks
 	closed   bool
+	pending  map[types.ManagedObjectReference]chan struct{} // tasks of ours that run
 	files    map[string]*vmdkFile
 	machines map[types.ManagedObjectReference]*VM
-	sessions map[string]bool
+	sessions map[string]*session
+	waits    map[*wait]bool
+	deny     map[string]bool
 	leases   map[string]*lease
 	wholeMap map[string]bool // datastores that answer "*" with the whole disk
 	nfcOpen  int
@@ -62,14 +70,18 @@ func Start(o Options) (*Simulator, error) {
 		options: o, model: m,
 		files:    map[string]*vmdkFile{},
 		machines: map[types.ManagedObjectReference]*VM{},
-		sessions: map[string]bool{},
+		sessions: map[string]*session{},
+		waits:    map[*wait]bool{},
 		leases:   map[string]*lease{},
+		pending:  map[types.ManagedObjectReference]chan struct{}{},
 		wholeMap: map[string]bool{},
 	}
 	if err := s.build(); err != nil {
 		m.Remove()
 		return nil, fmt.Errorf("vmwaretest: build the inventory: %w", err)
 	}
+	s.latency.Store(int64(o.Latency))
+	s.ownSessions()
 	s.listen()
 	return s, nil
 }
@@ -105,8 +117,17 @@ func (s *Simulator) Close() {
 	}
 	s.server.CloseClientConnections()
 	s.server.Close()
+	s.mu.Lock()
+	pending := slices.Collect(maps.Values(s.pending))
+	s.mu.Unlock()
+	for _, done := range pending {
+		<-done
+	}
 	s.model.Remove()
 }
+
+// SetLatency changes Options.Latency from now on.
+func (s *Simulator) SetLatency(d time.Duration) { s.latency.Store(int64(d)) }
 
 // context is what one call runs under: vcsim's locks belong to a context, and
 // what shares one shares its locks.
@@ -114,31 +135,6 @@ func (s *Simulator) context() *simulator.Context {
 	ctx := *s.model.Service.Context
 	ctx.Context = context.Background()
 	return &ctx
-}
-
-// task runs f as a task of ref, holding ref's lock.
-func (s *Simulator) task(ctx *simulator.Context, ref mo.Reference, name string, f func() (types.AnyType, types.BaseMethodFault)) types.ManagedObjectReference {
-	return simulator.CreateTask(ref.Reference(), name, func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
-		return f()
-	}).Run(ctx)
-}
-
-// wait lets vcsim finish what it answered: a fault, or a task with a result.
-func wait(ctx *simulator.Context, res soap.HasFault) (types.AnyType, types.BaseMethodFault) {
-	if f := res.Fault(); f != nil {
-		fault, ok := f.VimFault().(types.BaseMethodFault)
-		if !ok {
-			fault = &types.SystemError{Reason: f.String}
-		}
-		return nil, fault
-	}
-	ref := reflect.ValueOf(res).Elem().FieldByName("Res").Elem().FieldByName("Returnval").Interface().(types.ManagedObjectReference)
-	task := ctx.Map.Get(ref).(*simulator.Task)
-	task.Wait()
-	if task.Info.Error != nil {
-		return nil, task.Info.Error.Fault
-	}
-	return task.Info.Result, nil
 }
 
 // inspect calls f with the machine's object locked.

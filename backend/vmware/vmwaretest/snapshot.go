@@ -39,20 +39,19 @@ func createSnapshotEx(s *Simulator, ctx *simulator.Context, m *simulator.Method)
 
 // snapshotTask quiesces, lets vcsim keep the tree, and freezes the bytes.
 func (s *Simulator) snapshotTask(ctx *simulator.Context, ref types.ManagedObjectReference, quiesce bool, inner func(*simulator.VirtualMachine, bool) soap.HasFault) types.ManagedObjectReference {
-	v := s.machine(ref)
-	return s.task(ctx, ref, "CreateSnapshot_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(ref).(*simulator.VirtualMachine)
-		quiesced := false
-		if quiesce {
-			var fault types.BaseMethodFault
-			if quiesced, fault = v.freeze(); fault != nil {
-				return nil, fault
-			}
+	quiesced := false
+	first := func(v *VM) (func(), types.BaseMethodFault) {
+		if !quiesce {
+			return func() {}, nil
 		}
-		if quiesced {
-			defer v.Thaw()
+		var fault types.BaseMethodFault
+		if quiesced, fault = v.freeze(); !quiesced {
+			return func() {}, fault
 		}
-		res, fault := wait(ctx, inner(vm, quiesced))
+		return v.Thaw, nil
+	}
+	return s.vmTaskAfter(ctx, ref, "CreateSnapshot_Task", first, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		res, fault := s.wait(ctx, inner(vm, quiesced))
 		if fault != nil {
 			return nil, fault
 		}
@@ -154,46 +153,86 @@ func showDisk(d *types.VirtualDisk, f *vmdkFile, changeID string) {
 
 func removeSnapshot(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.RemoveSnapshot_Task)
-	sn := ctx.Map.Get(req.This).(*simulator.VirtualMachineSnapshot)
-	v := s.machine(sn.Vm)
-	ref := s.task(ctx, sn.Vm, "RemoveSnapshot_Task", func() (types.AnyType, types.BaseMethodFault) {
-		_, fault := wait(ctx, sn.RemoveSnapshotTask(ctx, req))
-		if fault == nil {
-			s.dropSnapshots(ctx, v, req.Consolidate == nil || *req.Consolidate)
+	ref := s.snapshotChange(ctx, m, func(v *VM, vm *simulator.VirtualMachine, sn *simulator.VirtualMachineSnapshot) types.BaseMethodFault {
+		parent := parentOf(vm.Snapshot.RootSnapshotList, req.This, nil)
+		if _, fault := s.wait(ctx, sn.RemoveSnapshotTask(ctx, req)); fault != nil {
+			return fault
 		}
-		return nil, fault
+		kept := map[types.ManagedObjectReference]bool{}
+		if vm.Snapshot != nil {
+			collectTree(vm.Snapshot.RootSnapshotList, kept)
+			if at := vm.Snapshot.CurrentSnapshot; at != nil && !kept[*at] {
+				// The present was below what went with its parent.
+				ctx.Update(vm, []types.PropertyChange{{Name: "snapshot.currentSnapshot", Val: parent}})
+			}
+		}
+		s.dropSnapshots(ctx, v, vm, kept, req.Consolidate == nil || *req.Consolidate)
+		return nil
 	})
 	return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: ref}}
 }
 
+// snapshotChange is a task of the machine that has the snapshot on which a
+// method was called, if it still has it in its turn.
+func (s *Simulator) snapshotChange(ctx *simulator.Context, m *simulator.Method, f func(*VM, *simulator.VirtualMachine, *simulator.VirtualMachineSnapshot) types.BaseMethodFault) types.ManagedObjectReference {
+	var owner types.ManagedObjectReference
+	if sn, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachineSnapshot); ok {
+		owner = sn.Vm
+	}
+	return s.vmTask(ctx, owner, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		sn, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachineSnapshot)
+		if !ok || vm.Snapshot == nil {
+			return nil, &types.ManagedObjectNotFound{Obj: m.This}
+		}
+		return nil, f(v, vm, sn)
+	})
+}
+
+func parentOf(tree []types.VirtualMachineSnapshotTree, ref types.ManagedObjectReference, parent *types.ManagedObjectReference) *types.ManagedObjectReference {
+	for i := range tree {
+		if tree[i].Snapshot == ref {
+			return parent
+		}
+		if found := parentOf(tree[i].ChildSnapshotList, ref, &tree[i].Snapshot); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+func collectTree(tree []types.VirtualMachineSnapshotTree, into map[types.ManagedObjectReference]bool) {
+	for i := range tree {
+		into[tree[i].Snapshot] = true
+		collectTree(tree[i].ChildSnapshotList, into)
+	}
+}
+
 func removeAllSnapshots(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.RemoveAllSnapshots_Task)
-	v := s.machine(req.This)
-	ref := s.task(ctx, req.This, "RemoveAllSnapshots_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
-		_, fault := wait(ctx, vm.RemoveAllSnapshotsTask(ctx, req))
-		if fault == nil {
-			s.dropSnapshots(ctx, v, req.Consolidate == nil || *req.Consolidate)
+	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		if _, fault := s.wait(ctx, vm.RemoveAllSnapshotsTask(ctx, req)); fault != nil {
+			return nil, fault
 		}
-		return nil, fault
+		s.dropSnapshots(ctx, v, vm, nil, req.Consolidate == nil || *req.Consolidate)
+		return nil, nil
 	})
 	return &methods.RemoveAllSnapshots_TaskBody{Res: &types.RemoveAllSnapshots_TaskResponse{Returnval: ref}}
 }
 
-// dropSnapshots forgets the snapshots that vcsim no longer has, and merges the
-// links that nothing needs, unless consolidation was not asked for or is made
-// to fail.
-func (s *Simulator) dropSnapshots(ctx *simulator.Context, v *VM, consolidate bool) {
-	vm := ctx.Map.Get(v.ref).(*simulator.VirtualMachine)
+// dropSnapshots forgets the snapshots that are not kept, and merges the links
+// that nothing needs, unless consolidation was not asked for or is made to fail.
+func (s *Simulator) dropSnapshots(ctx *simulator.Context, v *VM, vm *simulator.VirtualMachine, kept map[types.ManagedObjectReference]bool, consolidate bool) {
 	s.mu.Lock()
+	var gone []types.ManagedObjectReference
 	for ref, disks := range v.snapshots {
-		if ctx.Map.Get(ref) != nil {
+		if kept[ref] {
 			continue
 		}
 		for _, f := range disks {
 			v.loose = append(v.loose, f.file)
 		}
 		delete(v.snapshots, ref)
+		gone = append(gone, ref)
 	}
 	if !consolidate || v.failConsolidation > 0 {
 		v.failConsolidation = max(v.failConsolidation-1, 0)
@@ -202,179 +241,8 @@ func (s *Simulator) dropSnapshots(ctx *simulator.Context, v *VM, consolidate boo
 		v.consolidate()
 	}
 	s.mu.Unlock()
+	for _, ref := range gone {
+		ctx.Map.Remove(ctx, ref) // vcsim keeps the children's objects
+	}
 	s.show(ctx, vm, v)
-}
-
-// consolidate merges every link that neither a snapshot nor the machine ends
-// with into the one below it. s.mu is held.
-func (v *VM) consolidate() {
-	s := v.s
-	for again := true; again; {
-		again = false
-		needed, children := map[*vmdkFile]bool{}, map[*vmdkFile][]*vmdkFile{}
-		seen := map[*vmdkFile]bool{}
-		walk := func(f *vmdkFile) {
-			for ; f != nil && !seen[f]; f = f.parent {
-				seen[f] = true
-				if f.parent != nil {
-					children[f.parent] = append(children[f.parent], f)
-				}
-			}
-		}
-		for _, f := range v.disks {
-			needed[f] = true
-			walk(f)
-		}
-		for _, disks := range v.snapshots {
-			for _, f := range disks {
-				needed[f.file] = true
-				walk(f.file)
-			}
-		}
-		for _, f := range v.loose {
-			walk(f)
-		}
-		for f := range seen {
-			if needed[f] {
-				continue
-			}
-			switch len(children[f]) {
-			case 0:
-				s.forget(f)
-				v.unloose(f)
-				again = true
-			case 1:
-				v.merge(children[f][0], f)
-				again = true
-			}
-			if again {
-				break
-			}
-		}
-	}
-	v.loose, v.consolidationNeeded = nil, false
-}
-
-// merge moves child's content down into f, which takes child's place.
-func (v *VM) merge(child, f *vmdkFile) {
-	f.content = child.content
-	for _, g := range v.s.files {
-		if g.parent == child {
-			g.parent = f
-		}
-	}
-	for key, g := range v.disks {
-		if g == child {
-			v.disks[key] = f
-		}
-	}
-	for _, disks := range v.snapshots {
-		for _, g := range disks {
-			if g.file == child {
-				g.file = f
-			}
-		}
-	}
-	v.unloose(child)
-	v.s.forget(child)
-}
-
-func (v *VM) unloose(f *vmdkFile) {
-	for i, g := range v.loose {
-		if g == f {
-			v.loose = append(v.loose[:i:i], v.loose[i+1:]...)
-			return
-		}
-	}
-}
-
-func consolidateDisks(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	v := s.machine(m.This)
-	ref := s.task(ctx, m.This, "ConsolidateVMDisks_Task", func() (types.AnyType, types.BaseMethodFault) {
-		vm := ctx.Map.Get(m.This).(*simulator.VirtualMachine)
-		s.mu.Lock()
-		if v.failConsolidation > 0 {
-			v.failConsolidation--
-			s.mu.Unlock()
-			return nil, &types.FileLocked{FileFault: types.FileFault{File: vm.Config.Files.VmPathName}}
-		}
-		v.consolidate()
-		s.mu.Unlock()
-		s.show(ctx, vm, v)
-		return nil, nil
-	})
-	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: ref}}
-}
-
-func revertToSnapshot(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	req := m.Body.(*types.RevertToSnapshot_Task)
-	sn := ctx.Map.Get(req.This).(*simulator.VirtualMachineSnapshot)
-	v := s.machine(sn.Vm)
-	ref := s.task(ctx, sn.Vm, "RevertToSnapshot_Task", func() (types.AnyType, types.BaseMethodFault) {
-		_, fault := wait(ctx, sn.RevertToSnapshotTask(ctx, req))
-		if fault == nil {
-			fault = s.revert(ctx, v, req.This)
-		}
-		return nil, fault
-	})
-	return &methods.RevertToSnapshot_TaskBody{Res: &types.RevertToSnapshot_TaskResponse{Returnval: ref}}
-}
-
-func revertToCurrent(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
-	req := m.Body.(*types.RevertToCurrentSnapshot_Task)
-	v := s.machine(req.This)
-	var current *types.ManagedObjectReference
-	s.inspect(req.This, func(_ *simulator.Context, vm *simulator.VirtualMachine) {
-		if vm.Snapshot != nil {
-			current = vm.Snapshot.CurrentSnapshot
-		}
-	})
-	if current == nil {
-		return nil // vcsim has the fault for it
-	}
-	ref := s.task(ctx, req.This, "RevertToCurrentSnapshot_Task", func() (types.AnyType, types.BaseMethodFault) {
-		return nil, s.revert(ctx, v, *current)
-	})
-	return &methods.RevertToCurrentSnapshot_TaskBody{Res: &types.RevertToCurrentSnapshot_TaskResponse{Returnval: ref}}
-}
-
-// revert gives the disks what the snapshot holds. Without the memory's state,
-// which is never kept, the machine ends powered off. Tracking starts anew.
-func (s *Simulator) revert(ctx *simulator.Context, v *VM, snap types.ManagedObjectReference) types.BaseMethodFault {
-	vm := ctx.Map.Get(v.ref).(*simulator.VirtualMachine)
-	if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
-		if _, fault := wait(ctx, vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: v.ref})); fault != nil {
-			return fault
-		}
-	}
-	s.mu.Lock()
-	v.on, v.frozen = false, false
-	var err error
-	for key, f := range v.snapshots[snap] {
-		old := v.disks[key]
-		track := &tracker{seq: max(old.track.seq, f.track.seq)}
-		if old.track.epoch != "" {
-			track.begin()
-		}
-		delta := &vmdkFile{name: s.delta(f.file), parent: f.file, content: f.content.clone(), track: track}
-		s.files[delta.name] = delta
-		v.disks[key] = delta
-		v.loose = append(v.loose, old)
-		if err == nil {
-			err = s.writeDescriptor(delta.name, delta.content.Size())
-		}
-	}
-	v.consolidate()
-	s.mu.Unlock()
-	s.show(ctx, vm, v)
-	if err != nil {
-		return &types.GenericVmConfigFault{Reason: err.Error()}
-	}
-	return nil
-}
-
-// forget drops a link and its files. s.mu is held.
-func (s *Simulator) forget(f *vmdkFile) {
-	delete(s.files, f.name)
-	s.removeDescriptor(f.name)
 }

@@ -2,6 +2,7 @@ package vmwaretest
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,43 +30,47 @@ type override func(s *Simulator, ctx *simulator.Context, m *simulator.Method) so
 // overrides are by the type of the object and the name of the method. What is
 // not listed is vcsim's.
 var overrides = map[string]override{
-	"VirtualMachine.CreateSnapshot_Task":           createSnapshot,
-	"VirtualMachine.CreateSnapshotEx_Task":         createSnapshotEx,
-	"VirtualMachine.RemoveAllSnapshots_Task":       removeAllSnapshots,
-	"VirtualMachine.RevertToCurrentSnapshot_Task":  revertToCurrent,
-	"VirtualMachineSnapshot.RemoveSnapshot_Task":   removeSnapshot,
-	"VirtualMachineSnapshot.RevertToSnapshot_Task": revertToSnapshot,
-	"VirtualMachine.ConsolidateVMDisks_Task":       consolidateDisks,
-	"VirtualMachine.QueryChangedDiskAreas":         queryChangedDiskAreas,
-	"VirtualMachine.ReconfigVM_Task":               reconfigure,
-	"VirtualMachine.RelocateVM_Task":               relocate,
-	"VirtualMachine.CloneVM_Task":                  cloneVM,
-	"VirtualMachine.Destroy_Task":                  destroy,
-	"VirtualMachine.UnregisterVM":                  unregister,
-	"Folder.CreateVM_Task":                         createVM,
-	"VirtualMachine.PowerOnVM_Task":                powerOn,
-	"VirtualMachine.PowerOffVM_Task":               powerOff,
-	"VirtualMachine.SuspendVM_Task":                suspend,
-	"VirtualMachine.ResetVM_Task":                  reset,
-	"VirtualMachine.ShutdownGuest":                 shutdownGuest,
-	"VirtualMachine.ExportVm":                      exportVM,
-	"VirtualMachineSnapshot.ExportSnapshot":        exportSnapshot,
-	"ResourcePool.ImportVApp":                      importVApp,
-	"HttpNfcLease.HttpNfcLeaseProgress":            leaseProgress,
-	"HttpNfcLease.HttpNfcLeaseComplete":            leaseComplete,
-	"HttpNfcLease.HttpNfcLeaseAbort":               leaseAbort,
-	"HttpNfcLease.HttpNfcLeaseGetManifest":         leaseManifest,
-	"VirtualDiskManager.DeleteVirtualDisk_Task":    deleteVirtualDisk,
-	"VirtualDiskManager.CopyVirtualDisk_Task":      copyVirtualDisk,
-	"VirtualDiskManager.MoveVirtualDisk_Task":      moveVirtualDisk,
-	"VirtualDiskManager.ExtendVirtualDisk_Task":    extendVirtualDisk,
-	"FileManager.DeleteDatastoreFile_Task":         deleteDatastoreFile,
-	"FileManager.MoveDatastoreFile_Task":           moveDatastoreFile,
-	"FileManager.CopyDatastoreFile_Task":           copyDatastoreFile,
+	"VirtualMachine.CreateSnapshot_Task":                createSnapshot,
+	"VirtualMachine.CreateSnapshotEx_Task":              createSnapshotEx,
+	"VirtualMachine.RemoveAllSnapshots_Task":            removeAllSnapshots,
+	"VirtualMachine.RevertToCurrentSnapshot_Task":       revertToCurrent,
+	"VirtualMachineSnapshot.RemoveSnapshot_Task":        removeSnapshot,
+	"VirtualMachineSnapshot.RevertToSnapshot_Task":      revertToSnapshot,
+	"VirtualMachine.ConsolidateVMDisks_Task":            consolidateDisks,
+	"VirtualMachine.QueryChangedDiskAreas":              queryChangedDiskAreas,
+	"VirtualMachine.ReconfigVM_Task":                    reconfigure,
+	"VirtualMachine.RelocateVM_Task":                    relocate,
+	"VirtualMachine.CloneVM_Task":                       cloneVM,
+	"VirtualMachine.Destroy_Task":                       destroy,
+	"VirtualMachine.UnregisterVM":                       unregister,
+	"Folder.CreateVM_Task":                              createVM,
+	"VirtualMachine.PowerOnVM_Task":                     powerOn,
+	"VirtualMachine.PowerOffVM_Task":                    powerOff,
+	"VirtualMachine.SuspendVM_Task":                     suspend,
+	"VirtualMachine.ResetVM_Task":                       reset,
+	"VirtualMachine.ShutdownGuest":                      shutdownGuest,
+	"VirtualMachine.ExportVm":                           exportVM,
+	"VirtualMachineSnapshot.ExportSnapshot":             exportSnapshot,
+	"ResourcePool.ImportVApp":                           importVApp,
+	"HttpNfcLease.HttpNfcLeaseProgress":                 leaseProgress,
+	"HttpNfcLease.HttpNfcLeaseComplete":                 leaseComplete,
+	"HttpNfcLease.HttpNfcLeaseAbort":                    leaseAbort,
+	"HttpNfcLease.HttpNfcLeaseGetManifest":              leaseManifest,
+	"VirtualMachine.CustomizeVM_Task":                   customizeVM,
+	"AuthorizationManager.HasPrivilegeOnEntities":       hasPrivilegeOnEntities,
+	"AuthorizationManager.HasUserPrivilegeOnEntities":   hasUserPrivilegeOnEntities,
+	"AuthorizationManager.FetchUserPrivilegeOnEntities": fetchUserPrivilegeOnEntities,
+	"VirtualDiskManager.DeleteVirtualDisk_Task":         deleteVirtualDisk,
+	"VirtualDiskManager.CopyVirtualDisk_Task":           copyVirtualDisk,
+	"VirtualDiskManager.MoveVirtualDisk_Task":           moveVirtualDisk,
+	"VirtualDiskManager.ExtendVirtualDisk_Task":         extendVirtualDisk,
+	"FileManager.DeleteDatastoreFile_Task":              deleteDatastoreFile,
+	"FileManager.MoveDatastoreFile_Task":                moveDatastoreFile,
+	"FileManager.CopyDatastoreFile_Task":                copyDatastoreFile,
 }
 
-// serveSDK is in front of vcsim: it counts, checks the session, injects
-// faults, and answers what vcsim doesn't, or not truly.
+// serveSDK is in front of vcsim: it counts, checks the session and the
+// privileges, injects faults, and answers what vcsim doesn't, or not truly.
 func (s *Simulator) serveSDK(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -79,19 +84,15 @@ func (s *Simulator) serveSDK(w http.ResponseWriter, r *http.Request) {
 	}
 	s.traffic.call(m.Name)
 	if !public[m.Name] && !s.authenticated(r) {
-		fault := &types.NotAuthenticated{}
-		fault.Object, fault.PrivilegeId = &m.This, "System.View"
-		writeSOAP(w, nil, simulator.Fault("The session is not authenticated.", fault))
+		writeSOAP(w, nil, notAuthenticated(m))
 		return
 	}
-	if d := s.options.Latency; d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-r.Context().Done():
-			return
-		}
+	if !s.delay(r.Context()) {
+		return
+	}
+	if privilege := s.denied(s.sessionUser(cookie(r)), m); privilege != "" {
+		writeSOAP(w, nil, simulator.Fault("Permission to perform this operation was denied.", &types.NoPermission{Object: &m.This, PrivilegeId: privilege}))
+		return
 	}
 	fault := s.faults.take(m.Name, m.This)
 	if fault == nil {
@@ -122,6 +123,28 @@ func (s *Simulator) serveSDK(w http.ResponseWriter, r *http.Request) {
 	fault.reply(w)
 }
 
+// delay is the latency of a call. It is false if the client has left.
+func (s *Simulator) delay(ctx context.Context) bool {
+	d := time.Duration(s.latency.Load())
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func notAuthenticated(m *simulator.Method) *soap.Fault {
+	fault := &types.NotAuthenticated{}
+	fault.Object, fault.PrivilegeId = &m.This, "System.View"
+	return simulator.Fault("The session is not authenticated.", fault)
+}
+
 // dispatch answers a call from the overrides, or lets vcsim do it.
 func (s *Simulator) dispatch(w http.ResponseWriter, r *http.Request, m *simulator.Method, body []byte) {
 	if f := overrides[m.This.Type+"."+m.Name]; f != nil {
@@ -135,11 +158,32 @@ func (s *Simulator) dispatch(w http.ResponseWriter, r *http.Request, m *simulato
 			return
 		}
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	rec := httptest.NewRecorder()
-	s.model.Service.ServeSDK(rec, r)
-	s.follow(m, r, rec)
+	s.passOn(rec, r, m, body)
+	if s.follow(m, r, rec); !public[m.Name] && m.Name != "Logout" && !s.authenticated(r) {
+		writeSOAP(w, nil, notAuthenticated(m)) // the session expired while the call waited
+		return
+	}
 	relay(w, rec)
+}
+
+// passOn lets vcsim answer a call.
+func (s *Simulator) passOn(rec *httptest.ResponseRecorder, r *http.Request, m *simulator.Method, body []byte) {
+	call := func() {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		s.model.Service.ServeSDK(rec, r)
+	}
+	switch {
+	case inventoryCalls[m.Name]:
+		s.inventory.Lock()
+		defer s.inventory.Unlock()
+		call()
+		s.settle(rec.Body.Bytes())
+	case m.Name == "WaitForUpdatesEx" || m.Name == "WaitForUpdates":
+		s.waiting(r, m.This, call)
+	default:
+		call()
+	}
 }
 
 func relay(w http.ResponseWriter, rec *httptest.ResponseRecorder) {
@@ -159,9 +203,7 @@ func (s *Simulator) settle(answer []byte) {
 		return
 	}
 	ref := types.ManagedObjectReference{Type: "Task", Value: string(found[1])}
-	if task, ok := s.model.Map().Get(ref).(*simulator.Task); ok {
-		task.Wait()
-	}
+	s.done(s.context(), ref)
 }
 
 // replyFailedTask answers with a task of its own that fails.

@@ -21,8 +21,12 @@ func queryChangedDiskAreas(s *Simulator, _ *simulator.Context, m *simulator.Meth
 	body := new(methods.QueryChangedDiskAreasBody)
 	v := s.machine(req.This)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	f, bad := v.queried(req)
+	name := ""
+	if f.file != nil {
+		name = f.file.name
+	}
+	s.mu.Unlock()
 	if bad != "" {
 		body.Fault_ = invalid(bad)
 		return body
@@ -33,7 +37,7 @@ func queryChangedDiskAreas(s *Simulator, _ *simulator.Context, m *simulator.Meth
 		return body
 	}
 	if f.track.epoch == "" {
-		body.Fault_ = simulator.Fault("Change tracking is not active on "+f.file.name, &types.FileFault{File: f.file.name})
+		body.Fault_ = simulator.Fault("Change tracking is not active on "+name, &types.FileFault{File: name})
 		return body
 	}
 	since := int64(1)
@@ -48,7 +52,7 @@ func queryChangedDiskAreas(s *Simulator, _ *simulator.Context, m *simulator.Meth
 	}
 	info := types.DiskChangeInfo{StartOffset: req.StartOffset, Length: size - req.StartOffset}
 	var p object.DatastorePath
-	p.FromString(f.file.name)
+	p.FromString(name)
 	if req.ChangeId == "*" && s.wholeMap[p.Datastore] {
 		info.ChangedArea = []types.DiskChangeExtent{{Start: req.StartOffset, Length: info.Length}}
 	} else {
@@ -84,7 +88,7 @@ func (v *VM) queried(req *types.QueryChangedDiskAreas) (frozen, string) {
 
 func (s *Simulator) areas(info *types.DiskChangeInfo, f frozen, since int64) {
 	from, end := info.StartOffset, info.StartOffset+info.Length
-	for a := range f.content.written(since) {
+	for a := range f.content.written(since, from) {
 		to := a.off + a.n
 		if b := f.track.broken; b > 0 {
 			to = min(to, b)

@@ -27,6 +27,7 @@ type VM struct {
 	ref types.ManagedObjectReference
 
 	// guarded by s.mu
+	last                chan struct{} // closed when the last change that was asked for is over
 	on, frozen          bool
 	tracking            bool
 	consolidationNeeded bool
@@ -38,7 +39,10 @@ type VM struct {
 	snapshots           map[types.ManagedObjectReference]map[int32]*frozen
 	loose               []*vmdkFile // links of removed snapshots, until consolidation
 	guest               Guest
-	exports             int // leases that hold its disks
+	customizations      []types.CustomizationSpec
+	pending             *types.CustomizationSpec // to be applied with the next start
+	scratch             map[int32]*content       // what was written to nonpersistent disks
+	exports             int                      // leases and writers that hold its disks
 }
 
 // VM finds a machine by its managed object, also one that a client made. nil
@@ -71,10 +75,11 @@ func (s *Simulator) refresh(ctx *simulator.Context, vm *simulator.VirtualMachine
 	s.mu.Lock()
 	v := s.machines[vm.Self]
 	if v == nil {
-		v = &VM{s: s, ref: vm.Self, snapshots: map[types.ManagedObjectReference]map[int32]*frozen{}}
+		v = &VM{s: s, ref: vm.Self, snapshots: map[types.ManagedObjectReference]map[int32]*frozen{}, scratch: map[int32]*content{}}
 		s.machines[vm.Self] = v
 	}
 	v.on = vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
+	before := v.disks
 	v.disks = map[int32]*vmdkFile{}
 	v.independent, v.readOnly, v.shared = map[int32]bool{}, map[int32]bool{}, map[int32]bool{}
 	devices := cloneDisks(vm.Config.Hardware.Device)
@@ -94,6 +99,11 @@ func (s *Simulator) refresh(ctx *simulator.Context, vm *simulator.VirtualMachine
 			v.independent[d.Key] = mode == types.VirtualDiskModeIndependent_persistent || mode == types.VirtualDiskModeIndependent_nonpersistent
 			v.readOnly[d.Key] = mode == types.VirtualDiskModeIndependent_nonpersistent || mode == types.VirtualDiskModeNonpersistent
 			v.shared[d.Key] = b.Sharing == string(types.VirtualDiskSharingSharingMultiWriter)
+		}
+	}
+	for key := range v.scratch {
+		if v.disks[key] != before[key] || !v.readOnly[key] {
+			delete(v.scratch, key)
 		}
 	}
 	s.mu.Unlock()
@@ -134,6 +144,7 @@ func (v *VM) Write(disk int32, p []byte, off int64) error {
 
 // WriteDisk changes a disk behind the guest's back, on or off, as a program
 // with access to the datastore's extents does through VDDK: tracking sees it.
+// On a nonpersistent disk it is the guest's writing: see [VM.Device].
 func (v *VM) WriteDisk(disk int32, p []byte, off int64) error {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
@@ -145,10 +156,14 @@ func (v *VM) write(disk int32, p []byte, off int64) error {
 	if f == nil {
 		return fmt.Errorf("write to disk %d: %w", disk, ErrNoDisk)
 	}
+	c, seq := f.content, f.track.seq
 	if v.readOnly[disk] {
-		return fmt.Errorf("write to disk %d: attached as nonpersistent", disk)
+		if v.scratch[disk] == nil {
+			v.scratch[disk] = f.content.clone()
+		}
+		c = v.scratch[disk]
 	}
-	if err := f.content.writeAt(p, off, f.track.seq); err != nil {
+	if err := c.writeAt(p, off, seq); err != nil {
 		return fmt.Errorf("vmwaretest: disk %d: %w", disk, err)
 	}
 	return nil
@@ -157,9 +172,8 @@ func (v *VM) write(disk int32, p []byte, off int64) error {
 // Read reads what a disk holds now, by the rules of io.ReaderAt.
 func (v *VM) Read(disk int32, p []byte, off int64) (int, error) {
 	v.s.mu.Lock()
-	f := v.disks[disk]
-	var c *content
-	if f != nil {
+	f, c := v.disks[disk], v.scratch[disk]
+	if c == nil && f != nil {
 		c = f.content
 	}
 	v.s.mu.Unlock()

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 	"github.com/vmware/govmomi/vmdk"
 )
@@ -92,10 +91,8 @@ func (s *Simulator) hostPath(name string) (string, error) {
 	if !p.FromString(name) {
 		return "", fmt.Errorf("%q is not a datastore path", name)
 	}
-	for _, e := range s.model.Map().All("Datastore") {
-		if ds := e.(*simulator.Datastore); ds.Name == p.Datastore {
-			return filepath.Join(ds.Summary.Url, filepath.FromSlash(path.Clean("/"+p.Path))), nil
-		}
+	if ds := s.datastore(p.Datastore); ds != nil {
+		return filepath.Join(ds.Summary.Url, filepath.FromSlash(path.Clean("/"+p.Path))), nil
 	}
 	return "", fmt.Errorf("no datastore %q", p.Datastore)
 }
