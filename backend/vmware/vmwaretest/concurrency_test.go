@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
@@ -348,4 +349,67 @@ func (c *client) comeAndGo(ctx context.Context, _ *vmwaretest.VM, _ *object.Virt
 		return err
 	}
 	return snapshot.Wait(ctx)
+}
+
+// TestNoChangeIsMissed takes snapshots while a guest writes as fast as it can:
+// the bytes of one and the changes up to the next are the bytes of the next.
+func TestNoChangeIsMissed(t *testing.T) {
+	seed := rand.Uint64()
+	t.Log("seed", seed)
+	r := newRig(t, vmwaretest.Options{}, vmwaretest.VMSpec{ChangeTracking: true, Disks: []vmwaretest.DiskSpec{{Size: crowdDisk}}})
+	d := r.disk()
+	stop, guests := make(chan struct{}), new(sync.WaitGroup)
+	for i := range 2 {
+		guests.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				p := bytes.Repeat([]byte{byte(rnd.Int())}, 1+rnd.IntN(1000))
+				if err := r.vm.Write(d, p, int64(rnd.IntN(crowdDisk-len(p)))); err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(50 * time.Microsecond)
+			}
+		})
+	}
+	before := make([]byte, crowdDisk)
+	id := "*"
+	for range 15 {
+		snap := r.snapshot("s")
+		now := r.read(snap, d, 0, crowdDisk)
+		changed, _, err := r.query(snap, d, id)
+		require.NoError(t, err)
+		for _, a := range changed {
+			copy(before[a.Start:a.Start+a.Length], now[a.Start:a.Start+a.Length])
+		}
+		require.True(t, bytes.Equal(before, now))
+		id = r.changeID(snap, d)
+		r.removeSnapshot("s")
+	}
+	close(stop)
+	guests.Wait()
+}
+
+func TestTaskInProgress(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, vmwaretest.Options{TaskInProgress: true}, vmwaretest.VMSpec{})
+	inside, out := make(chan struct{}), make(chan struct{})
+	r.vm.SetGuest(vmwaretest.Guest{OnFreeze: func() { close(inside); <-out }})
+	slow, err := r.obj.CreateSnapshot(ctx, "slow", "", false, true)
+	require.NoError(t, err)
+	<-inside
+	require.True(t, r.vm.Running())
+	r.props("config", "snapshot") // can be read meanwhile
+	_, err = r.try(r.obj.CreateSnapshot(ctx, "s", "", false, false))
+	require.True(t, fault.Is(err, &types.TaskInProgress{}), "%v", err)
+	close(out)
+	require.NoError(t, slow.Wait(ctx))
+	r.vm.SetGuest(vmwaretest.Guest{})
+	r.snapshot("s")
+	require.Equal(t, 2, r.vm.Snapshots())
 }

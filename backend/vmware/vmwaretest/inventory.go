@@ -215,10 +215,10 @@ func (s *Simulator) SetDatastoreSpace(name string, capacity, free int64) error {
 	}
 	ctx := s.context()
 	ctx.WithLock(ds, func() {
+		ds.Info.GetDatastoreInfo().FreeSpace = free
 		ctx.Update(ds, []types.PropertyChange{
 			{Name: "summary.capacity", Val: capacity},
 			{Name: "summary.freeSpace", Val: free},
-			{Name: "info.freeSpace", Val: free},
 		})
 	})
 	return nil

@@ -83,8 +83,9 @@ type Datastore struct {
 	// Type is what summary.type says: "" is "VMFS". On anything else the
 	// changeId "*" is answered with the whole disk.
 	Type string
-	// Capacity and Free are in bytes; 0 is what vcsim makes up. They change by
-	// nothing that is written: see Simulator.SetDatastoreSpace.
+	// Capacity and Free are in bytes; both 0 is what vcsim makes up. Disks that
+	// are made take their whole size from Free and give it back, whatever is
+	// written. See also Simulator.SetDatastoreSpace.
 	Capacity, Free int64
 }
 
