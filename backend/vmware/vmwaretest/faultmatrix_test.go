@@ -266,7 +266,7 @@ func TestFaultMatrix(t *testing.T) {
 	for name, prepare := range calls {
 		for _, when := range []vmwaretest.When{vmwaretest.BeforeEffect, vmwaretest.AfterEffect, vmwaretest.InsteadOfTask, vmwaretest.AfterTask} {
 			for _, drop := range []bool{false, true} {
-				if drop && when > vmwaretest.AfterEffect {
+				if when > vmwaretest.AfterEffect && (drop || !strings.HasSuffix(name, "_Task")) {
 					continue
 				}
 				n++
@@ -302,6 +302,19 @@ func TestFaultMatrix(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTaskFaultsOnOtherCalls are faults of tasks on a call that is none.
+func TestTaskFaultsOnOtherCalls(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, vmwaretest.Options{}, vmwaretest.VMSpec{})
+	snap := r.snapshot("s")
+	for _, when := range []vmwaretest.When{vmwaretest.InsteadOfTask, vmwaretest.AfterTask} {
+		r.sim.Fault(vmwaretest.Fault{Call: "ExportSnapshot", When: when, Err: &types.HostCommunication{}})
+		_, err := r.obj.ExportSnapshot(ctx, &snap)
+		require.True(t, fault.Is(err, &types.HostCommunication{}), "%v", err)
+	}
+	require.Equal(t, 1, r.sim.Leases())
 }
 
 // TestLoginAfterLostAnswer logs in again on the same connection after the first

@@ -75,7 +75,7 @@ func TestHostsAndSpace(t *testing.T) {
 	r := newRig(t, vmwaretest.Options{Datacenters: []vmwaretest.Datacenter{{
 		Name: "paris", Clusters: []vmwaretest.Cluster{{Name: "a", Hosts: []string{"esx-1"}}, {Name: "b", Hosts: []string{"esx-2", "esx-3"}}},
 		Datastores: []vmwaretest.Datastore{{Name: "ds", Capacity: 10 * tib, Free: 3 * tib}},
-	}}}, vmwaretest.VMSpec{Cluster: "b", Host: "esx-3"})
+	}}}, vmwaretest.VMSpec{Host: "esx-3"})
 	var host mo.HostSystem
 	ref := r.props("runtime").Runtime.Host
 	require.NoError(t, r.obj.Properties(ctx, *ref, []string{"name", "vm"}, &host))

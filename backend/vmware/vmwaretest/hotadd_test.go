@@ -141,7 +141,6 @@ func TestRawFiles(t *testing.T) {
 
 	_, err := r.sim.ReadRaw(raw, vmwaretest.NBDExport{VM: r.obj.Reference(), Snapshot: snap, File: r.frozen(snap, d).FileName})
 	require.Error(t, err, "a snapshot is read-only")
-	id := r.changeID(snap, d)
 	r.removeSnapshot("s")
 	export := vmwaretest.NBDExport{VM: r.obj.Reference(), File: r.live(d).FileName}
 	_, err = r.sim.ReadRaw(raw, export)
@@ -154,7 +153,7 @@ func TestRawFiles(t *testing.T) {
 		require.NoError(t, c.Flush(ctx))
 	})
 	snap = r.snapshot("between")
-	id = r.changeID(snap, d)
+	id := r.changeID(snap, d)
 	r.removeSnapshot("between")
 	changed, err := r.sim.ReadRaw(raw, export)
 	require.NoError(t, err)

@@ -25,7 +25,8 @@ type VMSpec struct {
 	// name) and Datastore say where; "" is the first of the inventory, the
 	// root folder for Folder.
 	Datacenter, Folder, Cluster, Datastore string
-	// Host is where it runs, by name; "" is any of the cluster's.
+	// Host is where it runs, by name; "" is any of the cluster's. It says the
+	// cluster as well, where that is "".
 	Host  string
 	Disks []DiskSpec
 	NICs  []NICSpec
@@ -293,15 +294,30 @@ func (s *Simulator) addVM(ctx context.Context, spec VMSpec) (*VM, error) {
 	return v, err
 }
 
-// config fills spec's defaults and turns it into what CreateVM takes.
-func (s *Simulator) config(spec *VMSpec) (*types.VirtualMachineConfigSpec, error) {
-	dc := s.options.Datacenters[0]
-	for _, d := range s.options.Datacenters {
-		if d.Name == spec.Datacenter {
-			dc = d
+// clusterOf is the cluster that has a host, or the host's own name.
+func (dc *Datacenter) clusterOf(host string) string {
+	for _, c := range dc.Clusters {
+		if slices.Contains(c.Hosts, host) {
+			return c.Name
 		}
 	}
+	return host
+}
+
+// config fills spec's defaults and turns it into what CreateVM takes.
+func (s *Simulator) config(spec *VMSpec) (*types.VirtualMachineConfigSpec, error) {
+	at := 0
+	if spec.Datacenter != "" {
+		at = slices.IndexFunc(s.options.Datacenters, func(d Datacenter) bool { return d.Name == spec.Datacenter })
+	}
+	if at < 0 {
+		return nil, fmt.Errorf("no datacenter %q", spec.Datacenter)
+	}
+	dc := s.options.Datacenters[at]
 	spec.Datacenter = dc.Name
+	if spec.Cluster == "" && spec.Host != "" {
+		spec.Cluster = dc.clusterOf(spec.Host)
+	}
 	if spec.Datastore == "" {
 		spec.Datastore = dc.Datastores[0].Name
 	}

@@ -223,7 +223,18 @@ func (s *Simulator) release(l *lease) {
 	if !l.over && l.holds {
 		l.vm.exports--
 	}
-	l.over = true
+	l.over, l.disks = true, nil
+}
+
+// leased finds what a URL of a lease names.
+func (s *Simulator) leased(id, name string) (*lease, *leaseDisk) {
+	l, _ := s.alive(id)
+	if l == nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l, l.disks[name]
 }
 
 // ExpireLeases ends every lease as if its client had been silent for the

@@ -44,12 +44,11 @@ func (s *Simulator) serveNFC(w http.ResponseWriter, r *http.Request) {
 
 func (s *Simulator) serveLease(out http.ResponseWriter, r *http.Request) {
 	id, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/nfc/"), "/")
-	l, _ := s.alive(id)
-	if l == nil || l.disks[name] == nil {
+	l, disk := s.leased(id, name)
+	if disk == nil {
 		http.NotFound(out, r)
 		return
 	}
-	disk := l.disks[name]
 	switch {
 	case l.export && r.Method == http.MethodGet:
 		out.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")

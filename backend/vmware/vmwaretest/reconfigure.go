@@ -113,6 +113,20 @@ func (v *VM) refuseDisks(changes []types.BaseVirtualDeviceConfigSpec) types.Base
 	return nil
 }
 
+// refuseShared refuses to move or delete files that a running machine other
+// than v has open.
+func (v *VM) refuseShared() types.BaseMethodFault {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	_, links := v.links()
+	for f := range links {
+		if v.s.lockedFor(f, v, true) {
+			return &types.FileLocked{FileFault: types.FileFault{File: f.name}}
+		}
+	}
+	return nil
+}
+
 // forgetChain drops a disk's links, except those that another machine uses.
 // s.mu is held.
 func (s *Simulator) forgetChain(f *vmdkFile) {
@@ -139,6 +153,9 @@ func destroy(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Has
 	}
 	ref := s.vmTask(ctx, m.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 		if fault := v.refuseHeld(vm); fault != nil {
+			return nil, fault
+		}
+		if fault := v.refuseShared(); fault != nil {
 			return nil, fault
 		}
 		if _, fault := s.wait(ctx, vm.DestroyTask(ctx, m.Body.(*types.Destroy_Task))); fault != nil {
@@ -184,6 +201,9 @@ func relocate(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Ha
 	req := m.Body.(*types.RelocateVM_Task)
 	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
 		if fault := v.refuseHeld(vm); fault != nil {
+			return nil, fault
+		}
+		if fault := v.refuseShared(); fault != nil {
 			return nil, fault
 		}
 		if fault := s.reachable(ctx, &req.Spec); fault != nil {

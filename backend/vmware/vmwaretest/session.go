@@ -61,6 +61,13 @@ func (s *Simulator) ExpireSessions() int {
 }
 
 func (s *Simulator) endSession(key string) {
+	s.forgetSession(key)
+	s.model.Map().SessionManager().TerminateSession(s.context(), &types.TerminateSession{SessionId: []string{key}})
+}
+
+// forgetSession ends the calls that wait in a session, which vcsim finds only
+// as long as it has the session, and lets no new one begin.
+func (s *Simulator) forgetSession(key string) {
 	s.mu.Lock()
 	delete(s.sessions, key)
 	var waits []*wait
@@ -72,9 +79,8 @@ func (s *Simulator) endSession(key string) {
 	s.mu.Unlock()
 	for _, w := range waits {
 		w.cancel()
-		<-w.over // vcsim finds the collector by the session
+		<-w.over
 	}
-	s.model.Map().SessionManager().TerminateSession(s.context(), &types.TerminateSession{SessionId: []string{key}})
 }
 
 // Sessions is the number of sessions that are logged in.
@@ -147,35 +153,37 @@ func (s *Simulator) sessionUser(key string) string {
 	return ""
 }
 
-// follow notes what a call that vcsim answered did to the sessions.
-func (s *Simulator) follow(m *simulator.Method, r *http.Request, rec *httptest.ResponseRecorder) {
+// precede is what a call that vcsim will answer does to the sessions first.
+func (s *Simulator) precede(m *simulator.Method, r *http.Request) {
+	switch req := m.Body.(type) {
+	case *types.Logout:
+		s.forgetSession(cookie(r))
+	case *types.TerminateSession:
+		for _, key := range req.SessionId {
+			if key != cookie(r) { // which is refused
+				s.forgetSession(key)
+			}
+		}
+	}
+}
+
+// follow notes the session that a call which vcsim has answered began.
+func (s *Simulator) follow(m *simulator.Method, rec *httptest.ResponseRecorder) {
+	user := s.options.User
+	switch req := m.Body.(type) {
+	case *types.Login:
+		user = req.UserName
+	case *types.ImpersonateUser:
+		user = req.UserName
+	case *types.LoginByToken, *types.LoginExtensionByCertificate, *types.CloneSession:
+	default:
+		return
+	}
 	if rec.Code != http.StatusOK {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	user := ""
-	if own := s.sessions[cookie(r)]; own != nil {
-		user = own.user
-	}
-	switch m.Name {
-	case "Login":
-		user = m.Body.(*types.Login).UserName
-	case "LoginByToken", "LoginExtensionByCertificate", "CloneSession":
-		user = s.options.User
-	case "ImpersonateUser":
-		user = m.Body.(*types.ImpersonateUser).UserName
-	case "Logout":
-		delete(s.sessions, cookie(r))
-		return
-	case "TerminateSession":
-		for _, key := range m.Body.(*types.TerminateSession).SessionId {
-			delete(s.sessions, key)
-		}
-		return
-	default:
-		return
-	}
 	for _, c := range rec.Result().Cookies() {
 		if c.Name == soap.SessionCookieName {
 			s.sessions[c.Value] = &session{user: user, used: time.Now()}
@@ -198,10 +206,17 @@ func (s *Simulator) waiting(r *http.Request, collector types.ManagedObjectRefere
 	defer cancel()
 	w := &wait{session: cookie(r), cancel: cancel, over: make(chan struct{})}
 	s.mu.Lock()
-	s.waits[w] = true
+	begun := s.sessions[w.session]
+	if begun != nil {
+		s.waits[w] = true
+	}
 	s.mu.Unlock()
+	if begun == nil {
+		return // it has just expired
+	}
 	defer func() {
 		s.mu.Lock()
+		begun.used = time.Now()
 		delete(s.waits, w)
 		s.mu.Unlock()
 	}()

@@ -160,7 +160,7 @@ func (s *Simulator) dispatch(w http.ResponseWriter, r *http.Request, m *simulato
 	}
 	rec := httptest.NewRecorder()
 	s.passOn(rec, r, m, body)
-	if s.follow(m, r, rec); !public[m.Name] && m.Name != "Logout" && !s.authenticated(r) {
+	if s.follow(m, rec); !public[m.Name] && m.Name != "Logout" && !s.authenticated(r) {
 		writeSOAP(w, nil, notAuthenticated(m)) // the session expired while the call waited
 		return
 	}
@@ -173,6 +173,7 @@ func (s *Simulator) passOn(rec *httptest.ResponseRecorder, r *http.Request, m *s
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		s.model.Service.ServeSDK(rec, r)
 	}
+	s.precede(m, r)
 	switch {
 	case inventoryCalls[m.Name]:
 		s.inventory.Lock()

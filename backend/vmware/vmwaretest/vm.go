@@ -94,7 +94,11 @@ func (s *Simulator) refresh(ctx *simulator.Context, vm *simulator.VirtualMachine
 			s.objectID++
 			d.DiskObjectId = fmt.Sprintf("%d-%d", s.objectID, d.Key)
 		}
-		if b, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
+		switch b := d.Backing.(type) {
+		case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+			// Snapshots leave out what is physical.
+			v.independent[d.Key] = b.CompatibilityMode == string(types.VirtualDiskCompatibilityModePhysicalMode)
+		case *types.VirtualDiskFlatVer2BackingInfo:
 			mode := types.VirtualDiskMode(b.DiskMode)
 			v.independent[d.Key] = mode == types.VirtualDiskModeIndependent_persistent || mode == types.VirtualDiskModeIndependent_nonpersistent
 			v.readOnly[d.Key] = mode == types.VirtualDiskModeIndependent_nonpersistent || mode == types.VirtualDiskModeNonpersistent
