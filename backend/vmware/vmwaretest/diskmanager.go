@@ -44,11 +44,10 @@ func (s *Simulator) inUse(name string) bool {
 		if !v.on && v.exports == 0 {
 			continue
 		}
-		for _, f := range v.disks {
-			for ; f != nil; f = f.parent {
-				if f.name == name || flatOf(f.name) == name || strings.HasPrefix(f.name, name+"/") {
-					return true
-				}
+		_, links := v.links()
+		for f := range links {
+			if f.name == name || flatOf(f.name) == name || strings.HasPrefix(f.name, name+"/") {
+				return true
 			}
 		}
 	}

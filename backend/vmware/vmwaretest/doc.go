@@ -14,24 +14,36 @@
 //     written to it, a snapshot a table of pages.
 //   - Snapshots freeze bytes. The machine goes on in a delta ("web-000001.vmdk"
 //     above "web.vmdk"), links are merged when a snapshot goes, and a merge can
-//     fail and leave runtime.consolidationNeeded.
+//     fail, or find files open elsewhere, and leave runtime.consolidationNeeded.
+//     Independent disks and physical RDMs are left out.
 //   - Change tracking: changeIds as vSphere writes them, QueryChangedDiskAreas
 //     with at most Options.MaxAreas a call, "*", offsets at the end refused,
 //     changeIds that outlive their snapshot. Epochs end with a power loss, a
 //     revert, and when tracking is disabled. Bugs turns on what real versions
 //     got wrong.
+//   - One change of a machine at a time: others wait for their turn, or fail
+//     with TaskInProgress if Options says so. Properties can be read meanwhile.
+//     What vcsim panics on is refused.
 //   - Quiescing, with guests that flush, fail, or stay frozen; guests that shut
-//     down, hang, or have no tools.
+//     down, hang, or have no tools; names and addresses of guests, and
+//     CustomizeVM_Task, which changes them.
 //   - Datastore access under /folder/ (GET, HEAD, Range, whole PUT) with a
 //     session or a password, refused for files of running machines.
 //   - ExportVm, ExportSnapshot and ImportVApp with streamOptimized images, in
-//     both directions, and leases that time out.
-//   - Locks: of a running machine's files against other machines, deletion and
-//     reading; disks can't be resized under a snapshot.
+//     both directions, leases that time out, and a limit of connections.
+//   - Locks: of a running machine's files against other machines, deletion,
+//     relocation and reading; disks can't be resized under a snapshot.
+//   - Hot-add: a snapshot's disk attached to another machine is a [Device]
+//     there, and what is written to one that is nonpersistent reaches nobody.
 //   - Relocation that moves files and changes diskObjectIds.
-//   - Sessions that expire everywhere at once, latency, faults at the n-th call
-//     before or after its effect, and counters of calls and bytes.
-//   - [Simulator.ServeNBD] in place of nbdkit with the vddk plugin.
+//   - Sessions that expire, idle or all at once, calls that wait in them
+//     included; a read-only user and privileges that are denied; latency,
+//     faults at the n-th call before or after its effect, and counters of calls
+//     and bytes.
+//   - [Simulator.ServeNBD] in place of nbdkit with the vddk plugin, and
+//     [Simulator.WriteRaw] for the file plugin of a real one.
+//   - An administrator who interferes: [VM.AddSnapshot], [VM.Revert],
+//     [VM.Relocate], [VM.ResetTracking], [VM.PowerLoss], [VM.Attach].
 //
 // What lives here: the simulator only. What may not: anything of the backend,
 // which imports it in its tests, as users' tests do.
@@ -44,12 +56,22 @@
 //   - which fault a release answers to a changeId of another epoch
 //     (InvalidArgument here) or to a query without active tracking (FileFault
 //     here), and the status of a locked file under /folder (500 here);
+//   - which calls queue behind a task of the same machine and which fail with
+//     TaskInProgress: all do the one or the other here;
+//   - the privileges that methods ask for, beyond what the API's reference
+//     names, and on which object: they are denied everywhere at once;
+//   - the machine of an import whose lease timed out (it stays here), and a
+//     snapshot that is removed while it is exported (its bytes stay readable);
+//   - snapshots of machines with shared disks, which are taken here;
 //   - the granularity of real tracking, which grows with the disk (64 KiB
 //     here), and areas that are reported without having changed;
 //   - speed, timing of stuns, snapshot removal under load, vSAN, vVols, NFS
 //     snapshots, encrypted machines, linked clones, memory snapshots;
+//   - space: datastores never fill up;
 //   - VDDK itself: its transports, its limits, its own locking;
-//   - storage vMotion of a machine's home (.vmx): only disks move here;
+//   - storage vMotion of a machine's home (.vmx): only disks move here, and a
+//     host's list of machines does not follow them;
+//   - machines that are registered from their .vmx, which have no disks here;
 //   - the REST API, and vcsim's own "/sdk/vim25" JSON door, which bypasses
 //     everything that was added.
 package vmwaretest

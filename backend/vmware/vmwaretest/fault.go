@@ -79,7 +79,8 @@ func (i *Injected) Remove() {
 }
 
 // Fault arms a failure. Where several fit a call, the oldest strikes. Calls
-// without a session are refused before faults are looked at, and not counted.
+// without a session or a privilege are refused before faults are looked at, and
+// not counted.
 func (s *Simulator) Fault(f Fault) *Injected {
 	f.Nth = max(f.Nth, 1)
 	if f.Times == 0 {

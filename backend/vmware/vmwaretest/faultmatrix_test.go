@@ -389,3 +389,42 @@ func manifest(ctx context.Context, lease *nfc.Lease) error {
 	_, err := lease.GetManifest(ctx)
 	return err
 }
+
+// TestLeaseTransferFaults are the same for the bytes of leases.
+func TestLeaseTransferFaults(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, vmwaretest.Options{}, vmwaretest.VMSpec{})
+	r.write(r.disk(), []byte("x"), 0)
+	tr := &trial{rig: r, snap: r.snapshot("s")}
+	lease := tr.exported(ctx)
+	info, err := lease.Wait(ctx, nil)
+	require.NoError(t, err)
+	get := func() (int, int, error) {
+		res, err := r.c.Client.Client.Client.Get(info.Items[0].URL.String())
+		if err != nil {
+			return 0, 0, err
+		}
+		defer res.Body.Close()
+		p, err := io.ReadAll(res.Body)
+		return res.StatusCode, len(p), err
+	}
+	_, whole, err := get()
+	require.NoError(t, err)
+	for _, when := range []vmwaretest.When{vmwaretest.BeforeEffect, vmwaretest.AfterEffect, vmwaretest.InsteadOfTask, vmwaretest.AfterTask} {
+		r.sim.Fault(vmwaretest.Fault{Call: "GET /nfc", When: when, Status: 503})
+		code, _, err := get()
+		require.NoError(t, err)
+		require.Equal(t, 503, code)
+	}
+	r.sim.Fault(vmwaretest.Fault{Call: "GET /nfc", AfterBytes: 1000})
+	_, n, err := get()
+	require.Error(t, err)
+	require.Equal(t, 1000, n)
+	r.sim.Fault(vmwaretest.Fault{Call: "GET /nfc", Drop: true})
+	_, _, err = get()
+	require.Error(t, err)
+	code, n, err := get()
+	require.NoError(t, err)
+	require.Equal(t, []int{200, whole}, []int{code, n})
+	require.Equal(t, 1, r.sim.Leases())
+}
