@@ -12,8 +12,8 @@ import (
 // there, heads are the exception. All methods are safe for concurrent use,
 // also by several processes.
 //
-// Abilities that buckets may have: [Locker], [Cleaner]. Package buckettest is
-// the suite that each bucket passes.
+// Abilities that buckets may have: [Locker], [Cleaner], [Syncer]. Package
+// buckettest is the suite that each bucket passes.
 type Bucket interface {
 	// Create begins an object, which appears whole on the writer's Commit or
 	// not at all.
@@ -34,12 +34,14 @@ type Bucket interface {
 	// missed or yielded; everything else is yielded once.
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 
-	// Delete removes an object. It is durable when Delete returns. One that
-	// isn't there is no error.
+	// Delete removes an object. It is durable when Delete returns without
+	// error, also if an earlier Delete that failed removed it. One that isn't
+	// there is no error.
 	Delete(ctx context.Context, name string) error
 
 	// ReadHead returns a head's content and its version. One that isn't there
-	// has no content and the version "".
+	// has no content and the version "". The content is durable, also if it
+	// comes from a SwapHead that failed or was cut off.
 	ReadHead(ctx context.Context, name string) ([]byte, Version, error)
 
 	// SwapHead replaces the head's content, durably, if its version still is
@@ -68,7 +70,7 @@ type Writer interface {
 	// Commit makes the object durable, then visible. If there is an object of
 	// that name it fails with dr.ErrExists and leaves that one as it is. It
 	// must not be repeated: after an error the object is there, whole, or
-	// isn't.
+	// isn't; if it is there it may be gone after a power cut ([Syncer]).
 	Commit(ctx context.Context) error
 
 	// Abort drops the object. After a Commit, or a second time, it does
@@ -89,4 +91,13 @@ type Locker interface {
 type Cleaner interface {
 	// Clean must be called only while nobody writes to the bucket.
 	Clean(ctx context.Context) error
+}
+
+// Syncer is an ability of buckets where an object may be seen before it is
+// durable: one that a process put which was killed at that, or whose Commit
+// failed. Without it what is seen is durable.
+type Syncer interface {
+	// Sync makes durable that the objects are there whose names begin with
+	// prefix. All are of one folder.
+	Sync(ctx context.Context, prefix string) error
 }

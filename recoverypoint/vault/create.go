@@ -368,8 +368,15 @@ func (d *draft) fit(ctx context.Context, m *diskMap, parent int64) error {
 
 // segments yields a session's segments of generation 0 in their order.
 func (s *Store) segments(ctx context.Context, id sessionID) iter.Seq2[Object, error] {
-	h := id.String()
-	return s.bucket.List(ctx, "seg/"+h[:2]+"/"+h)
+	return s.bucket.List(ctx, segmentPrefix(id))
+}
+
+// syncSeen makes durable what is seen of a prefix, for a point that is to need it.
+func (s *Store) syncSeen(ctx context.Context, prefix string) error {
+	if y, ok := dr.As[Syncer](s.bucket); ok {
+		return y.Sync(ctx, prefix)
+	}
+	return nil
 }
 
 // discard throws away what a session wrote for a draft that nobody wants.
@@ -410,6 +417,11 @@ func (d *draft) recover(ctx context.Context, session sessionID) error {
 		}
 		if binary.BigEndian.Uint32(id[12:]) != next {
 			continue // map pages, which are written anew, or behind a gap
+		}
+		if next == firstData {
+			if err := d.store.syncSeen(ctx, segmentPrefix(session)); err != nil {
+				return err
+			}
 		}
 		next++
 		f, _, err := d.store.readFooter(ctx, o, id)

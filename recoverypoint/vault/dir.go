@@ -33,7 +33,8 @@ type dirBucket struct {
 	root string
 
 	mu    sync.Mutex
-	made  map[string]bool // folders known to exist, durably
+	made  map[string]bool    // folders known to exist, durably
+	heads map[string]Version // heads known to be durable
 	temps int
 	swap  sync.Mutex // heads, within the process
 
@@ -42,14 +43,14 @@ type dirBucket struct {
 
 // NewDir returns a bucket on the folder root of a file system; the folder is
 // made when the first object is written, with the folders above it that are
-// missing. It is a [Locker] and a [Cleaner].
+// missing. It is a [Locker], a [Cleaner] and a [Syncer].
 //
 // On a file system that is mounted read-only, shared locks are granted without
 // being taken, so that points can be read from rescue media: see to it that no
 // other host prunes the vault at that time.
 func NewDir(fsys fsys.FS, root string) Bucket {
 	root = filepath.Clean(root)
-	return &dirBucket{fs: fsys, root: root, made: map[string]bool{}, handles: handleCache{fs: fsys}}
+	return &dirBucket{fs: fsys, root: root, made: map[string]bool{}, heads: map[string]Version{}, handles: handleCache{fs: fsys}}
 }
 
 func (b *dirBucket) file(name string) string { return filepath.Join(b.root, filepath.FromSlash(name)) }
@@ -298,7 +299,8 @@ func (b *dirBucket) Delete(ctx context.Context, name string) error {
 	file := b.file(name)
 	b.handles.forget(file)
 	err := b.fs.Remove(file)
-	if err == nil {
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		// One that is gone may be so only until the next power cut.
 		err = b.fs.SyncDir(filepath.Dir(file))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -330,7 +332,35 @@ func (b *dirBucket) ReadHead(ctx context.Context, name string) ([]byte, Version,
 	if _, err := io.ReadFull(io.NewSectionReader(f, 0, size), data); err != nil {
 		return nil, "", fmt.Errorf("read head %s: %w", name, err)
 	}
-	return data, headVersion(data), nil
+	v := headVersion(data)
+	if err := b.settle(name, v); err != nil {
+		return nil, "", fmt.Errorf("read head %s: %w", name, err)
+	}
+	return data, v, nil
+}
+
+// settle makes sure that a head which was read is durable: who swapped it may
+// have been killed before it was, and what is told from it, or deleted because
+// of it, must not come back.
+func (b *dirBucket) settle(name string, v Version) error {
+	b.mu.Lock()
+	known := b.heads[name] == v
+	b.mu.Unlock()
+	if known {
+		return nil
+	}
+	err := b.fs.SyncDir(filepath.Dir(b.file(name)))
+	if err != nil && !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	b.durable(name, v)
+	return nil
+}
+
+func (b *dirBucket) durable(name string, v Version) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heads[name] = v
 }
 
 // headVersion is the content's hash; contents never repeat. It is not the zero
@@ -361,7 +391,9 @@ func (b *dirBucket) SwapHead(ctx context.Context, name string, old Version, data
 	if err := b.replace(b.file(name), data); err != nil {
 		return "", fmt.Errorf("swap head %s: %w", name, err)
 	}
-	return headVersion(data), nil
+	v := headVersion(data)
+	b.durable(name, v)
+	return v, nil
 }
 
 // replace is fsys.WriteFileAtomic with the bucket's own temporary folder.
@@ -424,6 +456,17 @@ func (b *dirBucket) Clean(ctx context.Context) error {
 		if err := b.fs.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("clean: %w", err)
 		}
+	}
+	return nil
+}
+
+// Sync implements [Syncer]: the names of a folder are durable together.
+func (b *dirBucket) Sync(ctx context.Context, prefix string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := b.fs.SyncDir(b.file(path.Dir(prefix + "x"))); err != nil {
+		return fmt.Errorf("sync objects %s: %w", prefix, err)
 	}
 	return nil
 }

@@ -55,8 +55,13 @@ type footer struct {
 }
 
 func segmentName(id segID, gen uint32) string {
-	h := hex.EncodeToString(id[:])
-	return "seg/" + h[:2] + "/" + h + "." + strconv.FormatUint(uint64(gen), 10)
+	return fmt.Sprintf("%s%s.%d", segmentPrefix(id.session()), hex.EncodeToString(id[12:]), gen)
+}
+
+// segmentPrefix is what the names of a session's segments begin with.
+func segmentPrefix(id sessionID) string {
+	h := id.String()
+	return "seg/" + h[:2] + "/" + h
 }
 
 // parseSegmentName is the inverse of segmentName.

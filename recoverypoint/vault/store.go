@@ -69,6 +69,7 @@ type Store struct {
 	writers int
 	lock    io.Closer                   // held while writers > 0
 	busy    map[dr.MachineID]dr.PointID // drafts that are open
+	seen    bool                        // the vault's own object is known to be durable
 	closed  bool
 }
 
@@ -263,6 +264,13 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 			if err := c.Clean(ctx); err != nil {
 				return nil, errors.Join(err, lock.Close())
 			}
+		}
+		// Who made the vault may have been killed at it.
+		if !s.seen {
+			if err := s.syncSeen(ctx, vaultName); err != nil {
+				return nil, errors.Join(err, lock.Close())
+			}
+			s.seen = true
 		}
 		s.lock = lock
 	}
