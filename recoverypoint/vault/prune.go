@@ -166,6 +166,9 @@ func (s *Store) keptManifests(ctx context.Context) ([]kept, error) {
 			continue
 		}
 		man, err := s.readManifest(ctx, m, headEntry{seq, id})
+		if errors.Is(err, dr.ErrNotFound) {
+			continue // a draft's, which is open and puts it anew
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -187,6 +190,7 @@ type pruneSegment struct {
 	size int64
 	live int64    // bytes, at least: what points share that don't follow each other may count twice
 	offs []uint32 // of live blobs, for segments that are written anew
+	late bool     // written since segments were listed: the next prune's affair
 }
 
 func (p *pruner) run() error {
@@ -234,7 +238,7 @@ func (p *pruner) run() error {
 	var rewrite []segID
 	for id, g := range p.segs {
 		switch {
-		case drafts[id.session()]:
+		case drafts[id.session()], g.late:
 		case g.live == 0:
 			if err := p.remove(segmentName(id, g.gen), g.size); err != nil {
 				return err
@@ -256,14 +260,33 @@ func (p *pruner) run() error {
 func (p *pruner) mark(live func(*pruneSegment, *ref)) error {
 	return p.store.walkAll(p.ctx, p.points, true, func(dr.DiskID, []*kept) *sharedWalk {
 		return &sharedWalk{ctx: p.ctx, store: p.store, blob: func(_ int, _ int64, r *ref, _ []int32) error {
-			g := p.segs[r.seg]
-			if g == nil {
-				return fmt.Errorf("%w: object %s is missing", dr.ErrCorrupt, segmentName(r.seg, 0))
+			g, err := p.segment(r.seg)
+			if err == nil {
+				live(g, r)
 			}
-			live(g, r)
-			return nil
+			return err
 		}}
 	})
+}
+
+// segment returns what is known of a segment that a point needs. One that wasn't
+// listed was written by a draft of this process and committed meanwhile, or it
+// is missing.
+func (p *pruner) segment(id segID) (*pruneSegment, error) {
+	if g := p.segs[id]; g != nil {
+		return g, nil
+	}
+	name := segmentName(id, 0)
+	for o, err := range p.store.bucket.List(p.ctx, name) {
+		if err != nil {
+			return nil, err
+		}
+		if o.Name == name {
+			p.segs[id] = &pruneSegment{late: true}
+			return p.segs[id], nil
+		}
+	}
+	return nil, fmt.Errorf("%w: object %s is missing", dr.ErrCorrupt, name)
 }
 
 func (p *pruner) remove(name string, size int64) error {
