@@ -151,8 +151,8 @@ func makeDamageable(t *testing.T, seed uint64, o vault.Options) damaged {
 	sizes := map[dr.DiskID]int64{"a": 5*chunk + 700, "b": 520 * chunk}
 	var before content
 	var parent dr.PointID
-	for _, id := range []dr.PointID{"1", "2", "3"} {
-		p := planPoint(rng, id, parent, before, sizes, 3)
+	for n, id := range []dr.PointID{"1", "2", "3", "5", "6"} { // more than are walked at once
+		p := planPoint(rng, id, parent, before, sizes, []int{3, 3, 3, 1, 1}[n])
 		require.NoError(t, p.apply(t.Context(), v))
 		before, parent = p.want, id
 		d.points[id] = p.want

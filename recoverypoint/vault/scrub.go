@@ -28,7 +28,7 @@ import (
 // checksum resync. A point without a parent stores everything anew.
 func (s *Store) Scrub(ctx context.Context) iter.Seq2[recoverypoint.Damage, error] {
 	return func(yield func(recoverypoint.Damage, error) bool) {
-		c := &scrubber{store: s, ctx: ctx, yield: yield, bad: map[blobKey]error{}, blind: map[segID]error{}, segs: map[segID]string{}}
+		c := &scrubber{store: s, ctx: ctx, yield: yield, bad: map[blobKey]error{}, told: map[blobKey]bool{}, blind: map[segID]error{}, segs: map[segID]string{}}
 		if err := c.run(); err != nil && err != errStop {
 			yield(recoverypoint.Damage{}, &dr.Error{Op: "scrub", Side: dr.StoreSide, Err: err})
 		}
@@ -44,6 +44,7 @@ type scrubber struct {
 	mu    sync.Mutex
 	segs  map[segID]string  // segments there are, by the name of their newest generation
 	bad   map[blobKey]error // damaged blobs
+	told  map[blobKey]bool  // of these, those that some point was told to need; others may too
 	blind map[segID]error   // segments whose blobs could not be listed
 
 	last recoverypoint.Damage // not yet yielded: it may grow
@@ -347,7 +348,9 @@ func (c *scrubber) maps() error {
 			span := int64(1) << ((level + 1) * pageBits)
 			d.Extent = dr.Extent{Off: chunk * chunkSize}
 			d.Extent.Len = max(0, min((chunk+span)*chunkSize, size)-d.Extent.Off)
-			delete(c.bad, r.key())
+			if _, bad := c.bad[r.key()]; bad {
+				c.told[r.key()] = true
+			}
 			return c.report(d)
 		}
 		return &sharedWalk{ctx: c.ctx, store: c.store, broken: tell, blob: func(level int, chunk int64, r *ref, points []int32) error {
@@ -389,6 +392,9 @@ func (c *scrubber) garbage() error {
 		}
 	}
 	for key, err := range c.bad {
+		if c.told[key] {
+			continue
+		}
 		if err := c.object(recoverypoint.Damage{Object: c.segs[key.seg]}, err); err != nil {
 			return err
 		}
