@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -16,7 +17,7 @@ type pieces struct {
 
 	mu    sync.Mutex
 	at    map[pieceKey]*piece
-	order []pieceKey // oldest first; some may be gone
+	order []*piece // all of them, oldest first, and some that are gone
 }
 
 type pieceKey struct {
@@ -26,67 +27,73 @@ type pieceKey struct {
 
 // piece is a chunk in memory, its own content below what was written to it.
 type piece struct {
-	buf    []byte // from the store's blocks
+	key    pieceKey
+	buf    []byte // from the store's blocks; nil: gone
 	size   int
 	lo, hi int // written without a gap; more may be
 }
 
 func (s *pieces) any() bool { return s.count.Load() > 0 }
 
-// write puts b at in of a chunk.
+// write puts b at in of a chunk. After an error it may be there or not.
 func (s *pieces) write(ctx context.Context, d *draft, m *diskMap, chunk int64, in int, b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := pieceKey{m, chunk}
-	c, ok := s.at[key]
+	c, ok := s.at[pieceKey{m, chunk}]
 	if !ok {
-		c = &piece{buf: d.store.blocks.Get(), size: chunkLen(m.size, chunk), lo: in, hi: in}
+		c = &piece{key: pieceKey{m, chunk}, buf: d.store.blocks.Get(), size: chunkLen(m.size, chunk), lo: in, hi: in}
 		if err := d.base(ctx, m, chunk, c.buf[:c.size]); err != nil {
 			d.store.blocks.Put(c.buf)
 			return err
 		}
-		if s.at == nil {
-			s.at = map[pieceKey]*piece{}
-		}
-		s.at[key] = c
-		s.order = append(s.order, key)
-		s.count.Add(1)
+		s.add(c)
 	}
 	copy(c.buf[in:], b)
 	if in <= c.hi && in+len(b) >= c.lo {
 		c.lo, c.hi = min(c.lo, in), max(c.hi, in+len(b))
 	}
 	if c.lo == 0 && c.hi == c.size {
-		return s.store(ctx, d, key, c)
+		return s.store(ctx, d, c)
 	}
 	for len(s.at) > maxPieces {
-		key := s.order[0]
-		s.order = s.order[1:]
-		if c, ok := s.at[key]; ok {
-			if err := s.store(ctx, d, key, c); err != nil {
-				return err
-			}
+		if err := s.store(ctx, d, s.order[0]); err != nil {
+			return err
 		}
+		s.order = s.order[1:]
 	}
 	return nil
 }
 
-// store ends a piece; s.mu is held. A piece that can't be stored stays.
-func (s *pieces) store(ctx context.Context, d *draft, key pieceKey, c *piece) error {
-	if err := d.put(ctx, key.disk, key.chunk, c.buf[:c.size], c.lo == 0 && c.hi == c.size); err != nil {
+func (s *pieces) add(c *piece) {
+	if s.at == nil {
+		s.at = map[pieceKey]*piece{}
+	}
+	s.at[c.key] = c
+	if len(s.order) > 4*maxPieces {
+		s.order = slices.DeleteFunc(s.order, func(c *piece) bool { return c.buf == nil })
+	}
+	s.order = append(s.order, c)
+	s.count.Add(1)
+}
+
+// store ends a piece, if it isn't gone; s.mu is held. One that can't be stored
+// stays.
+func (s *pieces) store(ctx context.Context, d *draft, c *piece) error {
+	if c.buf == nil {
+		return nil
+	}
+	if err := d.put(ctx, c.key.disk, c.key.chunk, c.buf[:c.size], c.lo == 0 && c.hi == c.size); err != nil {
 		return err
 	}
-	s.remove(d, key, c)
+	s.remove(d, c)
 	return nil
 }
 
-func (s *pieces) remove(d *draft, key pieceKey, c *piece) {
-	delete(s.at, key)
+func (s *pieces) remove(d *draft, c *piece) {
+	delete(s.at, c.key)
 	s.count.Add(-1)
 	d.store.blocks.Put(c.buf)
-	if len(s.at) == 0 {
-		s.order = nil
-	}
+	c.buf = nil
 }
 
 // drop forgets a chunk that is written over whole.
@@ -96,9 +103,8 @@ func (s *pieces) drop(d *draft, m *diskMap, chunk int64) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := pieceKey{m, chunk}
-	if c, ok := s.at[key]; ok {
-		s.remove(d, key, c)
+	if c, ok := s.at[pieceKey{m, chunk}]; ok {
+		s.remove(d, c)
 	}
 }
 
@@ -109,12 +115,11 @@ func (s *pieces) flush(ctx context.Context, d *draft) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, key := range s.order {
-		if c, ok := s.at[key]; ok {
-			if err := s.store(ctx, d, key, c); err != nil {
-				return err
-			}
+	for len(s.order) > 0 {
+		if err := s.store(ctx, d, s.order[0]); err != nil {
+			return err
 		}
+		s.order = s.order[1:]
 	}
 	s.order = nil
 	return nil
