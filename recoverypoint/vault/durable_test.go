@@ -3,6 +3,8 @@ package vault_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/crashfs"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
@@ -233,4 +236,110 @@ func putObject(ctx context.Context, b vault.Bucket, name, data string) error {
 		return err
 	}
 	return w.Commit(ctx)
+}
+
+// tale is a random life: points over any earlier one, of disks that come, go,
+// grow and shrink to any byte, deletions and prunes.
+func tale(seed uint64) []step {
+	rng := rand.New(rand.NewPCG(seed, 4))
+	var steps []step
+	there := map[dr.PointID]content{}
+	var ids []dr.PointID
+	size := func(most int64) int64 {
+		return max(1, rng.Int64N(most)*chunk+[]int64{0, 0, 1, -1, 512, -512, 1000}[rng.IntN(7)])
+	}
+	for n := range 7 {
+		if len(ids) > 1 && rng.IntN(3) == 0 {
+			id := ids[rng.IntN(len(ids))]
+			ids = without(ids, id)
+			steps = append(steps, step{"delete " + string(id), func(ctx context.Context, v *vault.Store) error { return v.Delete(ctx, "m", id) },
+				func(all map[dr.PointID]content) { delete(all, id) }})
+		}
+		if rng.IntN(3) == 0 {
+			steps = append(steps, step{"prune", func(ctx context.Context, v *vault.Store) error { _, err := v.Prune(ctx); return err }, func(map[dr.PointID]content) {}})
+		}
+		var parent dr.PointID
+		if len(ids) > 0 && rng.IntN(6) > 0 {
+			parent = ids[len(ids)-1-rng.IntN(min(2, len(ids)))]
+		}
+		sizes := map[dr.DiskID]int64{"a": size(9)}
+		if rng.IntN(3) > 0 {
+			sizes["b"] = size(4)
+		}
+		if rng.IntN(3) == 0 {
+			sizes["c"] = 510*chunk + size(4) // about a leaf's end
+		}
+		p := planPoint(rng, dr.PointID(fmt.Sprint(n)), parent, there[parent], sizes, 1+rng.IntN(5))
+		ids = append(ids, p.point.ID)
+		there[p.point.ID] = p.want
+		steps = append(steps, step{"commit " + string(p.point.ID), p.apply, func(all map[dr.PointID]content) { all[p.point.ID] = p.want }})
+	}
+	return steps
+}
+
+// TestManyDeaths kills the process at any change, again and again, and cuts the
+// power every now and then: what was done stays done, and what was begun goes
+// on or begins anew.
+func TestManyDeaths(t *testing.T) {
+	seed := newSeed(t)
+	for run := range uint64(*deaths) {
+		rng := rand.New(rand.NewPCG(seed+run, 5))
+		steps := tale(seed + run)
+		disk := crashfs.New(seed + run)
+		o := smallVault
+		if rng.IntN(3) == 0 {
+			o.Keys = fastKey{}
+		}
+		said := ""
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("-seed=%d: %s", seed+run, said)
+			}
+		})
+		for done := 0; done < len(steps); {
+			p := &mortal{FS: disk, left: 1 + rng.IntN([]int{10, 40, 120, 500}[rng.IntN(4)]), rng: rand.New(rand.NewPCG(rng.Uint64(), 6))}
+			v, err := vault.Open(t.Context(), vault.NewDir(p, "/v"), o)
+			if err == nil {
+				var more int
+				more, err = play(t.Context(), v, steps[done:])
+				done += more
+			}
+			require.True(t, err == nil || p.isDead(), "%v", err)
+			said += fmt.Sprintf("killed after step %d: %v; ", done, err)
+			if rng.IntN(3) == 0 {
+				said += "power cut; "
+				disk = disk.Restart()
+			}
+			if rng.IntN(3) == 0 {
+				if _, err := vault.NewDir(disk, "/v").ReadAt(t.Context(), "vault", make([]byte, 1), 0); err == nil {
+					check(t, open(t, disk, "/v", o), steps, done)
+				}
+			}
+		}
+		disk = disk.Restart()
+		v := open(t, disk, "/v", o)
+		check(t, v, steps, len(steps))
+		// With the last point the last byte goes.
+		for id := range after(steps, len(steps)) {
+			require.NoError(t, v.Delete(t.Context(), "m", id))
+		}
+		_, err := v.Prune(t.Context())
+		require.NoError(t, err)
+		for d, err := range v.Scrub(t.Context()) {
+			require.NoError(t, err)
+			require.Fail(t, "damage", "%+v", d)
+		}
+		for o, err := range vault.NewDir(disk, "/v").List(t.Context(), "") {
+			require.NoError(t, err)
+			require.Contains(t, []string{"vault", "head/m"}, o.Name)
+		}
+	}
+}
+
+var deaths = flag.Int("deaths", 25, "how many histories TestManyDeaths lives through")
+
+func (m *mortal) isDead() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dead
 }
