@@ -55,10 +55,39 @@ type machineModel struct {
 
 	draft  dr.Draft // nil: none is open
 	point  dr.Point // the draft's, or of the one interrupted last
-	now    disks    // what the draft reads as
+	now    disks    // what the draft reads as, where that is known
+	unsure sectors  // where it isn't: what was interrupted, and isn't written again yet
 	final  disks    // what it will read as when the copy has ended
 	begun  bool     // there was a draft of exactly this point before
 	opened map[dr.Image]dr.PointID
+}
+
+// sector is the granularity of disks' sizes, in bytes.
+const sector = 512
+
+// sectors are parts of disks.
+type sectors map[dr.DiskID]map[int64]bool
+
+func (s sectors) add(id dr.DiskID, off, end int64) {
+	for at := off / sector; at*sector < end; at++ {
+		s[id][at] = true
+	}
+}
+
+// remove takes out those that lie in [off, end) as a whole.
+func (s sectors) remove(id dr.DiskID, off, end int64) {
+	for at := (off + sector - 1) / sector; (at+1)*sector <= end; at++ {
+		delete(s[id], at)
+	}
+}
+
+func (s sectors) empty() bool {
+	for _, of := range s {
+		if len(of) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // history does what comes to mind, and checks after each step something of
@@ -74,7 +103,7 @@ func history(k *kit, seed uint64) {
 		m := machines[rnd.IntN(len(machines))]
 		what := "create"
 		if m.draft != nil {
-			what = pick(rnd, "write", "write", "write", "zero", "interrupt", "commit", "commit")
+			what = pick(rnd, "write", "write", "write", "zero", "interrupt", "interrupt", "commit")
 		}
 		what = pick(rnd, what, what, what, what, "open", "read", "changes", "delete", "prune", "crash", "check")
 		k.Logf("seed %d, step %d: %s on %s", seed, step, what, m.id)
@@ -82,18 +111,14 @@ func history(k *kit, seed uint64) {
 		case "create":
 			serial++
 			switch next := dr.PointID(fmt.Sprintf("p%d", serial)); {
-			case m.point.ID == "" || rnd.IntN(3) == 0:
+			case m.point.ID == "" || rnd.IntN(8) == 0:
 				m.plan(rnd, next, serial)
-			case rnd.IntN(2) == 0: // the interrupted one's name, for another moment
+			case rnd.IntN(8) == 0: // the interrupted one's name, for another moment
 				m.plan(rnd, m.point.ID, serial)
 			}
-			k.begin(m)
+			k.begin(m, rnd.IntN(3) == 0)
 		case "write":
-			for range 1 + rnd.IntN(4) {
-				id, off, n := m.somewhere(rnd)
-				k.write(m.draft, id, m.final[id][off:off+n], off)
-				copy(m.now[id][off:], m.final[id][off:off+n])
-			}
+			k.scribble(m, rnd)
 		case "zero":
 			id, off, n := m.somewhere(rnd)
 			for n > 0 && m.final[id][off+n-1] != 0 {
@@ -107,10 +132,27 @@ func history(k *kit, seed uint64) {
 				}
 			}
 			clear(m.now[id][off : off+n])
+			m.unsure.remove(id, off, off+n)
 			k.zero(m.draft, id, off, n)
 		case "interrupt":
 			k.close(m.draft)
 			m.draft = nil
+			for range rnd.IntN(3) {
+				switch rnd.IntN(4) {
+				case 0:
+					k.prune()
+				case 1:
+					k.drop(m, rnd)
+				case 2:
+					k.crash(machines)
+				}
+				if k.begin(m, rnd.IntN(4) == 0); m.draft == nil {
+					break // its parent is gone
+				}
+				k.scribble(m, rnd)
+				k.close(m.draft)
+				m.draft = nil
+			}
 		case "commit":
 			k.finish(m)
 		case "open":
@@ -135,23 +177,15 @@ func history(k *kit, seed uint64) {
 				k.close(img)
 			}
 		case "delete":
-			if id, ok := m.some(rnd); ok {
-				require.NoError(k, k.s.Delete(k.ctx, m.id, id))
-				m.order = slices.DeleteFunc(m.order, func(o dr.PointID) bool { return o == id })
-			}
+			k.drop(m, rnd)
 		case "prune":
 			k.prune()
 		case "crash":
-			if k.reopen() {
-				for _, m := range machines {
-					m.draft = nil
-					clear(m.opened) // they belong to the process that died
-				}
-			}
+			k.crash(machines)
 		case "check":
 			k.check(m)
 		}
-		if m.draft != nil && rnd.IntN(4) == 0 {
+		if m.draft != nil && m.unsure.empty() && rnd.IntN(4) == 0 {
 			k.sums(m.draft, m.now)
 		}
 	}
@@ -168,6 +202,37 @@ func history(k *kit, seed uint64) {
 	k.scrub()
 }
 
+// scribble writes a few pieces of what the draft is to be.
+func (k *kit) scribble(m *machineModel, rnd *rand.Rand) {
+	k.Helper()
+	for range 1 + rnd.IntN(4) {
+		id, off, n := m.somewhere(rnd)
+		k.write(m.draft, id, m.final[id][off:off+n], off)
+		copy(m.now[id][off:], m.final[id][off:off+n])
+		m.unsure.remove(id, off, off+n)
+	}
+}
+
+// drop deletes some point.
+func (k *kit) drop(m *machineModel, rnd *rand.Rand) {
+	k.Helper()
+	if id, ok := m.some(rnd); ok {
+		require.NoError(k, k.s.Delete(k.ctx, m.id, id))
+		m.order = slices.DeleteFunc(m.order, func(o dr.PointID) bool { return o == id })
+	}
+}
+
+// crash takes the process from under all drafts and images.
+func (k *kit) crash(machines []*machineModel) {
+	k.Helper()
+	if k.reopen() {
+		for _, m := range machines {
+			m.draft = nil
+			clear(m.opened)
+		}
+	}
+}
+
 // plan thinks of a new point: its parent, its disks and its bytes.
 func (m *machineModel) plan(rnd *rand.Rand, id dr.PointID, serial int) {
 	parent, ok := m.some(rnd)
@@ -176,7 +241,7 @@ func (m *machineModel) plan(rnd *rand.Rand, id dr.PointID, serial int) {
 	}
 	m.final = m.want[parent].clone()
 	if !ok || rnd.IntN(6) == 0 {
-		size := 512 * (1 + rnd.IntN(6*block/512))
+		size := sector * (1 + rnd.IntN(6*block/sector))
 		content := make([]byte, size)
 		if rnd.IntN(3) > 0 {
 			content = fill(fmt.Sprint(id, serial), size)
@@ -185,11 +250,11 @@ func (m *machineModel) plan(rnd *rand.Rand, id dr.PointID, serial int) {
 	}
 	for disk, b := range m.final {
 		switch rnd.IntN(12) {
-		case 0:
-			b = append(b, make([]byte, 512*rnd.IntN(200))...)
-		case 1:
-			b = b[:512*(1+rnd.IntN(len(b)/512))]
-		case 2:
+		case 0, 1:
+			b = append(b, make([]byte, sector*rnd.IntN(200))...)
+		case 2, 3:
+			b = b[:sector*(1+rnd.IntN(len(b)/sector))]
+		case 4:
 			if len(m.final) > 1 {
 				delete(m.final, disk)
 				continue
@@ -210,8 +275,9 @@ func (m *machineModel) plan(rnd *rand.Rand, id dr.PointID, serial int) {
 	m.begun = false
 }
 
-// begin creates or resumes the draft, and learns from it what is there.
-func (k *kit) begin(m *machineModel) {
+// begin creates or resumes the draft, and learns from it what is there. With
+// mend what isn't durable is written at once.
+func (k *kit) begin(m *machineModel, mend bool) {
 	k.Helper()
 	if m.point.Parent != "" && m.gone(m.point.Parent) {
 		// Resuming needs no parent, beginning does: both are right answers.
@@ -225,8 +291,9 @@ func (k *kit) begin(m *machineModel) {
 	} else {
 		m.draft = k.create(m.point)
 	}
-	m.now = disks{}
+	m.now, m.unsure = disks{}, sectors{}
 	for id, b := range m.final {
+		m.unsure[id] = map[int64]bool{}
 		now := make([]byte, len(b))
 		copy(now, m.want[m.point.Parent][id])
 		m.now[id] = now
@@ -236,11 +303,16 @@ func (k *kit) begin(m *machineModel) {
 			continue
 		}
 		// What else was kept of the interrupted draft is not known: the rest
-		// is written, as a copy does that goes on.
+		// is to be written, as a copy does that goes on; and is interrupted
+		// perhaps before that.
 		at := int64(0)
 		for _, e := range append(extents, dr.Extent{Off: int64(len(b))}) {
-			if e.Off > at {
+			switch {
+			case e.Off <= at:
+			case mend:
 				k.write(m.draft, id, b[at:e.Off], at)
+			default:
+				m.unsure.add(id, at, e.Off)
 			}
 			at = e.End()
 		}
@@ -254,9 +326,9 @@ func (k *kit) finish(m *machineModel) {
 	k.Helper()
 	for id, b := range m.final {
 		// Only what differs travels: so what is inherited must be right.
-		for off := 0; off < len(b); off += 512 {
-			end := min(len(b), off+512)
-			if !bytes.Equal(m.now[id][off:end], b[off:end]) {
+		for off := 0; off < len(b); off += sector {
+			end := min(len(b), off+sector)
+			if m.unsure[id][int64(off/sector)] || !bytes.Equal(m.now[id][off:end], b[off:end]) {
 				k.write(m.draft, id, b[off:end], int64(off))
 			}
 		}

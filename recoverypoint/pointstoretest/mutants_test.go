@@ -3,6 +3,7 @@ package pointstoretest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"slices"
@@ -357,6 +358,30 @@ var mutants = []struct {
 	{"is blocked by drafts of processes that died", func(l *liar) {
 		l.crash = func() {}
 	}, "what is committed outlives a crash, and drafts don't block"},
+
+	{"takes the parent's bytes for newer when it is interrupted twice", func(l *liar) {
+		begun := map[string]int{}
+		l.create = func(ctx context.Context, p dr.Point) (dr.Draft, error) {
+			d, err := l.Store.Create(ctx, p)
+			moment := fmt.Sprint(p.Machine.ID, p.ID, p.Time)
+			if begun[moment]++; err != nil || begun[moment] != 3 {
+				return d, err
+			}
+			parent, err := l.Store.Open(ctx, p.Machine.ID, p.Parent)
+			if err != nil {
+				return d, nil
+			}
+			for _, disk := range p.Machine.Disks {
+				for e := range d.(dr.Resumer).Durable(ctx, disk.ID) {
+					b := make([]byte, e.Len)
+					n, _ := parent.ReadAt(ctx, disk.ID, b, e.Off)
+					_, _ = d.WriteAt(ctx, disk.ID, b[:n], e.Off)
+					break
+				}
+			}
+			return d, nil
+		}
+	}, anyHistory},
 
 	{"ignores the parent now and then", func(l *liar) {
 		n := 0
