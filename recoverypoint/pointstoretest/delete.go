@@ -48,6 +48,27 @@ var deletePromises = []promise{
 		k.holds("m", "later", disks{"d": fill("later", 4*block)})
 	}},
 
+	{"points are deleted by many at once, beside a commit", func(k *kit) {
+		const n = 40
+		content := disks{"d": fill("d", 512)}
+		for i := range n {
+			k.put("m", numbered(i), "", content)
+		}
+		p := point("m", "new", "", content)
+		d := k.create(p)
+		k.writeAll(d, content)
+		errs := make(chan error, n)
+		for i := range n {
+			go func() { errs <- k.s.Delete(k.ctx, "m", numbered(i)) }()
+		}
+		k.commit(d, p)
+		for range n {
+			require.NoError(k, <-errs)
+		}
+		k.listed("m", "new")
+		k.holds("m", "new", content)
+	}},
+
 	{"a draft outlives the deletion of its parent", func(k *kit) {
 		old := disks{"d": fill("old", 4*block)}
 		k.put("m", "old", "", old)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -105,8 +106,12 @@ func (s *Store) readHead(ctx context.Context, m dr.MachineID) (*head, Version, e
 }
 
 // changeHead swaps the head for what change makes of it; change returns false
-// if nothing is to be done. It runs again when somebody else was faster.
+// if nothing is to be done. It runs again when somebody else was faster; those
+// of this store take turns, so that none of many loses again and again.
 func (s *Store) changeHead(ctx context.Context, m dr.MachineID, change func(*head) (bool, error)) error {
+	turn, _ := s.turns.LoadOrStore(m, &sync.Mutex{})
+	turn.(*sync.Mutex).Lock()
+	defer turn.(*sync.Mutex).Unlock()
 	const tries = 10
 	for try := 1; ; try++ {
 		h, v, err := s.readHead(ctx, m)

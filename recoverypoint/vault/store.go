@@ -64,6 +64,7 @@ type Store struct {
 	recent  *lru[blobKey, []byte]  // chunks read in small pieces
 	listed  *lru[string, dr.Point] // by manifest
 	segs    *lru[segID, *segment]  // where segments are
+	turns   sync.Map               // of *sync.Mutex by dr.MachineID: who changes a head
 
 	mu      sync.Mutex
 	writers int
