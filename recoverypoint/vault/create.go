@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -150,6 +151,19 @@ func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
 	return d, nil
 }
 
+// abort gives back what a draft holds that could not be filled.
+func (d *draft) abort(why error) {
+	for _, log := range []*logWriter{d.data, d.maps.log} {
+		if log != nil {
+			log.fail(why) // nothing more is appended
+			_ = log.seal()
+		}
+	}
+	for _, pin := range d.pins {
+		pin.Close()
+	}
+}
+
 func validPoint(p dr.Point) error {
 	if err := errors.Join(p.ID.Validate(), p.Machine.ID.Validate()); err != nil {
 		return err
@@ -161,6 +175,9 @@ func validPoint(p dr.Point) error {
 	for _, d := range p.Machine.Disks {
 		if d.ID == "" || len(d.ID) > 1<<10 || seen[d.ID] {
 			return fmt.Errorf("%w: disk ID %q", dr.ErrInvalid, d.ID)
+		}
+		if !utf8.ValidString(string(d.ID)) || !utf8.ValidString(string(p.Cursors[d.ID])) {
+			return fmt.Errorf("%w: disk ID %q, cursor %q: want UTF-8, as manifests are JSON", dr.ErrInvalid, d.ID, p.Cursors[d.ID])
 		}
 		seen[d.ID] = true
 		if d.Size < 0 || d.Size > maxDisk {
@@ -229,11 +246,9 @@ func (s *Store) create(ctx context.Context, p dr.Point, leave, unbusy func()) (d
 		}
 		return &committed{image: img, leave: leave, unbusy: unbusy}, nil
 	}
-	d := &draft{store: s, ctx: context.WithoutCancel(ctx), point: p, resumed: map[sessionID]bool{}, leave: leave, unbusy: unbusy}
+	d := &draft{store: s, ctx: context.WithoutCancel(ctx), point: p, resumed: map[sessionID]bool{}, maps: &mapset{store: s}, leave: leave, unbusy: unbusy}
 	if err := s.fillDraft(ctx, d); err != nil {
-		for _, pin := range d.pins {
-			pin.Close()
-		}
+		d.abort(err)
 		return nil, err
 	}
 	return d, nil
@@ -274,7 +289,6 @@ func (s *Store) fillDraft(ctx context.Context, d *draft) error {
 	}
 	rand.Read(d.session[:])
 	o := owner{machine: p.Machine.ID, point: p.ID}
-	d.maps = &mapset{store: s}
 	for i, disk := range p.Machine.Disks {
 		o.disks = append(o.disks, dr.Disk{ID: disk.ID, Size: disk.Size})
 		m := &diskMap{id: disk.ID, index: i, size: disk.Size, level: rootLevel(disk.Size)}

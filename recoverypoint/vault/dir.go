@@ -299,6 +299,7 @@ func (b *dirBucket) Delete(ctx context.Context, name string) error {
 	file := b.file(name)
 	b.handles.forget(file)
 	err := b.fs.Remove(file)
+	b.handles.forget(file) // opened again just before
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		// One that is gone may be so only until the next power cut.
 		err = b.fs.SyncDir(filepath.Dir(file))

@@ -188,3 +188,48 @@ func TestPruneBesideCommits(t *testing.T) {
 		require.NoError(t, verify(t.Context(), v, id, want))
 	}
 }
+
+// onRead runs something before an object is read.
+type onRead struct {
+	vault.Bucket
+	do func(name string)
+}
+
+func (b onRead) ReadAt(ctx context.Context, name string, p []byte, off int64) (int, error) {
+	b.do(name)
+	return b.Bucket.ReadAt(ctx, name, p, off)
+}
+
+// A reader that looks for where a prune has put what it reads may be overtaken
+// by the next.
+func TestReadBesideTwoPrunes(t *testing.T) {
+	b := newMem()
+	v, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer v.Close()
+	row(t, v, 40, 40, func(i int) int { return i })
+	prune := func(from, to int) {
+		for i := from; i < to; i++ {
+			require.NoError(t, v.Delete(t.Context(), "m", dr.PointID(fmt.Sprint(i))))
+		}
+		_, err := v.Prune(t.Context())
+		require.NoError(t, err)
+	}
+	prune(0, 28)
+	overtaken := false
+	reader, err := vault.Open(t.Context(), onRead{b, func(name string) {
+		if strings.HasSuffix(name, ".1") && !overtaken {
+			overtaken = true
+			prune(28, 37)
+			require.NotContains(t, b.names("seg/"), name)
+		}
+	}}, vault.Options{})
+	require.NoError(t, err)
+	defer reader.Close()
+	img, err := reader.Open(t.Context(), "m", "39")
+	require.NoError(t, err)
+	defer img.Close()
+	_, err = img.ReadAt(t.Context(), "a", make([]byte, 40*chunk), 0)
+	require.NoError(t, err)
+	require.True(t, overtaken)
+}

@@ -152,7 +152,12 @@ func (s *Store) stored(ctx context.Context, r *ref, n int) (b, buf []byte, g *se
 			return nil, nil, nil, err
 		}
 		s.segs.drop(r.seg)
-		if g, err = s.relocate(ctx, r.seg, g.name); err != nil {
+		// What was found may be gone before it was looked into, if two prunes
+		// follow each other.
+		moved, err := s.relocate(ctx, r.seg, g.name)
+		if err == nil {
+			g = moved
+		} else if !errors.Is(err, dr.ErrNotFound) {
 			return nil, nil, nil, err
 		}
 	}
