@@ -2,13 +2,9 @@ package vault_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"io/fs"
 	"math/rand/v2"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -16,7 +12,6 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/crashfs"
-	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
 
@@ -61,13 +56,13 @@ func TestPowerCutAfterAKillAtEveryOperation(t *testing.T) {
 	steps := story(seed)
 	for n := 1; ; n++ {
 		disk := crashfs.New(seed + uint64(n))
-		first := &mortal{FS: disk, left: n, rng: rand.New(rand.NewPCG(seed, uint64(n)))}
+		first := crashfs.NewProcess(disk, n, seed+uint64(n))
 		done := 0
 		v, err := vault.Open(t.Context(), vault.NewDir(first, "/v"), smallVault)
 		if err == nil {
 			done, err = play(t.Context(), v, steps)
 		}
-		if !first.dead {
+		if !first.Dead() {
 			require.NoError(t, err)
 			break
 		}
@@ -81,112 +76,6 @@ func TestPowerCutAfterAKillAtEveryOperation(t *testing.T) {
 		}
 	}
 }
-
-var errKilled = errors.New("killed")
-
-// mortal is a file system as a process sees it that is killed at the left-th
-// change it makes: that one happens or not, no later one does, and its locks
-// are free.
-type mortal struct {
-	fsys.FS
-	rng *rand.Rand
-
-	mu    sync.Mutex
-	left  int
-	dead  bool
-	locks []io.Closer
-}
-
-// change runs a change, unless the process is dead.
-func (m *mortal) change(do func() error) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.dead {
-		return errKilled
-	}
-	if m.left--; m.left > 0 {
-		return do()
-	}
-	if m.rng.IntN(2) == 0 {
-		_ = do()
-	}
-	m.dead = true
-	for _, l := range m.locks {
-		_ = l.Close()
-	}
-	return errKilled
-}
-
-// alive runs what changes nothing, unless the process is dead.
-func (m *mortal) alive(do func() error) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.dead {
-		return errKilled
-	}
-	return do()
-}
-
-func (m *mortal) OpenFile(name string, flag int, perm fs.FileMode) (f fsys.File, err error) {
-	err = m.alive(func() error {
-		f, err = m.FS.OpenFile(name, flag, perm)
-		return err
-	})
-	return mortalFile{f, m}, err
-}
-
-func (m *mortal) Lock(name string, exclusive bool) (l io.Closer, err error) {
-	err = m.alive(func() error {
-		if l, err = m.FS.Lock(name, exclusive); err == nil {
-			m.locks = append(m.locks, l)
-		}
-		return err
-	})
-	return l, err
-}
-
-func (m *mortal) ReadDir(name string) (list []fs.DirEntry, err error) {
-	err = m.alive(func() error {
-		list, err = m.FS.ReadDir(name)
-		return err
-	})
-	return list, err
-}
-
-func (m *mortal) Rename(from, to string) error {
-	return m.change(func() error { return m.FS.Rename(from, to) })
-}
-
-func (m *mortal) Link(from, to string) error {
-	return m.change(func() error { return m.FS.Link(from, to) })
-}
-
-func (m *mortal) Remove(name string) error {
-	return m.change(func() error { return m.FS.Remove(name) })
-}
-
-func (m *mortal) SyncDir(name string) error {
-	return m.change(func() error { return m.FS.SyncDir(name) })
-}
-
-func (m *mortal) MkdirAll(name string, perm fs.FileMode) error {
-	return m.change(func() error { return m.FS.MkdirAll(name, perm) })
-}
-
-type mortalFile struct {
-	fsys.File
-	of *mortal
-}
-
-func (f mortalFile) WriteAt(p []byte, off int64) (n int, err error) {
-	err = f.of.change(func() error {
-		n, err = f.File.WriteAt(p, off)
-		return err
-	})
-	return n, err
-}
-
-func (f mortalFile) Sync() error { return f.of.change(f.File.Sync) }
 
 // What was done, but could not be made durable, is so when it is seen or done
 // again without an error.
@@ -297,14 +186,14 @@ func TestManyDeaths(t *testing.T) {
 			}
 		})
 		for done := 0; done < len(steps); {
-			p := &mortal{FS: disk, left: 1 + rng.IntN([]int{10, 40, 120, 500}[rng.IntN(4)]), rng: rand.New(rand.NewPCG(rng.Uint64(), 6))}
+			p := crashfs.NewProcess(disk, 1+rng.IntN([]int{10, 40, 120, 500}[rng.IntN(4)]), rng.Uint64())
 			v, err := vault.Open(t.Context(), vault.NewDir(p, "/v"), o)
 			if err == nil {
 				var more int
 				more, err = play(t.Context(), v, steps[done:])
 				done += more
 			}
-			require.True(t, err == nil || p.isDead(), "%v", err)
+			require.True(t, err == nil || p.Dead(), "%v", err)
 			said += fmt.Sprintf("killed after step %d: %v; ", done, err)
 			if rng.IntN(3) == 0 {
 				said += "power cut; "
@@ -337,9 +226,3 @@ func TestManyDeaths(t *testing.T) {
 }
 
 var deaths = flag.Int("deaths", 25, "how many histories TestManyDeaths lives through")
-
-func (m *mortal) isDead() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.dead
-}
