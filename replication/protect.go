@@ -348,7 +348,9 @@ func (e *Env) Replicate(ctx context.Context, id dr.ProtectionID, want dr.Consist
 		return rep, err
 	}
 	_, err = e.Amend(ctx, id, func(now *dr.Protection) error {
-		if now.Active == p.Active && now.Standby.Site == p.Standby.Site && now.Last.Time.Before(rep.Point.Time) {
+		// A clock that was set back makes no point older than the one it follows.
+		follows := now.Last.ID == p.Last.ID || now.Last.Time.Before(rep.Point.Time)
+		if now.Active == p.Active && now.Standby.Site == p.Standby.Site && follows {
 			now.Last = rep.Point
 		}
 		return nil

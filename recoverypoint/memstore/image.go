@@ -81,6 +81,7 @@ func (i *image) Changes(ctx context.Context, id dr.DiskID, since dr.Point) iter.
 		if !ok && since.Machine.ID == i.point.Machine.ID {
 			old, ok = i.store.find(since.Machine.ID, since.ID)
 		}
+		ok = ok && (since.Time.IsZero() || since.Time.Equal(old.point.Time)) // else the name was given again
 		if !ok {
 			yield(dr.Extent{}, failure("find changes", i.point, id, -1,
 				fmt.Errorf("%w: point %s of machine %s is not in the store", dr.ErrChangesLost, since.ID, since.Machine.ID)))

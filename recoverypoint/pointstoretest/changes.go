@@ -2,6 +2,7 @@ package pointstoretest
 
 import (
 	"slices"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,6 +63,23 @@ var changePromises = []promise{
 			}
 			require.Equal(k, 1, n, "ErrChangesLost is the first and only element")
 		}
+	}},
+
+	{"Changes since a point whose name was given again are not told as of the new one", func(k *kit) {
+		old, now := disks{"d": fill("old", 3*block)}, disks{"d": fill("now", 3*block)}
+		first := k.put("m", "p", "", old)
+		require.NoError(k, k.s.Delete(k.ctx, "m", "p"))
+		again := point("m", "p", "", now)
+		again.Time = again.Time.Add(time.Second)
+		d := k.create(again)
+		k.writeAll(d, now)
+		k.commit(d, again)
+		k.put("m", "next", "p", now)
+		img := k.open("m", "next")
+		defer k.close(img)
+		k.covers(img, now, again, now, false)
+		// Who holds the first p would be told that it has what next has.
+		k.covers(img, now, first, old, true)
 	}},
 
 	{"a map covers the disk, and its holes are zeros", func(k *kit) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -279,6 +280,16 @@ var mutants = []struct {
 			}
 		})
 	}, "Changes since a point that the store never had are lost"},
+
+	{"takes a name that was given again for the point that had it first", func(l *liar) {
+		l.images(func(i *imageLie) {
+			changes := i.changes
+			i.changes = func(ctx context.Context, id dr.DiskID, since dr.Point) iter.Seq2[dr.Extent, error] {
+				since.Time = time.Time{}
+				return changes(ctx, id, since)
+			}
+		})
+	}, "Changes since a point whose name was given again are not told as of the new one"},
 
 	{"deletes the children too", func(l *liar) {
 		l.delete = func(ctx context.Context, m dr.MachineID, id dr.PointID) error {
