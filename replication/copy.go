@@ -18,7 +18,8 @@ import (
 // The zero History knows nothing: blocks are compared by their sums where
 // both sides are dr.Summer, else everything is copied.
 type History struct {
-	// Blank says that the draft reads as zeros. It wins over Common.
+	// Blank says that the draft reads as zeros, but for what a Copy of the same
+	// frozen image wrote before. It wins over Common.
 	Blank bool
 	// Common is a point from which both the image and the draft descend;
 	// one without an ID is none.
@@ -94,7 +95,10 @@ type Replicator interface {
 // however many extents there are. Copy returns when every goroutine that it
 // started has ended, on the first error or when ctx ends as soon as the calls
 // under way return. Then nothing is committed, and the same Copy may be
-// repeated on a draft of the same point.
+// repeated on a draft of the same point. Not so with a dr.Settler, whose disks
+// have gone on and which tells changes of its present pass only: that is
+// captured anew, and copied to a draft that is made afresh, as drafts of another
+// moment are.
 //
 // Errors are *dr.Error with operation, side, disk and offset; dst is
 // dr.TargetSide. The Report of a failed Copy tells how far it came.
