@@ -2,9 +2,11 @@ package vault_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -22,7 +24,7 @@ func TestPowerCutAfterAnErrorAtEveryOperation(t *testing.T) {
 	steps := story(seed)
 	for n := 1; ; n++ {
 		disk := crashfs.New(seed + uint64(n))
-		disk.Inject(crashfs.Fault{N: n, Match: crashfs.Mutating, Err: syscall.EIO, Torn: true})
+		disk.Inject(crashfs.Fault{N: n, Err: syscall.EIO, Torn: true})
 		var v *vault.Store
 		for done := 0; done < len(steps); {
 			var err error
@@ -166,8 +168,8 @@ func tale(seed uint64) []step {
 	return steps
 }
 
-// TestManyDeaths kills the process at any change, again and again, and cuts the
-// power every now and then: what was done stays done, and what was begun goes
+// TestManyDeaths kills the process at any change, again and again, lets its disk
+// fail it, and cuts the power every now and then: what was done stays done, and what was begun goes
 // on or begins anew.
 func TestManyDeaths(t *testing.T) {
 	seed := newSeed(t)
@@ -187,14 +189,25 @@ func TestManyDeaths(t *testing.T) {
 		})
 		for done := 0; done < len(steps); {
 			p := crashfs.NewProcess(disk, 1+rng.IntN([]int{10, 40, 120, 500}[rng.IntN(4)]), rng.Uint64())
+			var alive atomic.Bool
+			alive.Store(true)
+			for range rng.IntN(3) {
+				disk.Inject(crashfs.Fault{N: 1 + rng.IntN(300), Match: func(crashfs.Op) bool { return alive.Load() }, Err: syscall.EIO, Torn: true})
+			}
 			v, err := vault.Open(t.Context(), vault.NewDir(p, "/v"), o)
-			if err == nil {
+			for err == nil {
 				var more int
 				more, err = play(t.Context(), v, steps[done:])
-				done += more
+				if done += more; err == nil {
+					break
+				}
+				said += fmt.Sprintf("after step %d: %v; ", done, err)
+				if errors.Is(err, syscall.EIO) && !p.Dead() {
+					err = nil // it tries again
+				}
 			}
-			require.True(t, err == nil || p.Dead(), "%v", err)
-			said += fmt.Sprintf("killed after step %d: %v; ", done, err)
+			alive.Store(false)
+			require.True(t, err == nil || p.Dead() || errors.Is(err, syscall.EIO), "%v", err)
 			if rng.IntN(3) == 0 {
 				said += "power cut; "
 				disk = disk.Restart()
