@@ -41,6 +41,13 @@ func (r *Run) Call(t Task, attempt int) *Call {
 	for lock, epoch := range r.epochs {
 		c.Epochs[lock] = epoch
 	}
+	if undo {
+		for i, s := range r.steps {
+			if s.state == StepUndoFailed {
+				c.Left = append(c.Left, r.plan.Steps[i].ID)
+			}
+		}
+	}
 	return c
 }
 

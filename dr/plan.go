@@ -161,6 +161,11 @@ type Call struct {
 	// after; of an optional step that failed there is none. An undo also
 	// gets its own step's result, if there is one.
 	Results map[string]json.RawMessage
+	// Left are, in an undo, the later steps that could not be taken back, in
+	// the plan's order: what they did may still be there. What would be wrong
+	// beside that, such as a second machine of the same disks, must not be
+	// done: fail, which leaves it to a person.
+	Left []string
 	// Beat reports progress and that the action is alive. Never nil.
 	Beat func(Progress)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -141,7 +142,8 @@ func (a actions) prepare(ctx context.Context, c *dr.Call, in flow) (any, error) 
 	return r, wrap(err, "prepare", dr.TargetSide, in.To)
 }
 
-// unprepare removes the machine, unless it was there before.
+// unprepare removes the machine, unless it was there before. Then it must be
+// off, also if taking back its start has failed.
 func (a actions) unprepare(ctx context.Context, c *dr.Call, in flow, b backend.Backend) error {
 	var r backend.Replica
 	made, err := ReadResult(c, c.Step, &r)
@@ -150,6 +152,9 @@ func (a actions) unprepare(ctx context.Context, c *dr.Call, in flow, b backend.B
 	}
 	switch {
 	case in.To.Machine != "" && in.To.Key == "", made && r.ID == in.To.Machine:
+		if slices.Contains(c.Left, StepStart) {
+			return stopped(ctx, b, dr.TargetSide, in.To)
+		}
 		return nil // it was there
 	case made:
 		err = wrap(b.Remove(ctx, r.ID), "remove", dr.TargetSide, dr.Place{Site: in.To.Site, Machine: r.ID})

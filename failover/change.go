@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"slices"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/replication"
@@ -16,6 +17,11 @@ func (a actions) changeStop(ctx context.Context, c *dr.Call, in flow) (any, erro
 		b, err := ReadBegun(c)
 		if err != nil || b.To == dr.Off {
 			return nil, err
+		}
+		if slices.Contains(c.Left, StepRestart) { // of a cancel: only one of the two may run
+			if err := stopped(ctx, in.from.Backend, dr.SourceSide, in.From); err != nil {
+				return nil, wrap(err, "start again", dr.TargetSide, in.To)
+			}
 		}
 		return nil, wrap(in.to.Backend.Start(ctx, in.To.Machine), "start again", dr.TargetSide, in.To)
 	}

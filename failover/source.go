@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -29,11 +30,7 @@ func canShutDown(b backend.Backend, in Input) error {
 // changes nothing.
 func (a actions) shutdown(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
-		b, err := ReadBegun(c)
-		if err != nil || b.From == dr.Off {
-			return nil, err
-		}
-		return nil, wrap(in.from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
+		return nil, a.unshutdown(ctx, c, in)
 	}
 	// A site that is lost is found out now, not when the guest's time is over.
 	if _, err := in.lookFrom(ctx, in.from.Backend); err != nil {
@@ -44,6 +41,54 @@ func (a actions) shutdown(ctx context.Context, c *dr.Call, in flow) (any, error)
 		return nil, err
 	}
 	return off{At: a.e.Time()}, nil
+}
+
+// unshutdown starts the machine again, unless the one at To may be running: two
+// that run from the same disks are worse than none, and which of them it is to
+// be a person has to say.
+func (a actions) unshutdown(ctx context.Context, c *dr.Call, in flow) error {
+	b, err := ReadBegun(c)
+	if err != nil || b.From == dr.Off {
+		return err
+	}
+	if err := a.onlyOne(ctx, c, in); err != nil {
+		return wrap(err, "start again", dr.SourceSide, in.From)
+	}
+	return wrap(in.from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
+}
+
+// onlyOne makes sure, where the start at To could not be taken back, that the
+// machine there is off all the same.
+func (a actions) onlyOne(ctx context.Context, c *dr.Call, in flow) error {
+	if !slices.Contains(c.Left, StepStart) {
+		return nil
+	}
+	var r backend.Replica
+	prepared, err := ReadResult(c, StepPrepare, &r)
+	if err != nil {
+		return err
+	}
+	if prepared { // before the shutdown, as in flows without points
+		err := stopped(ctx, in.to.Backend, dr.TargetSide, dr.Place{Site: in.To.Site, Machine: r.ID})
+		if err != nil && in.To.Machine == "" && in.to.Backend.Remove(ctx, r.ID) == nil {
+			return nil // as taking back prepare does next
+		}
+		return err
+	}
+	if slices.Contains(c.Left, StepPrepare) {
+		return &dr.Error{Op: "stop", Side: dr.TargetSide, Site: in.To.Site, Machine: in.To.Machine, Err: fmt.Errorf("%w, or may", dr.ErrRunning),
+			Remedy: "see that the machine that the flow started there is off, then start this one by hand"}
+	}
+	return nil // removed, or seen to be off
+}
+
+// stopped switches a machine off, hard, and returns nil only if it is.
+func stopped(ctx context.Context, b backend.Backend, side dr.Side, at dr.Place) error {
+	err := b.Stop(ctx, at.Machine)
+	if err == nil {
+		err = isOff(ctx, b, at.Machine)
+	}
+	return wrap(err, "stop", side, at)
 }
 
 // off is the result of a shutdown.

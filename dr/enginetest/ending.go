@@ -52,12 +52,15 @@ var endingPromises = []promise{
 		e.ends("r", dr.RunFailed)
 		require.Equal(e, []string{"a", "b~", "a~"}, e.ledger.made("r"), "a's effect is settled, then undone; c doesn't start")
 	}},
-	{"a failed undo is recorded, and the rest is undone", func(e *env) {
+	{"a failed undo is recorded, the rest is undone, and told of it", func(e *env) {
 		e.on["c"] = fails
 		e.on["b~"] = fails
 		e.serve()
 		e.start("r", plan(step("a"), step("b", "a"), step("c", "b")))
 		s := e.ends("r", dr.RunFailed)
+		require.Equal(e, []string{"b"}, e.ledger.last(e, "r", "a~").left)
+		require.Empty(e, e.ledger.last(e, "r", "c~").left)
+		require.Empty(e, e.ledger.last(e, "r", "c").left)
 		require.Equal(e, []string{"a", "b", "c~", "a~"}, e.ledger.made("r"))
 		require.Equal(e, dr.StepUndoFailed, states(s)["b"])
 		require.Equal(e, dr.StepUndone, states(s)["a"])

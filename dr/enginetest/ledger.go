@@ -33,6 +33,7 @@ type call struct {
 	made    bool // it made the effect; else it found it made, or came to nothing
 	at      int  // when the effect was made, or found
 	results []string
+	left    []string
 	epochs  map[string]uint64
 }
 
@@ -45,7 +46,7 @@ func (l *ledger) enter(on *life, c *dr.Call) int {
 	}
 	l.clock++
 	l.calls = append(l.calls, call{run: c.Run, step: c.Step, key: c.Key, undo: c.Undo, attempt: c.Attempt, life: on,
-		from: l.clock, results: slices.Sorted(maps.Keys(c.Results)), epochs: maps.Clone(c.Epochs)})
+		from: l.clock, results: slices.Sorted(maps.Keys(c.Results)), left: slices.Clone(c.Left), epochs: maps.Clone(c.Epochs)})
 	return len(l.calls) - 1
 }
 

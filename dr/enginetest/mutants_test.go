@@ -305,6 +305,10 @@ var mutants = []struct {
 		c.Results = few
 		return do(ctx, c)
 	}), []string{"a step gets the results of all that it comes after", "an undo gets its own step's result too"}},
+	{"keeps from an undo what is left", each(func(_ *liar, ctx context.Context, c *dr.Call, do dr.Action) (json.RawMessage, error) {
+		c.Left = nil
+		return do(ctx, c)
+	}), []string{"a failed undo is recorded, the rest is undone, and told of it"}},
 	{"does not freeze the plan", each(func(o *liar, ctx context.Context, c *dr.Call, do dr.Action) (json.RawMessage, error) {
 		p, _ := o.l.plans.Load(c.Run)
 		if s, ok := p.(dr.Plan).Step(c.Step); ok {
