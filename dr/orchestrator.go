@@ -38,6 +38,8 @@ type Orchestrator interface {
 	Decide(ctx context.Context, run RunID, step string, d Decision) error
 
 	// Cancel stops the run: what runs is stopped and settled, then undone.
+	// Asked again it stops what the run still waits for: an undo that hangs is
+	// stopped, and tried again, which doesn't count as a failure.
 	// ErrNotAllowed after a NoReturn step has started or the run has ended.
 	Cancel(ctx context.Context, run RunID, why string) error
 

@@ -181,7 +181,7 @@ func (r *Run) end(s RunState, why string) {
 }
 
 // cancel also hurries a run that is ending already: what it still waits for
-// is stopped.
+// is stopped. A step is settled so; an undo is tried again.
 func (r *Run) cancel(why string) {
 	r.end(RunCancelled, why)
 	r.stopOpen()
@@ -189,8 +189,8 @@ func (r *Run) cancel(why string) {
 
 func (r *Run) stopOpen() {
 	for i := range r.steps {
-		if d := &r.steps[i].do; d.open {
-			d.stop = true
+		for _, t := range []*tries{&r.steps[i].do, &r.steps[i].undo} {
+			t.stop = t.stop || t.open
 		}
 	}
 }
@@ -236,8 +236,13 @@ func (r *Run) over(i int, e Event) (why string) {
 		t.halted, t.stop = true, false
 		return ""
 	}
+	hurried := e.Undo && t.stop && !e.Final
 	t.end()
 	switch {
+	case e.Kind == EventFailed && hurried:
+		// What hung gets another chance. It is no failure: a person who asks
+		// twice must not use up the attempts that are to bring a machine back.
+		s.undoErr = e.Err
 	case e.Kind == EventDone && e.Undo:
 		s.state, s.ended = StepUndone, e.At
 	case e.Kind == EventDone:

@@ -108,7 +108,8 @@ func (r *Run) allowed(i int, d Decision) error {
 
 // Cancel returns the event that cancels the run, or nil if that would change
 // nothing. Asked of a run that is ending already it stops what is still being
-// waited for. ErrNotAllowed as in [Orchestrator.Cancel].
+// waited for: a step, or an attempt to undo one, which is tried again.
+// ErrNotAllowed as in [Orchestrator.Cancel].
 func (r *Run) Cancel(why string, at time.Time) (*Event, error) {
 	switch {
 	case r.released:
@@ -118,7 +119,9 @@ func (r *Run) Cancel(why string, at time.Time) (*Event, error) {
 	case r.ending != "":
 		running := false
 		for i := range r.steps {
-			running = running || r.steps[i].do.open && !r.steps[i].do.stop
+			for _, t := range []tries{r.steps[i].do, r.steps[i].undo} {
+				running = running || t.open && !t.stop
+			}
 		}
 		if !running {
 			return nil, nil

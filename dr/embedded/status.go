@@ -34,7 +34,7 @@ func (e *Engine) Decide(ctx context.Context, id dr.RunID, step string, d dr.Deci
 // Cancel stops the run. It works also while nobody serves; what has to be
 // undone is then undone by who serves next. Asked again it stops what is still
 // waited for, such as a step that a crash left in doubt and that is being
-// settled.
+// settled, or an undo that hangs and is then tried again.
 func (e *Engine) Cancel(ctx context.Context, id dr.RunID, why string) error {
 	r, err := e.find(ctx, id)
 	if err != nil {

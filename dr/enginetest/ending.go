@@ -79,6 +79,25 @@ var endingPromises = []promise{
 		require.Equal(e, []int{1, 2, 3}, e.ledger.attempts("r", "a~"))
 		require.Equal(e, dr.StepUndone, states(s)["a"])
 	}},
+	{"cancelling again hurries an undo that hangs, and takes no attempt from it", func(e *env) {
+		e.on["b"] = fails
+		e.on["a~"] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+			if c.Attempt < 4 {
+				return hang(ctx, c)
+			}
+			return e.life.effect(ctx, c)
+		}
+		e.serve()
+		e.start("r", plan(with(step("a"), func(s *dr.Step) { s.Attempts = 1 }), step("b", "a")))
+		for n := 1; n < 4; n++ {
+			e.until("r", "the undo hangs", func(s dr.Status) bool { return s.Steps[0].State == dr.StepUndoing && s.Steps[0].Attempt == n })
+			require.NoError(e, e.o.Cancel(e.ctx(), "r", "hurry up"))
+		}
+		s := e.ends("r", dr.RunFailed)
+		require.Equal(e, []int{1, 2, 3, 4}, e.ledger.attempts("r", "a~"))
+		require.Equal(e, dr.StepUndone, states(s)["a"])
+		require.NotContains(e, s.Reason, "undoing step")
+	}},
 	{"an optional step that failed is undone too", func(e *env) {
 		e.on["a"], e.on["b"] = fails, fails
 		e.serve()

@@ -342,7 +342,7 @@ var mutants = []struct {
 	}, []string{"behind the point of no return there is no cancelling", "a run that is done can't be cancelled"}},
 	{"forgets cancellations", func(o *liar) {
 		o.cancel = func(context.Context, dr.RunID, string) error { return nil }
-	}, []string{"cancelling stops what runs, and undoes it", "cancelling before anything started leaves nothing"}},
+	}, []string{"cancelling stops what runs, and undoes it", "cancelling before anything started leaves nothing", "cancelling again hurries an undo that hangs, and takes no attempt from it"}},
 	{"knows every run", func(o *liar) {
 		o.status = func(s dr.Status, err error) (dr.Status, error) {
 			if errors.Is(err, dr.ErrNotFound) {
