@@ -1,6 +1,8 @@
 package failback_test
 
 import (
+	"time"
+
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
@@ -23,7 +25,7 @@ func protected(w *world) {
 // warm: there is a replica already, because a failover was cancelled.
 func warm(w *world) {
 	protected(w)
-	w.must(failover.Planned(w.record(), failover.Options{}))
+	w.must(failover.Planned(w.record(), failover.Options{ShutdownTimeout: patience}))
 	w.guest(2)
 	w.must(failover.Cancel(w.record()))
 	w.guest(2)
@@ -38,7 +40,7 @@ func drilled(w *world) {
 
 func failedOver(w *world) {
 	protected(w)
-	w.must(failover.Planned(w.record(), failover.Options{}))
+	w.must(failover.Planned(w.record(), failover.Options{ShutdownTimeout: patience}))
 	w.guest(3)
 }
 
@@ -74,7 +76,7 @@ func reprotected(w *world) {
 
 func failedBack(w *world) {
 	reprotected(w)
-	w.must(failback.Failback(w.record(), failback.Options{}))
+	w.must(failback.Failback(w.record(), failback.Options{Options: failover.Options{ShutdownTimeout: patience}}))
 	w.guest(3)
 }
 
@@ -113,11 +115,15 @@ var flows = []flow{
 		return failover.Test(w.record(), w.next(failover.FlowTest), failover.Options{})
 	}, lossless: true},
 	{name: "clean-up", stage: drilled, plan: func(w *world) (dr.Plan, error) { return failover.CleanUp(w.record(), "fine") }, lossless: true},
-	{name: "planned", stage: protected, plan: func(w *world) (dr.Plan, error) { return failover.Planned(w.record(), failover.Options{}) }, lossless: true},
-	{name: "planned, warm", stage: warm, plan: func(w *world) (dr.Plan, error) { return failover.Planned(w.record(), failover.Options{}) }, lossless: true},
+	{name: "planned", stage: protected, plan: func(w *world) (dr.Plan, error) {
+		return failover.Planned(w.record(), failover.Options{ShutdownTimeout: patience})
+	}, lossless: true},
+	{name: "planned, warm", stage: warm, plan: func(w *world) (dr.Plan, error) {
+		return failover.Planned(w.record(), failover.Options{ShutdownTimeout: patience})
+	}, lossless: true},
 	{name: "unplanned", stage: protected, plan: func(w *world) (dr.Plan, error) { return failover.Unplanned(w.record(), failover.Options{}) }},
 	{name: "unplanned, shutdown, warm", stage: warm, plan: func(w *world) (dr.Plan, error) {
-		return failover.Unplanned(w.record(), failover.Options{Shutdown: true})
+		return failover.Unplanned(w.record(), failover.Options{Shutdown: true, ShutdownTimeout: patience})
 	}},
 	{name: "change point", stage: failedOver, gives: failover.StepHydrate, plan: func(w *world) (dr.Plan, error) {
 		return failover.ChangePoint(w.record(), recoverypoint.Choice{Option: recoverypoint.Custom, Point: w.oldest()}, failover.Options{})
@@ -141,16 +147,16 @@ var flows = []flow{
 		return failback.Reprotect(w.record(), failback.ReprotectOptions{})
 	}, lossless: true},
 	{name: "failback", stage: reprotected, plan: func(w *world) (dr.Plan, error) {
-		return failback.Failback(w.record(), failback.Options{})
+		return failback.Failback(w.record(), failback.Options{Options: failover.Options{ShutdownTimeout: patience}})
 	}, lossless: true},
 	{name: "synchronize before", stage: committed, plan: func(w *world) (dr.Plan, error) {
-		return failback.Failback(w.record(), failback.Options{Sync: failback.Before})
+		return failback.Failback(w.record(), failback.Options{Sync: failback.Before, Options: failover.Options{ShutdownTimeout: patience}})
 	}, lossless: true},
 	{name: "synchronize during", stage: reprotected, plan: func(w *world) (dr.Plan, error) {
-		return failback.Failback(w.record(), failback.Options{Sync: failback.During})
+		return failback.Failback(w.record(), failback.Options{Sync: failback.During, Options: failover.Options{ShutdownTimeout: patience}})
 	}, lossless: true},
 	{name: "synchronize before, alternate", stage: committed, whole: []dr.MachineID{vm}, plan: func(w *world) (dr.Plan, error) {
-		return failback.Failback(w.record(), failback.Options{Sync: failback.Before, Alternate: true})
+		return failback.Failback(w.record(), failback.Options{Sync: failback.Before, Alternate: true, Options: failover.Options{ShutdownTimeout: patience}})
 	}, lossless: true},
 }
 
@@ -172,3 +178,7 @@ func (w *world) oldest() dr.PointID {
 }
 
 var all = memory.Options{}
+
+// patience is how long guests are given to shut down, and how long a flow that
+// is taken back waits whether one still does.
+const patience = 2 * time.Second

@@ -254,9 +254,9 @@ func (m *model) flow(op dr.Operation, p dr.Protection) {
 	case dr.OpCleanUpTest:
 		pl, err = failover.CleanUp(p, "")
 	case dr.OpPlannedFailover:
-		pl, err = failover.Planned(p, failover.Options{PowerOff: true})
+		pl, err = failover.Planned(p, failover.Options{PowerOff: true, ShutdownTimeout: patience})
 	case dr.OpUnplannedFailover:
-		pl, err = failover.Unplanned(p, failover.Options{Shutdown: m.rnd.IntN(2) == 0, PowerOff: m.rnd.IntN(2) == 0, Point: m.choice(p.Standby.Site, p.Active.Machine)})
+		pl, err = failover.Unplanned(p, failover.Options{Shutdown: m.rnd.IntN(2) == 0, PowerOff: m.rnd.IntN(2) == 0, ShutdownTimeout: patience, Point: m.choice(p.Standby.Site, p.Active.Machine)})
 	case dr.OpChangePoint:
 		pl, err = failover.ChangePoint(p, m.choice(p.Active.Site, p.Standby.Machine), failover.Options{})
 	case dr.OpCommit:
@@ -267,7 +267,7 @@ func (m *model) flow(op dr.Operation, p dr.Protection) {
 		pl, err = failback.Reprotect(p, failback.ReprotectOptions{Alternate: m.rnd.IntN(4) == 0, Cold: m.rnd.IntN(3) == 0})
 	case dr.OpFailback:
 		o := failback.Options{Sync: []failback.Sync{failback.FromPoints, failback.Before, failback.During}[m.rnd.IntN(3)]}
-		o.PowerOff = true
+		o.PowerOff, o.ShutdownTimeout = true, patience
 		if o.Sync == failback.FromPoints {
 			if p.State != dr.Protected {
 				return

@@ -8,11 +8,13 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failover"
 )
 
 var errNoAnswer = errors.New("no answer")
@@ -95,4 +97,27 @@ func stopFails(t *testing.T, f flow, step int, removes bool) bool {
 	}
 	require.Empty(t, w.record().Run)
 	return true
+}
+
+// A guest that was asked to shut down goes down after the flow has given up:
+// then, too, the machine runs in the end.
+func TestGuestThatGoesDownLate(t *testing.T) {
+	w := newWorld(t, all, all)
+	w.serve(nil)
+	protected(w)
+	down := make(chan struct{})
+	w.intercept(func(_ ctx, c backendtest.Call, do func() error) error {
+		if c.Op != backendtest.OpShutdown {
+			return do()
+		}
+		time.AfterFunc(50*time.Millisecond, func() {
+			defer close(down)
+			_ = w.hosts[hq].Power(vm, dr.Off)
+		})
+		return dr.Permanent(errNoAnswer)
+	})
+	st := w.do(failover.Planned(w.record(), failover.Options{ShutdownTimeout: patience}))
+	require.Equal(t, dr.RunFailed, st.State)
+	<-down
+	require.Equal(t, dr.On, w.power(hq, vm), "%s", st.Reason)
 }

@@ -53,7 +53,9 @@ type Options struct {
 	// Shutdown asks an unplanned failover to shut the machine down and
 	// replicate its last changes first; it goes on if that fails.
 	Shutdown bool `json:"shutdown,omitempty"`
-	// ShutdownTimeout bounds the guest's shutdown; 0: 10 minutes.
+	// ShutdownTimeout bounds the guest's shutdown; 0: 10 minutes. A flow that
+	// is taken back before the machine was off waits as long again whether
+	// the guest still goes down, to start it then.
 	ShutdownTimeout time.Duration `json:"shutdownTimeout,omitempty"`
 	// PowerOff allows a planned failover to power a machine off whose guest
 	// can't be shut down. What the guest had not written is lost.

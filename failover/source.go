@@ -26,8 +26,8 @@ func canShutDown(b backend.Backend, in Input) error {
 }
 
 // shutdown returns only when the machine is off. Taking it back starts the
-// machine again, unless it was off when the flow began: starting one that runs
-// changes nothing.
+// machine again, unless it was off when the flow began, and sees to it that one
+// whose guest is just going down runs in the end.
 func (a actions) shutdown(ctx context.Context, c *dr.Call, in flow) (any, error) {
 	if c.Undo {
 		return nil, a.unshutdown(ctx, c, in)
@@ -54,7 +54,34 @@ func (a actions) unshutdown(ctx context.Context, c *dr.Call, in flow) error {
 	if err := a.onlyOne(ctx, c, in); err != nil {
 		return wrap(err, "start again", dr.SourceSide, in.From)
 	}
+	if _, done := c.Results[c.Step]; !done {
+		in.awaitGuest(ctx, c, in.from.Backend)
+	}
 	return wrap(in.from.Backend.Start(ctx, in.From.Machine), "start again", dr.SourceSide, in.From)
+}
+
+// awaitGuest waits whether the guest, which may have been asked to shut down,
+// still does so, for as long as it was given: what it was asked can't be taken
+// back, and a machine that is started while it goes down ends up off, and
+// nobody would start it again.
+func (in Input) awaitGuest(ctx context.Context, c *dr.Call, b backend.Backend) {
+	most := in.shutdownTimeout()
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	tick := time.NewTicker(min(2*time.Second, most/20+1))
+	defer tick.Stop()
+	for {
+		m, err := look(ctx, b, in.From.Machine)
+		if err != nil || m.Power == dr.Off {
+			return
+		}
+		c.Beat(dr.Progress{What: "waiting whether the guest, which was asked to shut down, does"})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // onlyOne makes sure, where the start at To could not be taken back, that the
@@ -82,11 +109,15 @@ func (a actions) onlyOne(ctx context.Context, c *dr.Call, in flow) error {
 	return nil // removed, or seen to be off
 }
 
-// stopped switches a machine off, hard, and returns nil only if it is.
+// stopped switches a machine off, hard, and returns nil only if it is, or is
+// gone.
 func stopped(ctx context.Context, b backend.Backend, side dr.Side, at dr.Place) error {
 	err := b.Stop(ctx, at.Machine)
 	if err == nil {
 		err = isOff(ctx, b, at.Machine)
+	}
+	if errors.Is(err, dr.ErrNotFound) && !dr.IsPermanent(err) { // which a site that this process doesn't know is
+		return nil
 	}
 	return wrap(err, "stop", side, at)
 }
