@@ -9,7 +9,9 @@ import (
 )
 
 // RunID names one run of a plan. Choose it so that asking again for the same
-// thing asks for the same run: Start is then safe to repeat.
+// thing asks for the same run: Start is then safe to repeat. Never use one for
+// another thing, in another journal either: what the steps of a run make is
+// known by names that are derived from it ([StepKey]).
 type RunID string
 
 // Orchestrator makes runs durable. What it promises, whatever the engine:

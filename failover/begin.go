@@ -49,6 +49,11 @@ func (a actions) begin(ctx context.Context, c *dr.Call, in flow) (any, error) {
 			return nil, err
 		}
 	}
+	if in.Former == nil {
+		if err := in.unused(ctx, c.Run); err != nil {
+			return nil, err
+		}
+	}
 	var b Begun
 	if b, err = a.preconditions(ctx, in); err != nil {
 		return nil, err
@@ -142,6 +147,21 @@ func (a actions) preconditions(ctx context.Context, in flow) (Begun, error) {
 		return b, canShutDown(in.from.Backend, in.Input)
 	}
 	return b, nil
+}
+
+// unused refuses a run whose ID was used before, in a journal that is lost
+// perhaps: the last replication of that time would be found, and pass for the
+// present. A store that can't be asked is the matter of the steps that need it.
+func (in flow) unused(ctx context.Context, run dr.RunID) error {
+	ctx, cancel := context.WithTimeout(ctx, LookTimeout)
+	defer cancel()
+	name := replication.PointName(dr.StepKey(run, StepSync, false))
+	img, err := in.to.Points.Open(ctx, in.From.Machine, name)
+	if err != nil {
+		return nil
+	}
+	return errors.Join(img.Close(), dr.Permanent(&dr.Error{Op: "begin", Side: dr.StoreSide, Site: in.To.Site, Machine: in.From.Machine, Point: name, Err: dr.ErrConflict,
+		Remedy: "a run of this name has been here before: start it under another"}))
 }
 
 // look describes a machine, in bounded time.

@@ -171,8 +171,9 @@ func TestPurge(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, epoch, "epochs are never forgotten")
 	require.NoError(t, e.Release(t.Context(), "m", "me"))
-	require.NoError(t, e.Start(t.Context(), "ended", p), "its name is free")
-	wait(t, e, "ended")
+	require.ErrorIs(t, e.Start(t.Context(), "ended", p), dr.ErrRunExists, "its keys are used up")
+	require.NoError(t, e.Start(t.Context(), "next", p))
+	wait(t, e, "next")
 }
 
 func TestTimes(t *testing.T) {

@@ -41,6 +41,8 @@ CREATE TABLE protection(id TEXT PRIMARY KEY, version INTEGER NOT NULL, epoch INT
 `, `
 ALTER TABLE owner ADD COLUMN journal TEXT; -- tells this journal from all others, wherever the file goes
 UPDATE owner SET journal = lower(hex(randomblob(8)));
+`, `
+CREATE TABLE past(id TEXT PRIMARY KEY) WITHOUT ROWID; -- of runs that were purged: never used again
 `}
 
 // lockFile keeps other processes out.

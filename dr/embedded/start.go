@@ -14,8 +14,9 @@ import (
 
 // Start records the run and claims its locks. While the engine is served, a
 // run that needs an action which is not registered is refused with
-// ErrUnsupported; before, Serve would refuse. A run that was purged is not
-// known any more: its ID can be used again.
+// ErrUnsupported; before, Serve would refuse. The ID of a run that was purged is
+// ErrRunExists for ever: what its steps made is found under keys that are made
+// of it, and a second run would take that for its own.
 func (e *Engine) Start(ctx context.Context, id dr.RunID, p dr.Plan) error {
 	p, err := p.Frozen()
 	if err != nil {
@@ -170,7 +171,11 @@ func (w *writer) unknown(id dr.RunID) error {
 	err := w.row(`SELECT ended FROM run WHERE id = ?`, id).Scan(&ended)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return nil
+		var was bool
+		if err := w.row(`SELECT EXISTS (SELECT 1 FROM past WHERE id = ?)`, id).Scan(&was); err != nil || !was {
+			return err
+		}
+		return refuse("%w: it has ended, and was purged", dr.ErrRunExists)
 	case err != nil:
 		return err
 	case ended.Valid:

@@ -105,7 +105,7 @@ func (e *Engine) Runs(ctx context.Context) iter.Seq2[dr.Status, error] {
 }
 
 // Purge forgets runs that ended longer ago than olderThan, and returns how
-// many. Fencing epochs are never forgotten.
+// many. Fencing epochs are never forgotten, nor are the runs' IDs.
 func (e *Engine) Purge(ctx context.Context, olderThan time.Duration) (int, error) {
 	const most = 100 // in one transaction: others are waiting
 	before := now().Add(-olderThan).UnixNano()
@@ -116,6 +116,9 @@ func (e *Engine) Purge(ctx context.Context, olderThan time.Duration) (int, error
 		}
 		err = e.write(ctx, func(w *writer) error {
 			for _, n := range ns {
+				if err := w.exec(`INSERT OR IGNORE INTO past SELECT id FROM run WHERE n = ?`, n); err != nil {
+					return err
+				}
 				if err := w.forget(n); err != nil {
 					return err
 				}
