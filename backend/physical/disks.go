@@ -247,8 +247,12 @@ func (ds disks) extents(ctx context.Context, id dr.DiskID, yield func(dr.Extent,
 	}
 }
 
-// free refuses disks that somebody uses. A missing one is used by nobody.
+// free refuses disks that somebody uses, or that are two machines'. A missing
+// one is used by nobody.
 func (m *machine) free(rec *record) error {
+	if err := m.alone(rec); err != nil {
+		return err
+	}
 	for _, d := range rec.Disks {
 		if err := m.host.inUse(m.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("disk %s: %w", d.ID, err)

@@ -29,7 +29,8 @@ import (
 type Host struct {
 	cfg   Config
 	fs    fsys.FS
-	inUse func(path string) error // why the path must not be written
+	inUse func(path string) error         // why the path must not be written
+	same  func(a, b string) (bool, error) // whether two paths share bytes
 	lock  io.Closer
 	more  any // the abilities that depend on hooks, each wrapping the next
 
@@ -78,9 +79,9 @@ func Open(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("physical host: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	h := &Host{cfg: cfg, fs: cfg.FS, inUse: func(string) error { return nil }, machines: map[dr.MachineID]*machine{}}
+	h := &Host{cfg: cfg, fs: cfg.FS, inUse: func(string) error { return nil }, same: samePath, machines: map[dr.MachineID]*machine{}}
 	if h.fs == nil {
-		h.fs, h.inUse = fsys.OS(), deviceInUse
+		h.fs, h.inUse, h.same = fsys.OS(), deviceInUse, sameDisk
 	}
 	h.more = h.abilities()
 	if err := makeDir(h.fs, cfg.Root); err != nil {

@@ -196,3 +196,43 @@ func TestExclusivelyOpenDevice(t *testing.T) {
 	refuses(t, h, device, "exclusively")
 	require.NoError(t, other.Close())
 }
+
+// One disk under two names, of two machines or of one, is never written: what
+// is copied to the one would destroy the other.
+func TestDiskOfTwoNames(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.img")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("x", 4096)), 0o600))
+	require.NoError(t, os.Link(file, filepath.Join(dir, "hard.img")))
+	require.NoError(t, os.Symlink(file, filepath.Join(dir, "soft.img")))
+	require.NoError(t, os.Symlink(dir, filepath.Join(dir, "folder")))
+	names := []string{"hard.img", "soft.img", "folder/a.img", "./a.img"}
+	for _, name := range names {
+		for _, two := range []bool{false, true} {
+			a := Machine{ID: "a", Power: dr.Off, Disks: []Disk{{ID: "d", Path: file}}}
+			b := Machine{ID: "b", Power: dr.Off}
+			other := Disk{ID: "e", Path: dir + "/" + name}
+			if two {
+				b.Disks = append(b.Disks, other)
+			} else {
+				a.Disks = append(a.Disks, other)
+			}
+			h, err := Open(Config{Root: t.TempDir(), Machines: []Machine{a, b}})
+			require.NoError(t, err)
+			_, err = h.Draft(t.Context(), "a", dr.Point{ID: "p"})
+			require.ErrorIs(t, err, dr.ErrInvalid, name)
+			require.ErrorContains(t, err, "give each disk one machine")
+			require.NoError(t, h.Start(t.Context(), "a"), "it was never torn")
+			require.NoError(t, h.Close())
+		}
+	}
+	device, below := loopDevice(t, 1<<20)
+	h, err := Open(Config{Root: t.TempDir(), Machines: []Machine{
+		{ID: "a", Power: dr.Off, Disks: []Disk{{ID: "d", Path: device}}},
+		{ID: "b", Power: dr.Off, Disks: []Disk{{ID: "d", Path: below}}},
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, h.Close()) })
+	_, err = h.Draft(t.Context(), "a", dr.Point{ID: "p"})
+	require.ErrorIs(t, err, dr.ErrInvalid)
+}
