@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -304,4 +305,29 @@ func TestFailedSyncIsFinal(t *testing.T) {
 	require.NoError(t, s.copyTo(h, "replica", r.ID, "p1"))
 	require.NoError(t, h.Start(ctx, r.ID))
 	require.NoError(t, h.Close())
+}
+
+// A removal that failed half way is no removal: repeating it removes the rest,
+// or fails again.
+func TestRemoveThatFailsIsRepeated(t *testing.T) {
+	for n := 1; ; n++ {
+		s := newStory(t, 1)
+		h, err := s.open()
+		require.NoError(t, err)
+		r, err := h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: s.points["p1"].Machine})
+		require.NoError(t, err)
+		s.fs.Inject(crashfs.Fault{N: n, Match: crashfs.Mutating, Err: syscall.EIO})
+		err = h.Remove(t.Context(), r.ID)
+		if s.fs.Fired() == 0 {
+			require.NoError(t, err)
+			break
+		}
+		if err == nil {
+			continue
+		}
+		require.NoError(t, h.Remove(t.Context(), r.ID))
+		left, err := s.fs.ReadDir(filepath.Join("/root", string(r.ID)))
+		require.ErrorIs(t, err, fs.ErrNotExist, "left by call %d: %v", n, left)
+		require.NoError(t, h.Close())
+	}
 }

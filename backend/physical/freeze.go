@@ -32,6 +32,7 @@ type frozen struct {
 	mu    sync.Mutex
 	timer *time.Timer
 	over  bool          // thawed or thawing
+	hangs bool          // its hook has not returned yet, though it is over
 	early error         // why it thawed before it should have
 	done  chan struct{} // closed when it has thawed
 	err   error         // of the thaw hook; read after done
@@ -55,7 +56,7 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 	f.mu.Lock()
 	if f.now != nil {
 		f.mu.Unlock()
-		return nil, fmt.Errorf("%w: another capture has frozen it", dr.ErrBusy)
+		return nil, fmt.Errorf("%w: another capture has frozen it, or the freeze hook of an earlier one hangs", dr.ErrBusy)
 	}
 	f.now = fr
 	f.mu.Unlock()
@@ -75,11 +76,16 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 		// The hook was told by the same context. It may hang because it waits
 		// for a disk that it froze: only a thaw can free it.
 		err = context.Cause(ctx)
+		fr.mu.Lock()
+		fr.hangs = true
+		fr.mu.Unlock()
 		fr.end(err)
 		go func() {
-			if <-returned == nil {
-				f.thawHook() // it froze after all
-			}
+			<-returned
+			// It may have frozen something after the thaw, whatever it says.
+			// Until here no other freeze can have begun that this would end.
+			f.thawHook()
+			f.leave(fr)
 		}()
 	}
 	if err != nil {
@@ -181,12 +187,22 @@ func (fr *frozen) end(why error) {
 	} else {
 		log.Info("thawed", "machine", f.m.id, "frozen", fr.took)
 	}
+	fr.mu.Lock()
+	hangs := fr.hangs
+	fr.mu.Unlock()
+	if !hangs {
+		f.leave(fr)
+	}
+	close(fr.done)
+}
+
+// leave lets the next freeze begin.
+func (f *freezer) leave(fr *frozen) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.now == fr {
 		f.now = nil
 	}
-	f.mu.Unlock()
-	close(fr.done)
 }
 
 func (f *freezer) thawHook() error {

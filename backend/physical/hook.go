@@ -85,7 +85,9 @@ func (c Commands) hooks(h Hooks) Hooks {
 }
 
 // Command makes a hook of a command line; see [Commands] for what it is given.
-// The command is killed when limit is over (0: DefaultHookLimit) or ctx ends.
+// The command is killed when limit is over (0: DefaultHookLimit) or ctx ends;
+// on Unix with all processes of its group, as a shell's child that lived on
+// could freeze the machine after it was thawed.
 // What it printed goes to the event's Out.
 func Command(limit time.Duration, argv ...string) Hook {
 	if limit <= 0 {
@@ -111,6 +113,7 @@ func Command(limit time.Duration, argv ...string) Hook {
 			"LIFEBOAT_WANT="+e.Want.String(),
 		)
 		cmd.Stdout, cmd.Stderr = e.Out, e.Out
+		killGroup(cmd)
 		// A grandchild that keeps the pipe open must not keep us.
 		cmd.WaitDelay = time.Second
 		err := cmd.Run()

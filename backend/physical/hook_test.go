@@ -132,6 +132,18 @@ func TestCommandThatTakesTooLong(t *testing.T) {
 	require.ErrorIs(t, Command(0, shell(t, `exec sleep 600`)...)(ctx, Event{Out: &clipped{}}), gone)
 }
 
+// What a shell has started dies with it: it must not freeze the machine when
+// everybody believes that it is thawed.
+func TestCommandIsKilledWithItsChildren(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "frozen")
+	run := Command(50*time.Millisecond, shell(t, `sleep 1; touch "`+file+`"`)...)
+	require.ErrorIs(t, run(t.Context(), Event{Name: "freeze", Out: &clipped{}}), context.DeadlineExceeded)
+	child := Command(50*time.Millisecond, shell(t, `sh -c 'sleep 1; touch "`+file+`"'; true`)...)
+	require.ErrorIs(t, child(t.Context(), Event{Name: "freeze", Out: &clipped{}}), context.DeadlineExceeded)
+	time.Sleep(1200 * time.Millisecond)
+	require.NoFileExists(t, file)
+}
+
 func TestHookOutputIsBounded(t *testing.T) {
 	h, _ := running(t, func(c *Config) {
 		c.Commands.Stop = shell(t, `yes nonsense | head -c 10000000; exit 1`)

@@ -20,7 +20,7 @@ import (
 func (h *Host) Remove(ctx context.Context, id dr.MachineID) error {
 	m, err := h.machine("remove", id)
 	if errors.Is(err, dr.ErrNotFound) {
-		return nil
+		return h.finishRemove(ctx, id)
 	}
 	if err != nil {
 		return err
@@ -60,10 +60,59 @@ func (h *Host) Remove(ctx context.Context, id dr.MachineID) error {
 	return nil
 }
 
+// finishRemove goes on with a removal that failed half way. The machine is gone
+// for everybody already, and some of its files are not.
+func (h *Host) finishRemove(ctx context.Context, id dr.MachineID) error {
+	h.mu.Lock()
+	m := h.machines[id]
+	h.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m.mu.Lock()
+	left := m.rec != nil && m.rec.Removing
+	m.mu.Unlock()
+	if !left {
+		return nil
+	}
+	if err := m.erase(); err != nil {
+		return &dr.Error{Op: "remove", Machine: id, Err: err}
+	}
+	return nil
+}
+
 // erase deletes everything that was made in the machine's folder, the record
 // last, so that what is half done is found again. Other people's files stay.
 // The caller holds op, or is alone.
 func (m *machine) erase() error {
+	_, err := m.host.fs.Stat(m.folder)
+	if err == nil {
+		err = m.empty()
+	}
+	if errors.Is(err, fs.ErrNotExist) { // an attempt came so far
+		err = nil
+	}
+	if err == nil {
+		err = m.host.fs.SyncDir(m.host.cfg.Root)
+	}
+	if err != nil {
+		return err
+	}
+	m.made = false
+	m.mu.Lock()
+	m.rec = nil
+	m.mu.Unlock()
+	return nil
+}
+
+// empty deletes what was made in the folder, and the folder unless there is
+// something else in it.
+func (m *machine) empty() error {
 	names := slices.Clone(m.rec.Dropped)
 	for _, d := range m.rec.Disks {
 		names = append(names, d.Path)
@@ -89,19 +138,10 @@ func (m *machine) erase() error {
 	if err != nil {
 		return err
 	}
-	if len(left) == 0 {
-		if err := m.host.fs.Remove(m.folder); err != nil {
-			return err
-		}
-		if err := m.host.fs.SyncDir(m.host.cfg.Root); err != nil {
-			return err
-		}
+	if len(left) > 0 {
+		return nil
 	}
-	m.made = false
-	m.mu.Lock()
-	m.rec = nil
-	m.mu.Unlock()
-	return nil
+	return m.host.fs.Remove(m.folder)
 }
 
 // sweepTemporary deletes the files that a crash of save leaves.

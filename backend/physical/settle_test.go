@@ -255,9 +255,11 @@ func TestFreezeEndsAtItsDeadline(t *testing.T) {
 func TestFreezeHookThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release, thaws := make(chan struct{}), make(chan struct{}, 2)
+		var late error
+		freezes := 0
 		h, _ := running(t, func(c *Config) {
 			c.FreezeLimit = 20 * time.Second
-			c.Hooks.Freeze = func(context.Context, Event) error { <-release; return nil }
+			c.Hooks.Freeze = func(context.Context, Event) error { freezes++; <-release; return late }
 			c.Hooks.Thaw = func(context.Context, Event) error { thaws <- struct{}{}; return nil }
 		})
 		img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
@@ -266,9 +268,25 @@ func TestFreezeHookThatHangs(t *testing.T) {
 		require.ErrorIs(t, err, dr.ErrNotConsistent)
 		require.ErrorContains(t, err, "took longer than 20s")
 		require.Len(t, thaws, 1)
+		require.NoError(t, img.Close())
+		// A freeze that began now would be ended by the late thaw, and nobody
+		// would know.
+		img, err = h.Capture(t.Context(), "m", "p2", dr.CrashConsistent)
+		require.NoError(t, err)
+		_, err = img.(dr.Settler).Settle(t.Context())
+		require.ErrorIs(t, err, dr.ErrBusy)
+		require.Equal(t, 1, freezes)
+		late = errors.New("half of it")
 		close(release)
 		synctest.Wait()
-		require.Len(t, thaws, 2)
+		require.Len(t, thaws, 2, "also what froze in part")
+		late = nil
+		more, err := img.(dr.Settler).Settle(t.Context())
+		require.NoError(t, err)
+		require.True(t, more)
+		require.Equal(t, 2, freezes)
+		<-thaws
+		<-thaws
 		require.NoError(t, img.Close())
 	})
 }

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package physical
+
+import "os/exec"
+
+func killGroup(*exec.Cmd) {}
