@@ -55,7 +55,8 @@ type Draft interface {
 	// draft keeps the ID, machine, parent and group mark that it was created
 	// with, and takes p's time, consistency and cursors. Committing a point
 	// that is already committed is a no-op. A failed Commit may be repeated;
-	// unless it succeeds nothing is visible.
+	// unless it succeeds nothing is visible, but whether it was durable a
+	// crash decides: so a draft may refuse to be written after it.
 	Commit(ctx context.Context, p Point) error
 
 	// Close ends the draft. Without a Commit nothing becomes visible: a new

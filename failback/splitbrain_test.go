@@ -121,3 +121,33 @@ func TestGuestThatGoesDownLate(t *testing.T) {
 	<-down
 	require.Equal(t, dr.On, w.power(hq, vm), "%s", st.Reason)
 }
+
+// A drill that failed while its platform neither stopped nor removed anything
+// is cleaned up later, though its machine runs.
+func TestFailedDrillThatRunsIsCleanedUp(t *testing.T) {
+	w := newWorld(t, all, all)
+	w.serve(dr.Actions{"own.fail@1": func(context.Context, *dr.Call) (json.RawMessage, error) {
+		w.intercept(func(_ ctx, c backendtest.Call, do func() error) error {
+			if c.Op == backendtest.OpStop || c.Op == backendtest.OpRemove {
+				return errNoAnswer
+			}
+			return do()
+		})
+		return nil, dr.Permanent(errors.New("own failure"))
+	}})
+	protected(w)
+	p, err := failover.Test(w.record(), w.next(failover.FlowTest), failover.Options{})
+	require.NoError(t, err)
+	p, err = p.InsertAfter(failover.StepStart, dr.Step{ID: "own", Action: "own.fail@1"})
+	require.NoError(t, err)
+	for i := range p.Steps {
+		p.Steps[i].Attempts = 1
+	}
+	require.Equal(t, dr.RunFailed, w.do(p, nil).State)
+	w.intercept(nil)
+	require.Equal(t, dr.TestFailed, w.record().Test.State)
+	require.Len(t, w.machines(away), 1)
+	w.must(failover.CleanUp(w.record(), ""))
+	require.Nil(t, w.record().Test)
+	require.Empty(t, w.machines(away))
+}

@@ -135,11 +135,14 @@ func (a actions) prepare(ctx context.Context, c *dr.Call, in flow) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.noteDrill(ctx, c, in, in.Key); err != nil {
+	if err := a.noteDrill(ctx, c, in, dr.Place{Site: in.To.Site, Key: in.Key}); err != nil {
 		return nil, err
 	}
 	r, err := in.to.Backend.Prepare(ctx, in.Placement(m))
-	return r, wrap(err, "prepare", dr.TargetSide, in.To)
+	if err != nil {
+		return r, wrap(err, "prepare", dr.TargetSide, in.To)
+	}
+	return r, a.noteDrill(ctx, c, in, in.Place(r.ID))
 }
 
 // unprepare removes the machine, unless it was there before. Then it must be
@@ -167,7 +170,7 @@ func (a actions) unprepare(ctx context.Context, c *dr.Call, in flow, b backend.B
 	if err != nil {
 		return err
 	}
-	return a.noteDrill(ctx, c, in, "")
+	return a.noteDrill(ctx, c, in, dr.Place{Site: in.To.Site})
 }
 
 // model is what the machine should be like: as the chosen point recorded it,

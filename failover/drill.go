@@ -40,17 +40,18 @@ func (a actions) testBegin(ctx context.Context, c *dr.Call, in flow) (any, error
 	return nil, errors.Join(left, err)
 }
 
-// noteDrill notes, before the drill's machine is made, under which key it can
-// be found, and "" once it is gone. It does nothing in other flows.
-func (a actions) noteDrill(ctx context.Context, c *dr.Call, in flow, key string) error {
+// noteDrill notes where the drill's machine is: before it is made, under which
+// key it can be found; then which one it is, because a platform finds by key
+// only what is off; and neither once it is gone. It does nothing in other flows.
+func (a actions) noteDrill(ctx context.Context, c *dr.Call, in flow, at dr.Place) error {
 	if !in.Test {
 		return nil
 	}
 	note := *c
-	note.Key += "/note"
+	note.Key += "/note/" + string(at.Machine)
 	_, err := a.e.Update(ctx, &note, in.Protection, func(p *dr.Protection) error {
 		if p.Test != nil && p.Test.Run == c.Run {
-			p.Test.Place = dr.Place{Site: in.To.Site, Key: key}
+			p.Test.Place = at
 		}
 		return nil
 	})
@@ -100,8 +101,8 @@ func (a actions) testCleaning(ctx context.Context, c *dr.Call, in flow) (any, er
 	return p.Test, nil
 }
 
-// uncleaning says again that the drill runs, or that it failed if no machine
-// of it was ever noted.
+// uncleaning says again that the drill runs, or that it failed if it never came
+// to its end.
 func (a actions) uncleaning(ctx context.Context, c *dr.Call, in flow) error {
 	p, err := a.e.Records.Load(ctx, in.Protection)
 	if err != nil || p.Test == nil || p.Test.Run != in.Drill || p.Test.State != dr.TestCleaningUp {
@@ -109,7 +110,7 @@ func (a actions) uncleaning(ctx context.Context, c *dr.Call, in flow) error {
 	}
 	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
 		p.Test.State = dr.TestRunning
-		if p.Test.Place.Machine == "" {
+		if p.Test.Point == "" {
 			p.Test.State = dr.TestFailed
 		}
 		return nil

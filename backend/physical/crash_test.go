@@ -331,3 +331,45 @@ func TestRemoveThatFailsIsRepeated(t *testing.T) {
 		require.NoError(t, h.Close())
 	}
 }
+
+// A commit that failed may have been durable all the same. What is written
+// after it would be found as part of the point once power is cut.
+func TestWriteAfterAFailedCommit(t *testing.T) {
+	for n := 1; ; n++ {
+		s := newStory(t, 1)
+		h, err := s.open()
+		require.NoError(t, err)
+		r, err := h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: s.points["p1"].Machine})
+		require.NoError(t, err)
+		d, err := h.Draft(t.Context(), r.ID, s.points["p1"])
+		require.NoError(t, err)
+		for disk, b := range s.content["p1"] {
+			_, err := d.WriteAt(t.Context(), disk, b, 0)
+			require.NoError(t, err)
+		}
+		s.fs.Inject(crashfs.Fault{N: n, Match: crashfs.Mutating, Err: syscall.EIO})
+		err = d.Commit(t.Context(), s.points["p1"])
+		if s.fs.Fired() == 0 {
+			require.NoError(t, err)
+			break
+		}
+		if err == nil {
+			continue
+		}
+		if _, err := d.WriteAt(t.Context(), "a", make([]byte, 60<<10), 0); err == nil {
+			f, err := s.fs.OpenFile(filepath.Join("/root", string(r.ID), "a.img"), os.O_RDWR, 0)
+			require.NoError(t, err)
+			require.NoError(t, f.Sync()) // as any other program may
+			require.NoError(t, f.Close())
+		}
+		s.fs.Cut()
+		s.fs = s.fs.Restart()
+		h, err = s.open()
+		require.NoError(t, err)
+		r, err = h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: s.points["p1"].Machine})
+		require.NoError(t, err)
+		s.may["replica"] = []string{asTorn, "holds p1"}
+		s.found(t, h, "replica", r)
+		require.NoError(t, h.Close())
+	}
+}

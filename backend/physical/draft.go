@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -18,6 +19,10 @@ type draft struct {
 	m     *machine
 	point dr.Point
 	disks disks
+
+	// unsure: a commit failed after it may have become durable that the disks
+	// are whole. Nothing more may be written to them by this draft.
+	unsure atomic.Bool
 
 	mu        sync.Mutex
 	poisoned  error // a sync failed: nobody knows what the disks hold
@@ -183,7 +188,7 @@ func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
 // WriteAt implements [dr.Draft]. Aligned requests (fsys.Alignment) from aligned
 // buffers go past the page cache.
 func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64) (int, error) {
-	f, err := d.disks.find(ctx, disk, off, int64(len(p)))
+	f, err := d.writable(ctx, disk, off, int64(len(p)))
 	if err != nil {
 		return 0, d.fail("write", disk, off, err)
 	}
@@ -197,7 +202,7 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 
 // Zero implements [dr.Zeroer] by making holes where that can be done.
 func (d *draft) Zero(ctx context.Context, disk dr.DiskID, off, n int64) error {
-	f, err := d.disks.find(ctx, disk, off, n)
+	f, err := d.writable(ctx, disk, off, n)
 	if err == nil {
 		defer d.mark(disk, off, n)()
 		err = f.Punch(off, n)
@@ -206,6 +211,13 @@ func (d *draft) Zero(ctx context.Context, disk dr.DiskID, off, n int64) error {
 		return d.fail("zero", disk, off, err)
 	}
 	return nil
+}
+
+func (d *draft) writable(ctx context.Context, disk dr.DiskID, off, n int64) (opened, error) {
+	if d.unsure.Load() {
+		return opened{}, fmt.Errorf("%w: a commit failed, and the torn mark may be off (commit again, or close the draft and copy again)", dr.ErrConflict)
+	}
+	return d.disks.find(ctx, disk, off, n)
 }
 
 // mark tells the tracker of a write, before it and, by what it returns, after.
@@ -272,6 +284,7 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 		next.name(d.point.ID, mark)
 	}
 	if err := d.m.save(next); err != nil {
+		d.unsure.Store(true)
 		return err
 	}
 	d.m.tidy(ctx)
