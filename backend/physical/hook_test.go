@@ -120,6 +120,35 @@ func TestStartThatFails(t *testing.T) {
 	require.Empty(t, r.Holds, "it may have run")
 }
 
+// A hook that failed may have switched the machine off, or its guest goes down
+// later: starting it again is not left out.
+func TestStopThatFails(t *testing.T) {
+	for _, op := range []string{"stop", "shutdown"} {
+		var starts int
+		fails := func(context.Context, Event) error { return errors.New("no answer") }
+		h, _ := running(t, func(c *Config) {
+			c.Hooks.Start = func(context.Context, Event) error { starts++; return nil }
+			c.Hooks.Stop, c.Hooks.Shutdown = fails, fails
+		})
+		if op == "stop" {
+			require.ErrorContains(t, h.Stop(t.Context(), "m"), "no answer")
+		} else {
+			s, ok := dr.As[backend.Shutdowner](h)
+			require.True(t, ok)
+			require.ErrorContains(t, s.Shutdown(t.Context(), "m"), "no answer")
+		}
+		m, err := h.Machine(t.Context(), "m")
+		require.NoError(t, err)
+		require.Empty(t, m.Power, "nobody knows")
+		_, err = h.Draft(t.Context(), "m", dr.Point{ID: "p"})
+		require.ErrorIs(t, err, dr.ErrRunning)
+		require.NoError(t, h.Start(t.Context(), "m"))
+		require.Equal(t, 1, starts)
+		require.NoError(t, h.Start(t.Context(), "m"))
+		require.Equal(t, 1, starts, "now it is known to run")
+	}
+}
+
 func TestCommandThatTakesTooLong(t *testing.T) {
 	run := Command(20*time.Millisecond, shell(t, `echo waiting; exec sleep 600`)...)
 	err := run(t.Context(), Event{Name: "stop", Out: &clipped{}})

@@ -59,7 +59,9 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 	return nil
 }
 
-// Stop implements [backend.Target].
+// Stop implements [backend.Target]. Whether the machine runs is unknown from
+// before the hook is called until it returned nil: if it fails, Start calls the
+// hook for starting.
 func (h *Host) Stop(ctx context.Context, id dr.MachineID) error {
 	return h.off(ctx, "stop", id, h.cfg.Hooks.Stop, false)
 }
@@ -80,6 +82,13 @@ func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, c
 	}
 	if rec.Power == dr.Off {
 		return nil
+	}
+	if hook != nil && rec.Power == dr.On {
+		// A hook that fails, or is cut off, may have switched it off, or have
+		// a guest go down later: a Start must not take it for running then.
+		if err := m.change(func(r *record) { r.Power, r.Switched = "", true }); err != nil {
+			return &dr.Error{Op: op, Machine: id, Err: err}
+		}
 	}
 	if _, err := m.call(ctx, op, hook, 0); err != nil {
 		return &dr.Error{Op: op, Machine: id, Err: err}
