@@ -38,8 +38,9 @@
 // Stop and the configuration alone. A machine that is started, or a disk that
 // is written, behind this package's back makes Holds a lie: give each machine
 // one owner. What Linux knows to be in use (mounted, swap, below another
-// device, attached to a loop device) is never written, nor is a disk that two
-// machines of a host share, under whatever names.
+// device, attached to a loop device, locked as QEMU locks images) is never
+// written, nor is a disk that two machines of a host share, under whatever
+// names.
 //
 // # Not verified on
 //

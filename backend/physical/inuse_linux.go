@@ -15,8 +15,8 @@ func busy(err error) bool { return errors.Is(err, unix.EBUSY) }
 
 // deviceInUse refuses what the kernel uses: a device, or one of its
 // partitions or the disk that it is a partition of, that is mounted, swapped
-// to, or below another device; a file that is swapped to; and both where a
-// loop device stands on them, which has a cache of its own. Mounts of other
+// to, or below another device; a file that is swapped to, or locked; and both
+// where a loop device stands on them, which has a cache of its own. Mounts of other
 // namespaces aren't seen here; exclusive opening finds those of devices.
 func deviceInUse(path string) error {
 	var st unix.Stat_t
@@ -38,6 +38,12 @@ func deviceInUse(path string) error {
 		return inUse(path, "swap", err)
 	}
 	if family == nil {
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return nil
+		}
+		if locked, err := lockedFile(path); err != nil || locked {
+			return inUse(path, "another program has locked it, as QEMU does with the disks of a running machine", err)
+		}
 		return nil
 	}
 	if where, err := mountOf(family); err != nil || where != "" {
@@ -51,6 +57,22 @@ func inUse(path, why string, err error) error {
 		return fmt.Errorf("%s: can't tell whether it is in use: %w", path, err)
 	}
 	return &InUseError{Path: path, Why: why}
+}
+
+// lockedFile asks whether anybody holds a record lock on a part of the file.
+// Whoever doesn't lock isn't seen, nor across file systems that don't tell.
+func lockedFile(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	lock := unix.Flock_t{Type: unix.F_WRLCK} // all of it
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EOPNOTSUPP) {
+		return false, nil // before Linux 3.15, or a file system without locks
+	}
+	return lock.Type != unix.F_UNLCK && err == nil, err
 }
 
 // loopOver names a loop device that stands on the file or device.

@@ -236,3 +236,20 @@ func TestDiskOfTwoNames(t *testing.T) {
 	_, err = h.Draft(t.Context(), "a", dr.Point{ID: "p"})
 	require.ErrorIs(t, err, dr.ErrInvalid)
 }
+
+// A machine that was started behind the host's back is seen where its
+// hypervisor locks the image. QEMU takes shared locks of single bytes, of the
+// open file (block/file-posix.c).
+func TestLockedFileIsNeverWritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.img")
+	require.NoError(t, os.WriteFile(file, make([]byte, 4096), 0o600))
+	h := hostOf(t, file)
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1}))
+	refuses(t, h, file, "locked")
+	require.NoError(t, f.Close())
+	d, err := h.Draft(t.Context(), "m", dr.Point{ID: "p"})
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+}
