@@ -10,7 +10,8 @@ import (
 // maxLost is how many attempts of a step in a row may end with no record, the
 // process dying in each, before the step counts as what kills it. It is apart
 // from Step.Attempts, because a run must not fail for crashes that it did not
-// cause: only failures that an action reported are counted there.
+// cause: only failures that an action reported are counted there. From half of
+// it on the step is a suspect ([Task.Suspect]).
 const maxLost = 20
 
 // Run is one run of a plan as it follows from its journal: a pure fold, with

@@ -111,6 +111,13 @@ func (r *Run) gate(i int) Task {
 	return t
 }
 
+// Suspect reports whether the task's action was under way in so many deaths of
+// the process, one after the other, that it may be what kills it, or may be
+// taken for that only because it ran beside what does. An engine lets suspects
+// run one after the other, in no fixed order, at least for their first while:
+// so the innocent come to an end, and the guilty reach the limit alone.
+func (t Task) Suspect() bool { return t.dying >= maxLost/2 }
+
 // Begin returns the event to journal before the action of a TaskDo or
 // TaskUndo is called: EventBegun, with the number of the attempt to run, or
 // EventFailed if the action must not be called again because it took the

@@ -15,6 +15,7 @@ import (
 type attempt struct {
 	r     *run
 	s     *serving
+	give  func() // the slot back
 	k     key
 	task  dr.Task
 	begun dr.Event
@@ -28,7 +29,7 @@ type attempt struct {
 func (a *attempt) run() {
 	defer a.s.done()
 	result, err := a.exec()
-	a.s.slots.Release(1)
+	a.give()
 	ev := a.begun.End(now(), result, err)
 	log := a.r.e.log.With("run", a.r.id, "step", a.task.Step.ID, "undo", a.begun.Undo, "attempt", a.begun.Attempt)
 	if err != nil {

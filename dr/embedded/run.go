@@ -20,8 +20,9 @@ type run struct {
 	fold *dr.Run
 	seq  int64 // of the last event
 	hand map[key]*hand
-	// granted are tasks that have waited for their turn and hold a slot.
-	granted map[key]bool
+	// granted are tasks that have waited for their turn and hold a slot, with
+	// what gives it back.
+	granted map[key]func()
 
 	mu     sync.Mutex
 	inbox  []message
@@ -59,7 +60,7 @@ type hand struct {
 
 func newRun(e *Engine, id dr.RunID, n int64, p dr.Plan) *run {
 	return &run{e: e, id: id, n: n, fold: dr.NewRun(id, p), seen: dr.NewRun(id, p),
-		hand: map[key]*hand{}, granted: map[key]bool{}}
+		hand: map[key]*hand{}, granted: map[key]func(){}}
 }
 
 // restore applies an event that is durable already. It is called before the

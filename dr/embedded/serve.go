@@ -19,6 +19,7 @@ type serving struct {
 	actions dr.Actions
 	queues  []string
 	slots   *semaphore.Weighted
+	alone   *semaphore.Weighted // held by the one suspect that may begin (dr.Task.Suspect)
 
 	mu     sync.Mutex
 	closed bool
@@ -45,7 +46,7 @@ func (s *serving) done() { s.wg.Done() }
 // ErrUnsupported, naming run and action: an open run needs an action that a
 // doesn't have. Claims that can't be reached are asked again and again.
 func (e *Engine) Serve(ctx context.Context, a dr.Actions, queues ...string) error {
-	s := &serving{actions: a, queues: queues, slots: semaphore.NewWeighted(int64(e.o.Parallel))}
+	s := &serving{actions: a, queues: queues, slots: semaphore.NewWeighted(int64(e.o.Parallel)), alone: semaphore.NewWeighted(1)}
 	var end context.CancelCauseFunc
 	s.ctx, end = context.WithCancelCause(context.WithoutCancel(ctx))
 	runs, served, err := e.beginServing(s)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -14,6 +16,10 @@ var (
 	errEnding    = errors.New("the engine stops serving")
 	errCancelled = errors.New("stopped because the run ends")
 )
+
+// aloneFor is how long a suspect runs before the next one may begin beside it.
+// What kills a process mostly does so at once, and a copy takes hours.
+const aloneFor = time.Minute
 
 // plan lets go of what is not wanted any more and begins what is.
 func (r *run) plan(t *turn) error {
@@ -26,9 +32,9 @@ func (r *run) plan(t *turn) error {
 			break
 		}
 	}
-	for k := range r.granted { // turns that nobody wants any more
+	for k, give := range r.granted { // turns that nobody wants any more
 		delete(r.granted, k)
-		r.e.serves.Load().slots.Release(1)
+		give()
 	}
 	return nil
 }
@@ -95,27 +101,30 @@ func (r *run) letGo(tasks []dr.Task) {
 // begin records that an attempt begins and has it started, or waits for its
 // turn.
 func (r *run) begin(t *turn, s *serving, k key, task dr.Task) (again bool, err error) {
-	granted := r.granted[k]
-	if !granted && (task.Failed > 0 || !s.slots.TryAcquire(1)) {
-		r.await(t, s, k, task)
-		return false, nil
+	give := r.granted[k]
+	if give == nil {
+		if task.Failed > 0 || task.Suspect() || !s.slots.TryAcquire(1) {
+			r.await(t, s, k, task)
+			return false, nil
+		}
+		give = func() { s.slots.Release(1) }
 	}
 	delete(r.granted, k)
 	if !s.add() {
-		s.slots.Release(1)
+		give()
 		return false, nil
 	}
 	begun := task.Begin(now())
 	if err := r.add(t, begun); err != nil || begun.Kind != dr.EventBegun {
-		s.slots.Release(1)
+		give()
 		s.done()
 		return true, err
 	}
-	a := &attempt{r: r, s: s, k: k, task: task, begun: begun, call: r.fold.Call(task, begun.Attempt)}
+	a := &attempt{r: r, s: s, give: give, k: k, task: task, begun: begun, call: r.fold.Call(task, begun.Attempt)}
 	a.ctx, a.stop = context.WithCancelCause(s.ctx)
 	r.hand[k] = &hand{stop: a.stop}
 	t.starts = append(t.starts, start{run: a.run, abandon: func() {
-		s.slots.Release(1)
+		give()
 		s.done()
 	}})
 	return false, nil
@@ -133,22 +142,50 @@ func (r *run) await(t *turn, s *serving, k key, task dr.Task) {
 	t.starts = append(t.starts, start{abandon: func() { cancel(); s.done() }, run: func() {
 		defer s.done()
 		defer cancel()
-		if !pause(ctx, r.e.o.backoff(task.Failed)) || s.slots.Acquire(ctx, 1) != nil {
+		if !pause(ctx, r.e.o.backoff(task.Failed)) {
+			return
+		}
+		give, ok := r.slot(ctx, s, task)
+		if !ok {
 			return
 		}
 		err := r.tell(func() (*dr.Event, error) {
 			if r.hand[k] != h {
-				s.slots.Release(1)
+				give()
 				return nil, nil
 			}
 			delete(r.hand, k)
-			r.granted[k] = true
+			r.granted[k] = give
 			return nil, nil
 		})
 		if err != nil {
 			r.e.log.Debug("engine stopped while a step waited for its turn", "run", r.id, "step", k.step, "err", err)
 		}
 	}})
+}
+
+// slot waits for a slot, and for that of a suspect also until no other one has
+// just begun. They come in an order that is another one in each life: what
+// kills the process is not always last, or each life would begin, and lose, all
+// the others before it.
+func (r *run) slot(ctx context.Context, s *serving, task dr.Task) (give func(), ok bool) {
+	alone := func() {}
+	if task.Suspect() {
+		if !pause(ctx, rand.N(r.e.o.BackoffMost/10+1)) || s.alone.Acquire(ctx, 1) != nil {
+			return nil, false
+		}
+		alone = sync.OnceFunc(func() { s.alone.Release(1) })
+	}
+	if s.slots.Acquire(ctx, 1) != nil {
+		alone()
+		return nil, false
+	}
+	if task.Suspect() {
+		r.e.log.Warn("the process died in each of this step's last attempts: it is begun alone", "run", r.id, "step", task.Step.ID, "undo", task.Kind == dr.TaskUndo)
+		timer := time.AfterFunc(aloneFor, alone)
+		return func() { timer.Stop(); alone(); s.slots.Release(1) }, true
+	}
+	return func() { s.slots.Release(1) }, true
 }
 
 // gate opens a gate, or sets the clock for one.
