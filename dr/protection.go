@@ -42,6 +42,10 @@ type Protection struct {
 	Common Point `json:"common,omitzero"`
 	// Pins are points that retention must not take, with who needs them.
 	Pins map[PointID]string `json:"pins,omitempty"`
+	// Expiring are points that retention is deleting: none of them may be
+	// chosen or pinned any more. As both are written here, under one version,
+	// a point is pinned or deleted, never both.
+	Expiring []PointID `json:"expiring,omitempty"`
 
 	// Run is the run that is changing the record; replication waits for it.
 	Run RunID `json:"run,omitempty"`

@@ -53,25 +53,35 @@ func (a actions) choose(ctx context.Context, c *dr.Call, in flow) (any, error) {
 			return nil, fmt.Errorf("%w (the latest processed point can be had without)", err)
 		}
 	}
+	rec, err := a.e.Records.Load(ctx, in.Protection)
+	if err != nil {
+		return nil, err
+	}
 	var points []dr.Point
 	for p, err := range in.to.Points.List(ctx, in.From.Machine) {
 		if err != nil {
 			return nil, wrap(err, "list recovery points", dr.StoreSide, in.From)
 		}
-		points = append(points, p)
+		if !slices.Contains(rec.Expiring, p.ID) {
+			points = append(points, p)
+		}
 	}
 	pt, err := recoverypoint.Choose(points, choice)
 	if err != nil {
 		return nil, wrap(err, "choose a recovery point", dr.StoreSide, in.From)
 	}
 	_, err = a.e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
+		if slices.Contains(p.Expiring, pt.ID) {
+			return &dr.Error{Op: "choose a recovery point", Side: dr.StoreSide, Site: in.To.Site, Machine: in.From.Machine, Point: pt.ID,
+				Err: fmt.Errorf("%w: retention has just begun to delete it", dr.ErrConflict)}
+		}
 		p.Pin(pt.ID, pinOf(c.Run))
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	// Retention may have looked at the record just before the pin was in it.
+	// Somebody may delete points without asking the record.
 	img, err := in.to.Points.Open(ctx, in.From.Machine, pt.ID)
 	if err != nil {
 		return nil, wrap(err, "open recovery point "+string(pt.ID), dr.StoreSide, in.From)

@@ -78,7 +78,7 @@ func (a actions) commitFinish(ctx context.Context, c *dr.Call, in flow) (any, er
 		if p.AtHome() && p.Standby.Key != "" {
 			p.Standby = dr.Place{Site: p.Standby.Site} // removed
 		}
-		p.Failover, p.Last, p.Pins, p.Run = nil, dr.Point{}, nil, ""
+		p.Failover, p.Last, p.Pins, p.Expiring, p.Run = nil, dr.Point{}, nil, nil, ""
 		return nil
 	})
 	return nil, err

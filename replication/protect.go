@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 
@@ -290,7 +291,7 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		if p.Standby.Key != "" {
 			p.Standby = dr.Place{Site: p.Standby.Site}
 		}
-		p.Last, p.Common, p.Pins, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, "", dr.ReplicationIdle
+		p.Last, p.Common, p.Pins, p.Expiring, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, nil, "", dr.ReplicationIdle
 		return p.Move(dr.Unprotected)
 	})
 	return nil, err
@@ -360,7 +361,7 @@ func (e *Env) Replicate(ctx context.Context, id dr.ProtectionID, want dr.Consist
 
 // Expire deletes the recovery points that the policy doesn't keep, other than
 // those that flows have pinned, and returns them.
-func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoint.Policy) ([]dr.PointID, error) {
+func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoint.Policy) (_ []dr.PointID, err error) {
 	p, err := e.Records.Load(ctx, id)
 	if err != nil {
 		return nil, err
@@ -381,6 +382,30 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		points = append(points, q)
 	}
 	gone := recoverypoint.Expired(points, policy, e.Time(), p.Pins)
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	_, err = e.Amend(ctx, id, func(p *dr.Protection) error {
+		gone = slices.DeleteFunc(gone, func(q dr.PointID) bool { _, pinned := p.Pins[q]; return pinned })
+		for _, q := range gone {
+			if !slices.Contains(p.Expiring, q) {
+				p.Expiring = append(p.Expiring, q)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		// If this can't be said the next time says it. Until then they are
+		// only not offered.
+		_, amendErr := e.Amend(context.WithoutCancel(ctx), id, func(p *dr.Protection) error {
+			p.Expiring = slices.DeleteFunc(p.Expiring, func(q dr.PointID) bool { return slices.Contains(gone, q) })
+			return nil
+		})
+		err = join(err, amendErr)
+	}()
 	for i, q := range gone {
 		if err := site.Points.Delete(ctx, machine, q); err != nil {
 			return gone[:i], &dr.Error{Op: "expire", Side: dr.StoreSide, Site: store, Machine: machine, Point: q, Err: err}
