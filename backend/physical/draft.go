@@ -79,7 +79,8 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	if len(want.Disks) == 0 {
 		want = now
 	}
-	if !rec.Made {
+	ours := rec.Made && !rec.Original // not somebody's machine by now
+	if !ours {
 		if err := fits(now, want); err != nil {
 			return nil, err
 		}
@@ -87,7 +88,7 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	if err := m.free(rec); err != nil {
 		return nil, err
 	}
-	if rec.Made && (fits(now, want) != nil || fits(want, now) != nil || rec.making() || len(rec.Dropped) > 0) {
+	if ours && (fits(now, want) != nil || fits(want, now) != nil || rec.making() || len(rec.Dropped) > 0) {
 		if err := m.reshape(p.ID, want); err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/crashfs"
 )
 
 func TestMarkOfAPoint(t *testing.T) {
@@ -81,4 +82,28 @@ func TestDiskThatWasCutAndGrewAgain(t *testing.T) {
 			require.GreaterOrEqual(t, e.End(), int64(1<<20))
 		}
 	}
+}
+
+// A replica that has become somebody's machine is treated as one: a draft
+// never cuts or deletes a disk of it.
+func TestDraftOfAReplicaThatIsAnOriginal(t *testing.T) {
+	h, err := Open(Config{Root: "/root", FS: crashfs.New(1)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, h.Close()) })
+	a, b := dr.Disk{ID: "a", Size: 8 << 10}, dr.Disk{ID: "b", Size: 4 << 10}
+	both := dr.Machine{ID: "m", Disks: []dr.Disk{a, b}}
+	r, err := h.Prepare(t.Context(), backend.Placement{Key: "k", Machine: both})
+	require.NoError(t, err)
+	_, err = h.Prepare(t.Context(), backend.Placement{Original: r.ID, Machine: both})
+	require.NoError(t, err)
+	d, err := h.Draft(t.Context(), r.ID, dr.Point{ID: "p", Machine: dr.Machine{Disks: []dr.Disk{a}}})
+	require.NoError(t, err)
+	require.NoError(t, d.Commit(t.Context(), dr.Point{ID: "p"}))
+	require.NoError(t, d.Close())
+	m, err := h.Machine(t.Context(), r.ID)
+	require.NoError(t, err)
+	require.Equal(t, []dr.Disk{a, b}, m.Disks)
+	a.Size = 4 << 10
+	_, err = h.Draft(t.Context(), r.ID, dr.Point{ID: "p", Machine: dr.Machine{Disks: []dr.Disk{a}}})
+	require.ErrorIs(t, err, dr.ErrInvalid)
 }
