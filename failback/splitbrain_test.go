@@ -151,3 +151,48 @@ func TestFailedDrillThatRunsIsCleanedUp(t *testing.T) {
 	require.Nil(t, w.record().Test)
 	require.Empty(t, w.machines(away))
 }
+
+// A site that is needed later and gives no answer is found out before anything
+// is stopped.
+func TestNothingIsStoppedForASiteThatIsSilent(t *testing.T) {
+	for _, f := range flows {
+		var silent dr.MachineID
+		switch f.name {
+		case "cancel":
+			silent = vm
+		case "cancel of a failback", "planned, warm":
+			silent = "awaymade-1"
+		case "failback", "synchronize before", "synchronize during":
+			silent = vm
+		default:
+			continue
+		}
+		t.Run(f.name, func(t *testing.T) {
+			w := newWorld(t, all, all)
+			w.serve(nil)
+			f.stage(w)
+			on, had := w.running(), w.activeOn()
+			var stopped atomic.Bool
+			w.intercept(func(_ ctx, c backendtest.Call, do func() error) error {
+				switch {
+				case c.Op == backendtest.OpMachine && c.Machine == silent:
+					return errNoAnswer
+				case c.Op == backendtest.OpStop, c.Op == backendtest.OpShutdown:
+					stopped.Store(true)
+				}
+				return do()
+			})
+			p, err := f.plan(w)
+			require.NoError(t, err)
+			for i := range p.Steps {
+				p.Steps[i].Attempts = min(1, len(p.Steps[i].Action))
+			}
+			st := w.do(p, nil)
+			w.intercept(nil)
+			require.Equal(t, dr.RunFailed, st.State)
+			require.False(t, stopped.Load(), st.Reason)
+			require.Equal(t, on, w.running())
+			w.same(had, w.activeOn())
+		})
+	}
+}

@@ -128,15 +128,26 @@ func (a actions) preconditions(ctx context.Context, in flow) (Begun, error) {
 	var b Begun
 	m, err := look(ctx, in.from.Backend, in.From.Machine)
 	b.From = m.Power
-	if must := in.Former == nil && in.Operation != dr.OpUnplannedFailover; must && err != nil {
+	must := in.Former == nil && in.Operation != dr.OpUnplannedFailover
+	if err != nil && in.Operation == dr.OpCancelFailover && in.Former.Ran {
+		return b, &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err,
+			Remedy: "cancelling stops the other machine and starts this one: it must be there"}
+	}
+	if must && err != nil {
 		remedy := "a failover without loss needs both sites; use an unplanned failover if this one is lost"
 		if in.Operation == dr.OpReprotect {
 			remedy = "the machine must be there, where it runs, to be replicated"
 		}
 		return b, &dr.Error{Op: "look up the machine", Side: dr.SourceSide, Site: in.From.Site, Machine: in.From.Machine, Err: err, Remedy: remedy}
 	}
-	if in.To.Machine != "" { // a machine that is gone is the matter of the step that needs it
-		m, _ := look(ctx, in.to.Backend, in.To.Machine)
+	if in.To.Machine != "" {
+		m, err := look(ctx, in.to.Backend, in.To.Machine)
+		// One that is gone is the matter of the step that needs it. A site that
+		// gives no answer is found out before production is shut down for it.
+		if must && err != nil && !errors.Is(err, dr.ErrNotFound) {
+			return b, &dr.Error{Op: "look up the standby machine", Side: dr.TargetSide, Site: in.To.Site, Machine: in.To.Machine, Err: err,
+				Remedy: "the site that the machine is to be brought up at must be there"}
+		}
 		b.To = m.Power
 	}
 	if in.Former == nil && !in.StopTo && b.To == dr.On {

@@ -3,6 +3,7 @@ package failover
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -90,7 +91,12 @@ func keyOf(p dr.Protection, at dr.Place) string {
 	if at.Key != "" {
 		return at.Key
 	}
-	return "replica/" + string(p.ID) + "/" + at.Site
+	return replicaKey(p.ID, at.Site)
+}
+
+// replicaKey is of one protection and one site, whatever their names.
+func replicaKey(id dr.ProtectionID, site string) string {
+	return "replica/" + url.PathEscape(string(id)) + "/" + url.PathEscape(site)
 }
 
 // inputAbout describes a flow about the failover that is not committed: From
@@ -104,5 +110,5 @@ func inputAbout(p dr.Protection, op dr.Operation, flow string, o Options) Input 
 // Anew makes the flow use a machine of its own at To, whatever there is.
 func (in *Input) Anew(p dr.Protection) {
 	in.To = dr.Place{Site: in.To.Site}
-	in.Key = fmt.Sprintf("replica/%s/%s/%d", p.ID, p.Standby.Site, p.Version)
+	in.Key = fmt.Sprintf("%s/%d", replicaKey(p.ID, p.Standby.Site), p.Version)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -163,7 +164,7 @@ func (in Input) formerPoint() dr.Point {
 }
 
 func testKey(id dr.ProtectionID, run dr.RunID) string {
-	return "test/" + string(id) + "/" + string(run)
+	return "test/" + url.PathEscape(string(id)) + "/" + url.PathEscape(string(run))
 }
 
 // Cleaned is the result of a drill's clean-up.
