@@ -65,6 +65,9 @@ type Target interface {
 	// and holds nothing. ErrRunning if it runs. If an earlier draft of the
 	// same point was interrupted, the draft may be a dr.Resumer.
 	//
+	// Disks of an original that p doesn't describe stay as they are, whoever
+	// made the machine.
+	//
 	// Committing the draft ends the mark, makes the machine hold p, and
 	// where there is a tracker begins an epoch named after p: a later
 	// Capture of this machine can tell Changes since p.

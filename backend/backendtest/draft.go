@@ -120,6 +120,28 @@ var draftPromises = []promise{
 		e.ok(d.Commit(e.Context(), p))
 		e.sameDisks(r.ID, c, "written")
 	}},
+	{"an original keeps the disks that the point lacks", func(e *env) {
+		p, c := e.standIn("p")
+		made := e.prepare(e.key(), p.Machine).ID
+		e.fill(e.draft(made, p), c, p)
+		m, err := e.b.Machine(e.Context(), made)
+		e.ok(err)
+		e.original(m)
+		_, other := e.standIn("q")
+		q := p
+		q.ID, q.Machine.Disks = "q", nil
+		for _, d := range p.Machine.Disks {
+			if d.ID == diskA {
+				q.Machine.Disks = append(q.Machine.Disks, d)
+			}
+		}
+		d := e.draft(made, q)
+		e.write(d, diskA, other[diskA], 0)
+		e.ok(d.Commit(e.Context(), q))
+		e.ok(d.Close())
+		c[diskA] = other[diskA]
+		e.sameDisks(made, c, "all of its disks")
+	}},
 	{"commit makes the machine hold the point", func(e *env) {
 		p, c := e.standIn("p")
 		key := e.key()

@@ -43,6 +43,22 @@ var mutants = []mutant{
 		})
 	}, []string{"Draft/writes what it is given, where it is told", "Draft/zeroes ranges"}},
 
+	{"takes from an original what the point lacks", func(l *liar, b *memory.Backend, _ *Harness) {
+		l.draft = func(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
+			m, err := b.Machine(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			d, err := b.Draft(ctx, id, p)
+			for _, has := range m.Disks {
+				if _, wanted := p.Machine.Disk(has.ID); err == nil && !wanted {
+					_, err = d.WriteAt(ctx, has.ID, make([]byte, has.Size), 0)
+				}
+			}
+			return d, err
+		}
+	}, []string{"Draft/an original keeps the disks that the point lacks"}},
+
 	{"keeps the caller's buffer when writing", func(l *liar, _ *memory.Backend, _ *Harness) {
 		l.drafts(func(d *lyingDraft, _ dr.Point) {
 			var mu sync.Mutex
