@@ -41,6 +41,7 @@ type link struct {
 	err     error
 	ended   chan struct{} // closed when nothing touches a caller's buffer any more
 	lost    bool          // guarded by book.mu
+	adrift  int           // guarded by book.mu: its part of what the ledger counts
 }
 
 // readBuffer is small, for what is behind a reply's header in it is copied; all
@@ -134,6 +135,7 @@ type slot struct {
 	sent      bool
 	busy      bool // the transmitter or the receiver is at data
 	abandoned bool
+	adrift    bool // abandoned, and the ledger counts it
 	answered  bool
 	outcome   error
 	idle      chan struct{} // closed when busy ends; made by who waits
@@ -184,6 +186,10 @@ func (l *link) finish(s *slot, err error) {
 func (l *link) deliver(s *slot) {
 	s.sent = false
 	if s.abandoned {
+		if s.adrift {
+			s.adrift = false
+			l.book.landed(l)
+		}
 		l.recycle(s)
 		return
 	}
@@ -214,7 +220,7 @@ func (l *link) roundTrip(ctx context.Context, x *exchange) error {
 	s.req.cookie = s.cookie()
 	s.seen.reset()
 	s.failed, s.status, s.told = nil, nil, false
-	s.sent, s.busy, s.abandoned, s.answered, s.outcome = false, false, false, false, nil
+	s.sent, s.busy, s.abandoned, s.adrift, s.answered, s.outcome = false, false, false, false, false, nil
 	s.mu.Unlock()
 	switch x.req.cmd {
 	case cmdBlockStatus:
@@ -259,6 +265,10 @@ func (l *link) abandon(ctx context.Context, s *slot, x *exchange) error {
 		return l.take(s, x, <-s.done) // it just came
 	}
 	s.abandoned = true
+	if s.sent && s.req.changes() {
+		s.adrift = true
+		l.book.drift(l)
+	}
 	if !s.busy {
 		s.mu.Unlock()
 		return ctx.Err()

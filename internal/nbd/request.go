@@ -47,6 +47,11 @@ const maxRange = 1 << 30
 // together is how many requests one long call has in flight.
 const together = 4
 
+// changes reports that a request changes what is read.
+func (r request) changes() bool {
+	return r.cmd == cmdWrite || r.cmd == cmdTrim || r.cmd == cmdWriteZeros
+}
+
 // exchange is one request and what came of it.
 type exchange struct {
 	req     request
@@ -70,18 +75,19 @@ func (c *Client) exchange(ctx context.Context, x *exchange) error {
 }
 
 func (c *Client) attempt(ctx context.Context, x *exchange) error {
-	changes := false
-	switch x.req.cmd {
-	case cmdWrite, cmdTrim, cmdWriteZeros, cmdFlush:
-		changes = true
-	}
 	var first time.Time // when the request was lost with a connection
+	flush := x.req.cmd == cmdFlush
 	for {
+		if flush {
+			if err := c.book.wait(ctx); err != nil {
+				return err
+			}
+		}
 		l, err := c.lanes.pick(ctx)
 		if err != nil {
 			return err
 		}
-		if changes && !c.book.intact() {
+		if (flush || x.req.changes()) && !c.book.intact() {
 			return ErrUnflushed
 		}
 		switch err = l.roundTrip(ctx, x); {
@@ -222,7 +228,8 @@ func (c *Client) unsupported(op string, off, n int64) error {
 }
 
 // Flush makes durable what every write, trim and zeroing did that returned
-// before it was called, on whichever connection.
+// before it was called, on whichever connection. Of those that were cancelled it
+// waits for the server's answer first: none of them happens after Flush returns.
 func (c *Client) Flush(ctx context.Context) error {
 	if !c.info.CanFlush {
 		return c.unsupported("flush", 0, 0)
