@@ -29,6 +29,9 @@ func ParseURI(uri string) (Options, error) {
 		if errors.As(err, &u) {
 			err = u.Err
 		}
+		if at := strings.LastIndex(uri, "@"); at >= 0 { // a password, perhaps
+			uri = "…" + uri[at:]
+		}
 		return Options{}, fmt.Errorf("nbd: URI %q: %w", uri, err)
 	}
 	return o, nil

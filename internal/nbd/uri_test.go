@@ -34,3 +34,12 @@ func TestParseURI(t *testing.T) {
 		require.Error(t, err, uri)
 	}
 }
+
+// NBD knows no passwords, but who gives one must not find it in a log.
+func TestURIErrorsHaveNoPassword(t *testing.T) {
+	for _, uri := range []string{"nbd://user:secret@host/disk", "nbd://user:secret@ho st/%zz", "nbd://user:secret@[host"} {
+		_, err := ParseURI(uri)
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "secret")
+	}
+}
