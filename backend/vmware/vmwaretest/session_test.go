@@ -21,9 +21,9 @@ import (
 
 func TestIdleSessionsExpire(t *testing.T) {
 	ctx := context.Background()
-	r := newRig(t, vmwaretest.Options{SessionIdle: 300 * time.Millisecond}, vmwaretest.VMSpec{})
-	for range 5 { // a call now and then keeps it
-		time.Sleep(100 * time.Millisecond)
+	r := newRig(t, vmwaretest.Options{SessionIdle: 1500 * time.Millisecond}, vmwaretest.VMSpec{})
+	for range 8 { // a call now and then keeps it
+		time.Sleep(250 * time.Millisecond)
 		_, err := methods.GetCurrentTime(ctx, r.c)
 		require.NoError(t, err)
 	}
