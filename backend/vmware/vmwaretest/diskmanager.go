@@ -62,6 +62,8 @@ func (s *Simulator) guarded(ctx *simulator.Context, m *simulator.Method, name st
 		}
 		var res types.AnyType
 		var fault types.BaseMethodFault
+		s.vcsim.Lock()
+		defer s.vcsim.Unlock()
 		ctx.WithLock(m.This, func() { res, fault = s.wait(ctx, inner()) })
 		if fault == nil {
 			s.mu.Lock()

@@ -14,7 +14,7 @@ import (
 )
 
 // serveFolder is HTTPS access to datastores. Extents of VMDKs are the
-// simulator's; every other file is vcsim's.
+// simulator's; every other file is as vcsim has it on this machine's disk.
 func (s *Simulator) serveFolder(w http.ResponseWriter, r *http.Request) {
 	defer s.traffic.open(Folder)()
 	out := &meter{ResponseWriter: w, traffic: &s.traffic, name: Folder, left: -1}
@@ -47,13 +47,47 @@ func (s *Simulator) serveFile(out http.ResponseWriter, r *http.Request) {
 	switch {
 	case isFlat && s.inUse(name):
 		http.Error(out, "the file is locked by a running machine", http.StatusInternalServerError)
-	case !isFlat || strings.Contains(rest, ".."):
-		s.model.Service.ServeDatastore(out, r)
+	case strings.Contains(rest, ".."):
+		http.Error(out, "no such path", http.StatusBadRequest)
+	case !isFlat:
+		s.plainFile(out, r, name)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		s.getExtent(out, r, disk)
 	default:
 		s.putExtent(out, r, disk)
 	}
+}
+
+// plainFile serves a file that is no extent of a VMDK. vcsim's own handler reads
+// the datastore while machines change it.
+func (s *Simulator) plainFile(w http.ResponseWriter, r *http.Request, name string) {
+	file, err := s.hostPath(name)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		http.ServeFile(w, r, file)
+		return
+	case http.MethodPost:
+		if _, err := os.Stat(file); err == nil {
+			w.WriteHeader(http.StatusConflict)
+			return
+		}
+	}
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(file), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(file, body, 0o600)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusCreated)
 }
 
 func (s *Simulator) getExtent(w http.ResponseWriter, r *http.Request, disk string) {

@@ -215,6 +215,8 @@ func (s *Simulator) SetDatastoreSpace(name string, capacity, free int64) error {
 		return fmt.Errorf("vmwaretest: no datastore %q", name)
 	}
 	ctx := s.context()
+	s.vcsim.Lock()
+	defer s.vcsim.Unlock()
 	ctx.WithLock(ds, func() {
 		ds.Info.GetDatastoreInfo().FreeSpace = free
 		ctx.Update(ds, []types.PropertyChange{

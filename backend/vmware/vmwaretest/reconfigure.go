@@ -23,8 +23,8 @@ func createVM(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.Ha
 }
 
 func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req *types.CreateVM_Task) (made types.AnyType, fault types.BaseMethodFault) {
-	s.inventory.Lock()
-	defer s.inventory.Unlock()
+	s.vcsim.Lock()
+	defer s.vcsim.Unlock()
 	if fault := s.placeable(ctx, req); fault != nil {
 		return nil, fault
 	}

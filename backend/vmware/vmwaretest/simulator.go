@@ -31,7 +31,7 @@ type Simulator struct {
 	latency atomic.Int64
 
 	datastores sync.Map   // by name, found so far
-	inventory  sync.Mutex // see inventoryTask; taken before any object's lock
+	vcsim      sync.Mutex // one change inside vcsim at a time; taken before any object's lock
 
 	mu       sync.Mutex // the last to be taken, after objects' locks
 	closed   bool

@@ -175,9 +175,9 @@ func (s *Simulator) passOn(rec *httptest.ResponseRecorder, r *http.Request, m *s
 	}
 	s.precede(m, r)
 	switch {
-	case inventoryCalls[m.Name]:
-		s.inventory.Lock()
-		defer s.inventory.Unlock()
+	case !reading[m.This.Type]:
+		s.vcsim.Lock()
+		defer s.vcsim.Unlock()
 		call()
 		s.settle(rec.Body.Bytes())
 	case m.Name == "WaitForUpdatesEx" || m.Name == "WaitForUpdates":

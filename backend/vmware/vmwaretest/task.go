@@ -36,8 +36,10 @@ func (s *Simulator) task(ctx *simulator.Context, ref types.ManagedObjectReferenc
 	s.mu.Lock()
 	s.pending[t.Self] = done
 	s.mu.Unlock()
-	// Publishing changes the entity's recentTask.
+	// Publishing changes the entity's recentTask, and lets views look around.
+	s.vcsim.Lock()
 	ctx.WithLock(ref, func() { ctx.Map.Put(t) })
+	s.vcsim.Unlock()
 	go func() {
 		result, fault := f()
 		s.finishTask(t, result, fault)
@@ -187,10 +189,8 @@ func (s *Simulator) vmTaskAfter(ctx *simulator.Context, ref types.ManagedObjectR
 			}
 			defer last()
 		}
-		if inventoryTask[name] {
-			s.inventory.Lock()
-			defer s.inventory.Unlock()
-		}
+		s.vcsim.Lock()
+		defer s.vcsim.Unlock()
 		vm, ok := ctx.Map.Get(ref).(*simulator.VirtualMachine)
 		if !ok {
 			return nil, &types.ManagedObjectNotFound{Obj: ref}
@@ -200,14 +200,10 @@ func (s *Simulator) vmTaskAfter(ctx *simulator.Context, ref types.ManagedObjectR
 	})
 }
 
-// inventoryTask names what adds, moves or removes machines. vcsim walks folders,
-// pools and hosts without their locks, so one of these runs at a time.
-var inventoryTask = map[string]bool{
-	"CloneVM_Task": true, "Destroy_Task": true, "RelocateVM_Task": true, "UnregisterVM": true,
-}
-
-// inventoryCalls are the same among vcsim's own.
-var inventoryCalls = map[string]bool{
-	"CreateContainerView": true, "CreateFolder": true, "MoveIntoFolder_Task": true, "RegisterVM_Task": true,
-	"MarkAsTemplate": true, "MarkAsVirtualMachine": true,
+// reading are the types of objects whose methods change no machine, no file and
+// no folder. vcsim reads and writes datastores, hosts, pools and folders without
+// their locks, so of everything else one runs at a time.
+var reading = map[string]bool{
+	"PropertyCollector": true, "PropertyFilter": true, "SessionManager": true, "ServiceInstance": true,
+	"ContainerView": true, "ListView": true, "Task": true, "OptionManager": true, "AuthorizationManager": true,
 }
