@@ -228,7 +228,10 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 				return Report{Point: done, Existed: true}, false, nil
 			}
 		}
-		return Report{}, false, c.fail("create point", dr.StoreSide, line, name, err, remedy(err))
+		// One that an earlier cycle began is there still, and so must be what it
+		// is a copy of.
+		earlier, ok := known.pending[name]
+		return Report{}, ok && sameMoment(earlier, p), c.fail("create point", dr.StoreSide, line, name, err, remedy(err))
 	}
 	r, err = Copy(ctx, draft, img, opts)
 	cl := draft.Close()

@@ -460,3 +460,48 @@ func TestSeed(t *testing.T) {
 	_, err = recoverypoint.Newest(t.Context(), w.store, "other")
 	require.ErrorIs(t, err, dr.ErrNoPoint)
 }
+
+// refusing is a store that can't begin points just now.
+type refusing struct {
+	*memstore.Store
+	err error
+}
+
+func (s refusing) Create(context.Context, dr.Point) (dr.Draft, error) { return nil, s.err }
+
+// TestStoreRefusesForAWhile: what was copied by then is gone on with, also if a
+// cycle in between found the store busy or full.
+func TestStoreRefusesForAWhile(t *testing.T) {
+	for _, name := range []dr.PointID{"", "key"} {
+		for _, why := range []error{dr.ErrBusy, errFault} {
+			w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{})
+			w.cycle.Copy = replication.CopyOptions{Chunk: blk, Readers: 1}
+			w.write(w.home, "vm", "a", 0, 17*blk, 1)
+			before := w.content(w.home, "vm")
+			for range 9 {
+				w.home.FailNext(memory.OpReadAt, nil)
+			}
+			w.home.FailNext(memory.OpReadAt, errFault)
+			_, err := w.cycle.ReplicateAs(t.Context(), "vm", name, dr.CrashConsistent, replication.CycleOptions{})
+			require.ErrorIs(t, err, errFault)
+			w.write(w.home, "vm", "a", 0, 3*blk, 2)
+
+			w.cycle.Points = refusing{w.store, why}
+			_, err = w.cycle.ReplicateAs(t.Context(), "vm", name, dr.CrashConsistent, replication.CycleOptions{})
+			require.ErrorIs(t, err, why)
+
+			w.cycle.Points = w.store
+			r, err := w.cycle.ReplicateAs(t.Context(), "vm", name, dr.CrashConsistent, replication.CycleOptions{})
+			require.NoError(t, err)
+			require.Positive(t, r.Resumed, "name %q: what was durable is copied again, for %v", name, why)
+			requireEqual(t, before, w.stored("vm", r.Point.ID))
+			require.Empty(t, w.captures(w.home, "vm"))
+		}
+	}
+	// Where nothing was begun nothing is left.
+	w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{})
+	w.cycle.Points = refusing{w.store, errFault}
+	_, err := w.cycle.Replicate(t.Context(), "vm", dr.CrashConsistent)
+	require.ErrorIs(t, err, errFault)
+	require.Empty(t, w.captures(w.home, "vm"))
+}
