@@ -194,7 +194,8 @@ func (r *run) journal(events []dr.Event) error {
 	bodies := make([][]byte, len(events))
 	for i, ev := range events {
 		b, err := json.Marshal(ev)
-		if err != nil {
+		if err != nil { // the fold has it already: only the journal can say what is true
+			r.e.fail(err)
 			return fmt.Errorf("run %s: event %q: %w", r.id, ev.Kind, err)
 		}
 		bodies[i] = b
