@@ -71,6 +71,10 @@ type Harness struct {
 	// Volatile says that captures end with their images, as those of live
 	// physical disks do.
 	Volatile bool
+	// Forgets says that the tracker may give up points that are older than a
+	// draft, rather than believe what it can't be sure of: in random histories
+	// their changes may be lost. What the suite asks for by name may not.
+	Forgets bool
 	// Live returns the present backend as it is where Backend isn't: with
 	// images of running machines that are dr.Settler, where Backend copies
 	// them at once so that they last. Optional; nil: Backend.

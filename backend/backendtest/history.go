@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -142,6 +143,9 @@ func (h *history) take() {
 			for disk, b := range h.now {
 				whole = append(whole, span{disk, 0, int64(len(b))})
 			}
+			if h.h.Forgets && h.forgot(img, m.point) {
+				continue
+			}
 			h.changes(img, m.point, m.then, h.now, whole)
 		}
 	}
@@ -150,6 +154,19 @@ func (h *history) take() {
 	if !h.on {
 		h.holds = name
 	}
+}
+
+// forgot tells whether the changes since a point are lost, on any disk.
+func (h *history) forgot(img dr.Image, since dr.Point) bool {
+	tracker, _ := dr.As[dr.ChangeTracker](img)
+	for _, disk := range []dr.DiskID{diskA, diskB} {
+		for _, err := range tracker.Changes(h.Context(), disk, since) {
+			if errors.Is(err, dr.ErrChangesLost) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // pick returns one of the moments, the same for the same seed.

@@ -110,8 +110,20 @@ func (s *Simulator) build() error {
 				return fmt.Errorf("network %q: %w", name, err)
 			}
 		}
+		s.connect(hosts, dc.Reference())
 	}
 	return nil
+}
+
+// connect makes every host reach all networks of its datacenter, of which vcsim
+// tells the first only.
+func (s *Simulator) connect(hosts []*object.HostSystem, dc types.ManagedObjectReference) {
+	ctx := s.context()
+	networks := ctx.Map.Get(dc).(*simulator.Datacenter).Network
+	for _, h := range hosts {
+		host := ctx.Map.Get(h.Reference()).(*simulator.HostSystem)
+		ctx.WithLock(host, func() { host.Network = slices.Clone(networks) })
+	}
 }
 
 func addFolders(ctx context.Context, client *vim25.Client, root *object.Folder, paths []string) error {

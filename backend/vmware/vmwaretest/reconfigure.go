@@ -28,6 +28,9 @@ func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req
 	if fault := s.placeable(ctx, req); fault != nil {
 		return nil, fault
 	}
+	if e := ctx.Map.FindByName(req.Config.Name, folder.ChildEntity); e != nil {
+		return nil, &types.DuplicateName{Name: req.Config.Name, Object: e.Reference()}
+	}
 	ctx.WithLock(folder, func() { made, fault = s.wait(ctx, folder.CreateVMTask(ctx, req)) })
 	if fault != nil {
 		return nil, fault

@@ -13,7 +13,7 @@ func writeStream(w io.Writer, c *content, name string) error {
 		return err
 	}
 	buf := make([]byte, blockSize)
-	for a := range c.written(1) {
+	for a := range c.written(1, 0) {
 		for off := a.off; off < a.off+a.n; off += blockSize {
 			p := buf[:min(blockSize, a.off+a.n-off)]
 			if _, err := c.ReadAt(p, off); err != nil {

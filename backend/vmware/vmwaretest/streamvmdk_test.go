@@ -36,7 +36,7 @@ func TestStreamsComeBack(t *testing.T) {
 		require.Equal(t, s, string(p))
 	}
 	var grains int
-	for a := range back.written(1) {
+	for a := range back.written(1, 0) {
 		grains += int((a.n + blockSize - 1) / blockSize)
 	}
 	require.Equal(t, 4, grains)

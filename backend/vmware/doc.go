@@ -1,0 +1,80 @@
+// Package vmware is the backend for VMware vSphere: a vCenter or a single ESXi
+// host is a full Source and Target, so that machines leave it and come home
+// with only their changes.
+//
+//	u, _ := url.Parse("https://vcenter.example/sdk")
+//	v, err := vmware.Open(ctx, vmware.Options{URL: u, User: "lifeboat@vsphere.local", Password: secret,
+//		Transports: []vmware.Transport{&vmware.VDDK{LibDir: "/opt/vmware-vix-disklib-distrib"}}})
+//	defer v.Close(ctx)
+//
+// What lives here, file by file:
+//
+//   - vsphere.go, session.go, options.go: the connection: who logs in, how a
+//     session that died is replaced, how many things happen at once;
+//   - find.go, inventory.go, list.go, facts.go, config.go, places.go: machines
+//     and what is around them, read;
+//   - preflight.go, check.go: what keeps a machine, or the account, from working;
+//   - record.go: the few facts that this library keeps on each machine;
+//   - capture.go, snapshot.go, tracking.go, changes.go, image.go: the Source;
+//   - prepare.go, placement.go, create.go, customize.go, holds.go, draft.go,
+//     commit.go, power.go, remove.go: the Target;
+//   - transport.go, limits.go, opendisks.go: how bytes are read and written, by
+//     servers.go, vddk.go, hotadd.go, nfc.go or folder.go;
+//   - task.go, errors.go: tasks, and faults as errors that say what to do.
+//
+// What may not live here: flows, stores, and anything of another platform.
+// The simulator for tests is vmwaretest, which knows nothing of this package.
+//
+// # Names
+//
+// A machine's ID is its instance UUID, which outlives renaming, migration and
+// registering it in a rebuilt vCenter. A disk's ID is the UUID of its backing;
+// its file's name changes with every snapshot, and its diskObjectId with every
+// storage vMotion. A replica's disks keep the IDs of those they stand for, by
+// the record.
+//
+// # The record
+//
+// What must survive this process is kept on the machine itself, as one value of
+// its extraConfig ("lifeboat"): whether its disks are torn, which point
+// they hold, since which changeIds, whether this library made it. It travels
+// with the machine. A clone carries its original's record; it is believed to be
+// torn where that was, and of the rest nothing, as its instance UUID differs.
+// Reverting to a snapshot brings an older record back together with the disks,
+// and changes the tracking's epoch, so nothing is believed of it either.
+//
+// # Moments
+//
+// Capture makes a snapshot without memory, named after the point, and finds it
+// by that name in any later process. Whether it was quiesced is read off the
+// snapshot, never assumed: a quiesce that fails, or that the guest's tools skip,
+// leaves a crash-consistent point. Where vSphere asks applications (Windows with
+// VSS) it is application-consistent, elsewhere file-system-consistent.
+//
+// # Changes
+//
+// A point's cursors are changeIds. They are asked for page by page to the end.
+// Every doubt becomes dr.ErrChangesLost, upon which whole disks are compared by
+// checksum: another epoch, a disk that was resized or exchanged since, tracking
+// that was off, or that somebody enabled while snapshots existed, which is known
+// to report too little without an error.
+//
+// # Privileges
+//
+// The account needs, on the machines and the places for replicas:
+// VirtualMachine.State.CreateSnapshot, .RemoveSnapshot; VirtualMachine.Config.
+// ChangeTracking, .AdvancedConfig, .AddNewDisk, .AddExistingDisk, .AddRemoveDevice,
+// .DiskExtend, .EditDevice, .Settings; VirtualMachine.Interact.PowerOn, .PowerOff;
+// VirtualMachine.Inventory.Create, .Delete; VirtualMachine.Provisioning.DiskRandomRead,
+// .DiskRandomAccess, .GetVmFiles, .Customize; Datastore.AllocateSpace, .Browse,
+// .FileManagement; Network.Assign; Resource.AssignVMToPool. [VSphere.Check] tells
+// what is missing.
+//
+// # Not verified on
+//
+// Nothing here was run against a real vCenter or ESXi host: tests run against
+// vmwaretest, a simulator over govmomi's vcsim, whose documentation says what it
+// can't show. Disks travel over real NBD in tests, but nbdkit's file plugin and
+// our own server stand in for nbdkit's vddk plugin. `go test -tags live
+// ./backend/vmware` runs the whole suite on a vCenter of yours.
+package vmware

@@ -1,0 +1,254 @@
+package vmware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// draft is a stopped machine's disks, written in place.
+type draft struct {
+	v     *VSphere
+	id    dr.MachineID
+	point dr.Point
+	open  *openDisks
+	again bool // an earlier draft had begun to write: nobody knows what
+	// before are the disks' changeIds when the draft was opened.
+	before map[dr.DiskID]string
+
+	tearing sync.Mutex
+	torn    bool // the mark is durable
+
+	mu    sync.Mutex
+	wrote map[dr.DiskID]*spans
+	state draftState
+}
+
+type draftState int
+
+const (
+	draftOpen draftState = iota
+	draftCommitted
+	draftClosed
+)
+
+var (
+	_ dr.Zeroer = (*draft)(nil)
+	_ dr.Summer = (*draft)(nil)
+)
+
+// Draft implements backend.Target. The machine is marked torn before the first
+// byte is written; a draft that writes nothing leaves it as it was. Snapshots
+// of others refuse it: reverting to one would bring back half of what is
+// written.
+func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
+	d := &draft{v: v, id: id, point: p, wrote: map[dr.DiskID]*spans{}, before: map[dr.DiskID]string{}}
+	err := v.changing(ctx, id, func(m *machine) error {
+		if err := writableNow(m); err != nil {
+			return err
+		}
+		if err := p.ID.Validate(); err != nil {
+			return err
+		}
+		d.again = m.record.Torn
+		d.open = newOpenDisks(v, true)
+		for _, x := range m.disks {
+			at, err := v.placeOf(ctx, x.datastore)
+			if err != nil {
+				return err
+			}
+			d.open.refs[x.id] = diskRef{machine: id, disk: x.id, vm: m.ref, host: hostOf(m), key: x.key, file: x.file, delta: x.delta, uuid: x.uuid, size: x.size, place: at}
+			d.wrote[x.id], d.before[x.id] = newSpans(x.size), x.changeID
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, withPoint(fail("open disks for writing", id, "", -1, err), p.ID)
+	}
+	return d, nil
+}
+
+// writableNow tells whether a machine's disks may be written.
+func writableNow(m *machine) error {
+	if !m.off() {
+		return &explained{dr.ErrRunning, "switch the machine off"}
+	}
+	if names := m.foreign(); len(names) > 0 {
+		return &explained{fmt.Errorf("%w: the machine has snapshots of somebody else's: %q", dr.ErrInvalid, names), "remove the snapshots"}
+	}
+	return nil
+}
+
+func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
+	return withPoint(fail(op, d.id, disk, off, err), d.point.ID)
+}
+
+// begin checks a request, and makes sure that the mark is there.
+func (d *draft) begin(ctx context.Context, disk dr.DiskID, off, n int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	state := d.state
+	d.mu.Unlock()
+	if state != draftOpen {
+		return fmt.Errorf("%w: the draft is committed or closed", dr.ErrInvalid)
+	}
+	ref, ok := d.open.refs[disk]
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: the machine has no such disk", dr.ErrNotFound)
+	case off < 0 || n < 0 || off > ref.size || n > ref.size-off:
+		return fmt.Errorf("%w: %d bytes, and the disk has %d", dr.ErrOutOfRange, n, ref.size)
+	case n == 0:
+		return nil
+	}
+	return d.tear(ctx)
+}
+
+// tear marks the machine torn, durably, unless it is. It must still be off.
+func (d *draft) tear(ctx context.Context) error {
+	d.tearing.Lock()
+	defer d.tearing.Unlock()
+	if d.torn {
+		return nil
+	}
+	err := d.v.changing(ctx, d.id, func(m *machine) error {
+		if err := writableNow(m); err != nil {
+			return err
+		}
+		r := m.record
+		r.Torn, r.For, r.Holds, r.New = true, d.point.ID, "", false
+		return d.v.save(ctx, m, r)
+	})
+	d.torn = err == nil
+	return err
+}
+
+func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64) (int, error) {
+	err := d.begin(ctx, disk, off, int64(len(p)))
+	if err == nil && len(p) > 0 {
+		err = d.write(ctx, disk, off, int64(len(p)), func(w writable) error {
+			_, err := w.WriteAt(ctx, p, off)
+			return err
+		})
+	}
+	if err != nil {
+		return 0, d.fail("write", disk, off, err)
+	}
+	return len(p), nil
+}
+
+// Zero makes a range zero without sending zeros, where the transport can.
+func (d *draft) Zero(ctx context.Context, disk dr.DiskID, off, n int64) error {
+	err := d.begin(ctx, disk, off, n)
+	if err == nil && n > 0 {
+		err = d.write(ctx, disk, off, n, func(w writable) error { return d.zero(ctx, w, off, n) })
+	}
+	return d.fail("zero", disk, off, err)
+}
+
+// maxZero bounds one request to zero, so that a disk of many TiB is no request
+// that outlasts every patience.
+const maxZero = 1 << 30
+
+func (d *draft) zero(ctx context.Context, w writable, off, n int64) error {
+	for n > 0 {
+		part := min(n, maxZero)
+		err := w.Zero(ctx, off, part)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return d.zeroBytes(ctx, w, off, n)
+		}
+		if err != nil {
+			return err
+		}
+		off, n = off+part, n-part
+	}
+	return nil
+}
+
+// zeroBytes writes zeros where the transport has nothing better.
+func (d *draft) zeroBytes(ctx context.Context, w writable, off, n int64) error {
+	buf := d.v.buffers.Get()
+	defer d.v.buffers.Put(buf)
+	clear(buf)
+	for n > 0 {
+		part := min(n, int64(len(buf)))
+		if _, err := w.WriteAt(ctx, buf[:part], off); err != nil {
+			return err
+		}
+		off, n = off+part, n-part
+	}
+	return nil
+}
+
+// write lends the disk to f, which is to change [off, off+n).
+func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(writable) error) error {
+	dev, done, err := d.open.use(ctx, disk)
+	if err != nil {
+		return err
+	}
+	defer done()
+	w, ok := dr.As[writable](dev)
+	if !ok {
+		return fmt.Errorf("%w: the transport that opened the disk can't write", dr.ErrUnsupported)
+	}
+	d.mu.Lock()
+	d.wrote[disk].add(off, n)
+	d.mu.Unlock()
+	d.open.wrote(disk)
+	return f(w)
+}
+
+// Sums reads what it sums.
+func (d *draft) Sums(ctx context.Context, disk dr.DiskID, off int64, sums []dr.Sum) error {
+	return d.fail("sum", disk, off, d.open.sums(ctx, disk, off, sums))
+}
+
+// Close ends the draft. Without a commit what was begun stays torn.
+func (d *draft) Close() error {
+	d.mu.Lock()
+	if d.state == draftOpen {
+		d.state = draftClosed
+	}
+	d.mu.Unlock()
+	return d.fail("close disks", "", -1, d.open.close(context.Background()))
+}
+
+// spans is where a disk was written, in blocks of at least 64 KiB: coarse, so
+// that it costs 2 MiB at most whatever the disk's size.
+type spans struct {
+	unit int64
+	bits []uint64
+}
+
+func newSpans(size int64) *spans {
+	unit := int64(64 << 10)
+	for size/unit > 1<<24 {
+		unit *= 2
+	}
+	return &spans{unit: unit, bits: make([]uint64, size/unit/64+1)}
+}
+
+func (s *spans) add(off, n int64) {
+	for b := off / s.unit; b <= (off+n-1)/s.unit; b++ {
+		s.bits[b/64] |= 1 << (b % 64)
+	}
+}
+
+// remove takes away the blocks that a range touches.
+func (s *spans) remove(off, n int64) {
+	for b := off / s.unit; b <= (off+n-1)/s.unit; b++ {
+		s.bits[b/64] &^= 1 << (b % 64)
+	}
+}
+
+func (s *spans) clone() *spans { return &spans{s.unit, slices.Clone(s.bits)} }
+
+func (s *spans) empty() bool {
+	return !slices.ContainsFunc(s.bits, func(w uint64) bool { return w != 0 })
+}

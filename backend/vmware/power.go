@@ -1,0 +1,161 @@
+package vmware
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Start implements backend.Target. What the disks hold is forgotten first. A
+// machine that Prepare made, and that has addresses of its own to get, is told
+// them before it starts for the first time.
+func (v *VSphere) Start(ctx context.Context, id dr.MachineID) error {
+	return fail("start", id, "", -1, v.changing(ctx, id, func(m *machine) error {
+		if m.record.Torn {
+			return &explained{dr.ErrTorn, "fill its disks from a recovery point first"}
+		}
+		if m.props.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
+			return nil
+		}
+		if m.record.Guest != nil {
+			if err := v.customize(ctx, m, m.record.Guest); err != nil {
+				return fmt.Errorf("set the guest's addresses: %w", err)
+			}
+		}
+		r := m.record
+		r.Holds, r.New, r.Guest = "", false, nil
+		if err := v.save(ctx, m, r); err != nil {
+			return err
+		}
+		_, err := v.run(ctx, func() (*object.Task, error) { return object.NewVirtualMachine(v.client, m.ref).PowerOn(ctx) })
+		if isAlready(err, types.VirtualMachinePowerStatePoweredOn) {
+			return nil
+		}
+		return err
+	}))
+}
+
+// Stop implements backend.Target.
+func (v *VSphere) Stop(ctx context.Context, id dr.MachineID) error {
+	return fail("stop", id, "", -1, v.changing(ctx, id, func(m *machine) error { return v.powerOff(ctx, m) }))
+}
+
+func (v *VSphere) powerOff(ctx context.Context, m *machine) error {
+	if m.off() {
+		return nil
+	}
+	_, err := v.run(ctx, func() (*object.Task, error) { return object.NewVirtualMachine(v.client, m.ref).PowerOff(ctx) })
+	if isAlready(err, types.VirtualMachinePowerStatePoweredOff) {
+		return nil
+	}
+	return err
+}
+
+// isAlready tells whether a change of power failed because nothing was to do.
+func isAlready(err error, want types.VirtualMachinePowerState) bool {
+	switch f := faultOf(err).(type) {
+	case types.InvalidPowerState:
+		return f.ExistingState == want
+	case *types.InvalidPowerState:
+		return f.ExistingState == want
+	}
+	return false
+}
+
+// pollPower is how often a guest that shuts down is looked at.
+const pollPower = time.Second
+
+// Shutdown implements backend.Shutdowner, by the guest's tools.
+func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
+	asked := false
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, pollPower) {
+		m, err := v.find(ctx, id)
+		if err != nil {
+			return fail("shut down", id, "", -1, err)
+		}
+		if m.off() {
+			return nil
+		}
+		if !asked {
+			if err := object.NewVirtualMachine(v.client, m.ref).ShutdownGuest(ctx); err != nil {
+				err = explain(err)
+				switch faultOf(err).(type) {
+				case types.ToolsUnavailable, *types.ToolsUnavailable:
+					err = &explained{err, "VMware Tools don't run in the guest, so that it can't be asked: shut it down from inside, or fail over without shutting down"}
+				case types.InvalidPowerState, *types.InvalidPowerState:
+					continue // it went off, or on, meanwhile: look again
+				}
+				return fail("shut down", id, "", -1, err)
+			}
+			asked = true
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fail("shut down", id, "", -1, fmt.Errorf("the guest was asked and is not off: %w", ctx.Err()))
+		}
+	}
+}
+
+// Probe implements backend.Prober: it waits for the heartbeat of the guest's
+// tools, or, of a guest without tools, for the machine to run.
+func (v *VSphere) Probe(ctx context.Context, id dr.MachineID) (backend.Evidence, error) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*pollPower) {
+		m, err := v.find(ctx, id)
+		if err != nil {
+			return backend.Evidence{}, fail("probe", id, "", -1, err)
+		}
+		on := m.props.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
+		if g := m.props.Guest; on && g != nil && g.ToolsRunningStatus == string(types.VirtualMachineToolsRunningStatusGuestToolsRunning) {
+			what := "the guest's tools answer"
+			if g.HostName != "" {
+				what += ": " + oneLine(g.HostName)
+			}
+			if g.IpAddress != "" {
+				what += " at " + oneLine(g.IpAddress)
+			}
+			return backend.Evidence{Kind: "heartbeat", What: what}, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			state := "is off"
+			if on {
+				state = "runs, but the guest's tools don't answer"
+			}
+			return backend.Evidence{}, fail("probe", id, "", -1, fmt.Errorf("the machine %s: %w", state, ctx.Err()))
+		}
+	}
+}
+
+// oneLine takes foreign text's line breaks out, and bounds it.
+func oneLine(s string) string {
+	b := []byte(s[:min(len(s), 200)])
+	for i := range b {
+		if b[i] < ' ' {
+			b[i] = ' '
+		}
+	}
+	return string(b)
+}
+
+// changing runs f with the machine as it is now, one change of a machine at a
+// time.
+func (v *VSphere) changing(ctx context.Context, id dr.MachineID, f func(*machine) error) error {
+	unlock, err := v.locks.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := v.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	return f(m)
+}

@@ -1,0 +1,156 @@
+package vmware
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	vim "github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// retries bounds how often a call that changes nothing is sent again when the
+// network fails.
+const retries = 3
+
+// session is in front of every call of the API. A call that finds the session
+// dead logs in again, once for all that find it, and is then made: it had no
+// effect before. A call that only reads is made again when the network fails;
+// others are not, as nobody knows whether they happened.
+type session struct {
+	next   soap.RoundTripper
+	client *vim25.Client
+	user   *url.Userinfo
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	turn   int // how often it was logged in
+	closed bool
+}
+
+func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	s.mu.Lock()
+	turn := s.turn
+	s.mu.Unlock()
+	err := s.try(ctx, req, res)
+	if !notAuthenticated(err) || loggingIn(req) {
+		return err
+	}
+	if err := s.login(ctx, turn); err != nil {
+		return err
+	}
+	reset(res)
+	return s.try(ctx, req, res)
+}
+
+// try makes a call, again if that can do no harm.
+func (s *session) try(ctx context.Context, req, res soap.HasFault) error {
+	for n := 1; ; n++ {
+		err := s.next.RoundTrip(ctx, req, res)
+		if err == nil || n == retries || !reads(req) || !lost(err) || ctx.Err() != nil {
+			return err
+		}
+		s.log.DebugContext(ctx, "call sent again", "call", callName(req), "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(n) * 200 * time.Millisecond):
+		}
+		reset(res)
+	}
+}
+
+// login logs in, unless somebody has since the given turn.
+func (s *session) login(ctx context.Context, turn int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turn != turn {
+		return nil
+	}
+	if s.closed {
+		return errors.New("the connection is closed")
+	}
+	if turn > 0 {
+		s.log.InfoContext(ctx, "session replaced", "turn", turn)
+	}
+	// Not through this session: its lock is held.
+	err := vim.NewManager(s.beneath()).Login(ctx, s.user)
+	if err == nil {
+		s.turn++
+	}
+	return err
+}
+
+// beneath is the client without this session in front of it.
+func (s *session) beneath() *vim25.Client {
+	c := *s.client
+	c.RoundTripper = s.next
+	return &c
+}
+
+func (s *session) logout(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := vim.NewManager(s.beneath()).Logout(ctx)
+	s.client.CloseIdleConnections()
+	if notAuthenticated(err) {
+		return nil
+	}
+	return err
+}
+
+func (s *session) touch(ctx context.Context) {
+	if _, err := methods.GetCurrentTime(ctx, s); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "session could not be kept alive", "error", err)
+	}
+}
+
+// callName is a call's name on the wire.
+func callName(req soap.HasFault) string {
+	return strings.TrimSuffix(reflect.TypeOf(req).Elem().Name(), "Body")
+}
+
+func loggingIn(req soap.HasFault) bool {
+	n := callName(req)
+	return strings.HasPrefix(n, "Login") || n == "Logout"
+}
+
+// reads tells whether a call changes nothing that outlives its answer.
+func reads(req soap.HasFault) bool {
+	n := callName(req)
+	for _, p := range []string{"Retrieve", "Continue", "Query", "Find", "Current", "HttpNfcLeaseProgress"} {
+		if strings.HasPrefix(n, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// lost tells whether an error is of the way, not of the server.
+func lost(err error) bool {
+	return err != nil && !soap.IsSoapFault(err) && !soap.IsVimFault(err) && !soap.IsCertificateUntrusted(err) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+func notAuthenticated(err error) bool {
+	if err == nil || !soap.IsSoapFault(err) {
+		return false
+	}
+	_, ok := soap.ToSoapFault(err).VimFault().(types.NotAuthenticated)
+	return ok
+}
+
+// reset empties an answer that holds a fault.
+func reset(res soap.HasFault) { reflect.ValueOf(res).Elem().SetZero() }
