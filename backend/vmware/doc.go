@@ -16,8 +16,9 @@
 //   - preflight.go, check.go: what keeps a machine, or the account, from working;
 //   - record.go: the few facts that this library keeps on each machine;
 //   - capture.go, snapshot.go, tracking.go, changes.go, image.go: the Source;
-//   - prepare.go, placement.go, create.go, customize.go, holds.go, draft.go,
-//     commit.go, power.go, remove.go: the Target;
+//   - prepare.go, placement.go, choose.go, estate.go, create.go, board.go,
+//     identity.go, customize.go, holds.go, draft.go, commit.go, power.go,
+//     remove.go: the Target;
 //   - transport.go, limits.go, opendisks.go: how bytes are read and written, by
 //     servers.go, vddk.go, hotadd.go, nfc.go or folder.go;
 //   - task.go, errors.go: tasks, and faults as errors that say what to do.

@@ -7,14 +7,18 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/types"
 
-	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/backend/vmware/vmwaretest"
@@ -35,6 +39,65 @@ type end struct {
 
 func vsphereEnd(t *testing.T, name string) end {
 	return end{newVCenter(t, vmwaretest.Options{}).harness(t), name}
+}
+
+// nbdkitEnd is a vCenter whose disks travel through a real nbdkit: its file
+// plugin serves the frozen bytes where the vddk plugin would, and takes back
+// what is written.
+func nbdkitEnd(t *testing.T, name string) end {
+	program, err := exec.LookPath("nbdkit")
+	if err != nil && os.Getenv("LIFEBOAT_REQUIRE") != "all" {
+		t.Skip("no nbdkit")
+	}
+	require.NoError(t, err)
+	w := newVCenter(t, vmwaretest.Options{})
+	w.o.Transports, w.o.Force = []Transport{Servers(&filePlugin{sim: w.sim, program: program, dir: shortFolder(t)})}, true
+	return end{w.harness(t), name}
+}
+
+// filePlugin serves the simulator's disks by nbdkit.
+type filePlugin struct {
+	sim          *vmwaretest.Simulator
+	program, dir string
+	n            atomic.Int64
+}
+
+func (f *filePlugin) ServeDisk(ctx context.Context, r DiskRequest) (string, func() error, error) {
+	path := filepath.Join(f.dir, fmt.Sprint(f.n.Add(1)))
+	e := vmwaretest.NBDExport{VM: types.ManagedObjectReference{Type: "VirtualMachine", Value: r.VM}, File: r.File}
+	if r.Snapshot != "" {
+		e.Snapshot = types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: r.Snapshot}
+	}
+	if err := f.sim.WriteRaw(path, e); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command(f.program, "--foreground", "--exit-with-parent", "--unix", path+".s", "file", path)
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	for {
+		if c, err := net.Dial("unix", path+".s"); err == nil {
+			c.Close()
+			break
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return "", nil, ctx.Err()
+		}
+	}
+	return "nbd+unix:///?socket=" + path + ".s", func() error {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		defer os.Remove(path)
+		if r.ReadOnly {
+			return nil
+		}
+		_, err := f.sim.ReadRaw(path, e)
+		return err
+	}, nil
 }
 
 func memoryEnd(t *testing.T, name string) end {
@@ -182,6 +245,7 @@ func TestRoundTrip(t *testing.T) {
 	for name, ends := range map[string]func(*testing.T) (home, far end){
 		"from vSphere":     func(t *testing.T) (end, end) { return vsphereEnd(t, "home"), memoryEnd(t, "far") },
 		"to vSphere":       func(t *testing.T) (end, end) { return memoryEnd(t, "home"), vsphereEnd(t, "far") },
+		"through nbdkit":   func(t *testing.T) (end, end) { return nbdkitEnd(t, "home"), memoryEnd(t, "far") },
 		"between vCenters": func(t *testing.T) (end, end) { return vsphereEnd(t, "home"), vsphereEnd(t, "far") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -308,8 +372,3 @@ func (tr *trip) pointContent(site string, m dr.MachineID, p dr.PointID) map[dr.D
 	}
 	return all
 }
-
-var (
-	_ = uuid.NewString
-	_ backend.Backend
-)
