@@ -170,7 +170,10 @@ func TestEveryCallFails(t *testing.T) {
 		}
 	}
 	rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	if !*everyFault {
+	switch {
+	case testing.Short():
+		all = all[:8]
+	case !*everyFault:
 		all = all[:30]
 	}
 	hits := 0
@@ -182,7 +185,7 @@ func TestEveryCallFails(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d: %d calls, %d errands, %d with a call that failed", seed, calls, len(all), hits)
-	require.Greater(t, hits, len(all)/2)
+	require.Greater(t, hits, len(all)/4)
 }
 
 // errand runs one with a fault, and tells whether that struck.

@@ -266,6 +266,10 @@ func (l *live) inventory() ([]string, error) {
 // The door through which the suite goes to a real vCenter leads to the simulator
 // here.
 func TestLiveDoor(t *testing.T) {
+	if testing.Short() {
+		t.Log("TestContract covers it")
+		return
+	}
 	w := newVCenter(t, vmwaretest.Options{})
 	backendtest.Run(t, liveHarness(t, w.o, PlaceOptions{Datastore: "vmfs-0", IsolatedNetwork: "isolated"}))
 }

@@ -284,5 +284,9 @@ func newVCenter(t testing.TB, o vmwaretest.Options) *vcenter {
 }
 
 func TestContract(t *testing.T) {
-	backendtest.Run(t, newVCenter(t, vmwaretest.Options{}).harness(t))
+	h := newVCenter(t, vmwaretest.Options{}).harness(t)
+	if testing.Short() {
+		h.Histories = 2
+	}
+	backendtest.Run(t, h)
 }

@@ -30,8 +30,8 @@ type Simulator struct {
 	traffic traffic
 	latency atomic.Int64
 
-	datastores sync.Map   // by name, found so far
-	vcsim      sync.Mutex // one change inside vcsim at a time; taken before any object's lock
+	datastores sync.Map     // by name, found so far
+	vcsim      sync.RWMutex // one change inside vcsim at a time, and no answers being written meanwhile; taken before any object's lock
 
 	mu       sync.Mutex // the last to be taken, after objects' locks
 	closed   bool

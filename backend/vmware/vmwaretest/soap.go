@@ -183,6 +183,9 @@ func (s *Simulator) passOn(rec *httptest.ResponseRecorder, r *http.Request, m *s
 	case m.Name == "WaitForUpdatesEx" || m.Name == "WaitForUpdates":
 		s.waiting(r, m.This, call)
 	default:
+		// vcsim writes answers from what changes would change under it.
+		s.vcsim.RLock()
+		defer s.vcsim.RUnlock()
 		call()
 	}
 }
