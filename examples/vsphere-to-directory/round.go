@@ -1,0 +1,218 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lifeboat-dr/lifeboat/backend/vmware"
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
+	"github.com/lifeboat-dr/lifeboat/replication"
+)
+
+// protector makes a recovery point of each machine, round by round.
+type protector struct {
+	*options
+	v      *vmware.VSphere
+	points *vault.Store
+	cycle  *replication.Cycle
+	screen *screen
+
+	mu   sync.Mutex
+	told map[string]bool // findings that needn't be told again
+}
+
+func newProtector(o *options, v *vmware.VSphere, points *vault.Store, s *screen, log *slog.Logger) *protector {
+	return &protector{
+		options: o, v: v, points: points, screen: s, told: map[string]bool{},
+		// The cycle copies what changed since the newest point of the machine,
+		// goes on with what was interrupted, and sweeps snapshots of ours that
+		// nobody needs any more.
+		cycle: &replication.Cycle{Source: v, Points: points, SourceSite: o.vcenter.options.URL.Host, StoreSite: o.store.dir,
+			Copy: replication.CopyOptions{Limit: o.limit}, Log: log},
+	}
+}
+
+// rounds makes one round, or one in every interval until ctx ends. What is
+// wrong with all machines ends it in the first round only: later it may pass.
+func (p *protector) rounds(ctx context.Context) error {
+	for n := 1; ; n++ {
+		start := time.Now()
+		err := p.round(ctx)
+		if p.every == 0 || ctx.Err() != nil || err != nil && n == 1 && !errors.Is(err, errIncomplete) {
+			return err
+		}
+		if err != nil {
+			fmt.Fprintf(p.screen, "%s: round %d: %s\n", program, n, explain(err))
+		}
+		select {
+		case <-ctx.Done():
+			return err // between rounds nothing is interrupted
+		case <-time.After(time.Until(start.Add(time.Duration(p.every)))):
+		}
+	}
+}
+
+// outcome is what a round came to for one machine.
+type outcome struct {
+	machine dr.Machine
+	report  replication.Report
+	newest  dr.Point // that is in the store now
+	expired int
+	err     error
+}
+
+// round makes a point of each machine. A machine that fails holds up no other;
+// the error then is an errIncomplete, or of what all failed by.
+func (p *protector) round(ctx context.Context) error {
+	start, before := time.Now(), p.store.occupied()
+	machines, err := p.selection.find(ctx, p.v)
+	if err != nil {
+		return err
+	}
+	all := make([]outcome, len(machines))
+	var g errgroup.Group
+	g.SetLimit(p.parallel)
+	for i, m := range machines {
+		g.Go(func() error {
+			all[i] = p.protect(ctx, m)
+			return nil
+		})
+	}
+	_ = g.Wait()
+
+	var freed int64
+	if slices.ContainsFunc(all, func(o outcome) bool { return o.expired > 0 }) && ctx.Err() == nil {
+		if freed, err = p.points.Prune(ctx); err != nil {
+			return err
+		}
+	}
+	printRound(all, time.Since(start), freed, p.store.occupied(), before)
+	return verdict(ctx, all)
+}
+
+// verdict is a round's error.
+func verdict(ctx context.Context, all []outcome) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	failed, busy := 0, 0
+	for _, o := range all {
+		if o.err != nil {
+			failed++
+		}
+		if errors.Is(o.err, dr.ErrBusy) && o.report.Point.ID == "" {
+			busy++
+		}
+	}
+	switch failed {
+	case 0:
+		return nil
+	case busy:
+		if failed == len(all) {
+			return fmt.Errorf("%w: every machine is, or another process writes to the folder", dr.ErrBusy)
+		}
+	}
+	return fmt.Errorf("%w: %d of %s failed", errIncomplete, failed, plural(len(all), "machine", "machines"))
+}
+
+// protect makes a recovery point of one machine, and lets old ones expire.
+func (p *protector) protect(ctx context.Context, m dr.Machine) outcome {
+	o := outcome{machine: m}
+	c := p.screen.begin(m)
+	if o.err = p.fit(ctx, m); o.err == nil {
+		o.report, o.err = p.cycle.ReplicateAs(ctx, m.ID, "", p.consistency, replication.CycleOptions{Progress: c.show})
+	}
+	if o.err == nil {
+		o.expired, o.err = p.expire(ctx, m.ID)
+	}
+	after := context.WithoutCancel(ctx)
+	if ctx.Err() != nil && !p.keepSnapshots {
+		if err := p.giveUp(after, m.ID); err != nil {
+			o.err = errors.Join(o.err, err)
+		}
+	}
+	var err error
+	if o.newest, err = recoverypoint.Newest(after, p.points, m.ID); err != nil && !errors.Is(err, dr.ErrNoPoint) {
+		o.err = cmp.Or(o.err, err)
+	}
+	c.end(o)
+	return o
+}
+
+// fit refuses machines whose capture would fail, or lie. Lesser findings are
+// told once.
+func (p *protector) fit(ctx context.Context, m dr.Machine) error {
+	found, err := p.v.Preflight(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	var no []string
+	for _, f := range found {
+		if f.Blocker {
+			no = append(no, finding(f))
+		} else if line := m.Name + ": " + finding(f); p.first(line) {
+			fmt.Fprintln(p.screen, line)
+		}
+	}
+	if no != nil {
+		return fmt.Errorf("%w: %s", dr.ErrUnsupported, strings.Join(no, "; "))
+	}
+	return nil
+}
+
+func (p *protector) first(line string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.told[line]
+	p.told[line] = true
+	return !was
+}
+
+// expire deletes the points that the policy doesn't keep.
+func (p *protector) expire(ctx context.Context, id dr.MachineID) (n int, err error) {
+	var points []dr.Point
+	for x, err := range p.points.List(ctx, id) {
+		if err != nil {
+			return 0, err
+		}
+		points = append(points, x)
+	}
+	for _, x := range recoverypoint.Expired(points, p.policy, time.Now(), nil) {
+		if err := p.points.Delete(ctx, id, x); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// giveUp removes the snapshot of a copy that was interrupted, and what was
+// copied, which only that snapshot could complete.
+func (p *protector) giveUp(ctx context.Context, id dr.MachineID) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	var begun []dr.PointID
+	for x, err := range p.points.Pending(ctx, id) {
+		if err != nil {
+			return err
+		}
+		begun = append(begun, x.ID)
+	}
+	for _, name := range begun {
+		if err := p.cycle.Abandon(ctx, id, "", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
