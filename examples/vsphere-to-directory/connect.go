@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,7 +26,8 @@ import (
 
 // vcenter says how to reach vSphere, in the words of govc, and how to read disks.
 type vcenter struct {
-	address    string
+	address    string // of the environment; may hold a password
+	flag       string // of the command line, where others can read it
 	insecure   bool
 	caCerts    string
 	knownHosts string
@@ -44,15 +46,7 @@ func (c *vcenter) environment() {
 }
 
 func (c *vcenter) flags(fs *flag.FlagSet) {
-	fs.Func("u", "", func(s string) error {
-		if u, err := soap.ParseURL(s); err == nil && u != nil && u.User != nil {
-			if _, has := u.User.Password(); has {
-				return errors.New("no password may be on the command line, where others can read it: set GOVC_PASSWORD")
-			}
-		}
-		c.address = s
-		return nil
-	})
+	fs.StringVar(&c.flag, "u", "", "")
 	fs.BoolVar(&c.insecure, "k", c.insecure, "")
 	fs.StringVar(&c.caCerts, "tls-ca-certs", c.caCerts, "")
 	fs.StringVar(&c.knownHosts, "tls-known-hosts", c.knownHosts, "")
@@ -63,16 +57,19 @@ func (c *vcenter) flags(fs *flag.FlagSet) {
 }
 
 func (c *vcenter) complete() error {
-	if c.address == "" {
+	address := cmp.Or(c.flag, c.address)
+	if address == "" {
 		return wrongUsage("which server? Set GOVC_URL or give -u; see %s --help", program)
 	}
-	u, err := soap.ParseURL(c.address)
+	u, err := soap.ParseURL(address)
 	if err != nil || u == nil || u.Host == "" {
-		return wrongUsage("the server's address makes no sense: it is [https://][user@]host[:port][/sdk]") // it may hold a password
+		// It isn't repeated: it may hold a password.
+		return wrongUsage("the server's address makes no sense: it is [https://][user@]host[:port][/sdk]")
 	}
-	user, password := u.User.Username(), ""
-	if u.User != nil {
-		password, _ = u.User.Password()
+	user := u.User.Username()
+	password, has := u.User.Password()
+	if has && c.flag != "" {
+		return wrongUsage("-u: no password may be on the command line, where others can read it: set GOVC_PASSWORD")
 	}
 	u.User = nil
 	for _, x := range []struct {
@@ -159,7 +156,11 @@ func (c *vcenter) open(ctx context.Context, log *slog.Logger) (*vmware.VSphere, 
 	case fault.Is(err, &types.InvalidLogin{}):
 		return nil, fmt.Errorf("%w: %s refuses the login of %s: check GOVC_USERNAME and GOVC_PASSWORD", errConnect, host, c.options.User)
 	}
-	return nil, fmt.Errorf("%w: %w", errConnect, err)
+	var e *dr.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return nil, fmt.Errorf("%w: %w: check the address, that its port can be reached from here, and the certificate or thumbprint", errConnect, err)
 }
 
 // datacenter is the last part of a name or path.

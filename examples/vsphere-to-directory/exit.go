@@ -57,14 +57,5 @@ func message(err error) string {
 	if exitCode(err) == exitInterrupted {
 		return "interrupted"
 	}
-	return explain(err)
-}
-
-// explain is an error with what can be done about it.
-func explain(err error) string {
-	var e *dr.Error
-	if errors.As(err, &e) && e.Remedy != "" {
-		return fmt.Sprintf("%v (%s)", err, e.Remedy)
-	}
 	return err.Error()
 }

@@ -28,13 +28,13 @@ type protector struct {
 	cycle  *replication.Cycle
 	screen *screen
 
-	mu   sync.Mutex
-	told map[string]bool // findings that needn't be told again
+	mu    sync.Mutex
+	notes map[dr.MachineID]int // findings that refuse nothing
 }
 
 func newProtector(o *options, v *vmware.VSphere, points *vault.Store, s *screen, log *slog.Logger) *protector {
 	return &protector{
-		options: o, v: v, points: points, screen: s, told: map[string]bool{},
+		options: o, v: v, points: points, screen: s, notes: map[dr.MachineID]int{},
 		// The cycle copies what changed since the newest point of the machine,
 		// goes on with what was interrupted, and sweeps snapshots of ours that
 		// nobody needs any more.
@@ -49,11 +49,14 @@ func (p *protector) rounds(ctx context.Context) error {
 	for n := 1; ; n++ {
 		start := time.Now()
 		err := p.round(ctx)
+		if n == 1 && ctx.Err() == nil {
+			p.hint()
+		}
 		if p.every == 0 || ctx.Err() != nil || err != nil && n == 1 && !errors.Is(err, errIncomplete) {
 			return err
 		}
 		if err != nil {
-			fmt.Fprintf(p.screen, "%s: round %d: %s\n", program, n, explain(err))
+			fmt.Fprintf(p.screen, "%s: round %d: %v\n", program, n, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -150,33 +153,36 @@ func (p *protector) protect(ctx context.Context, m dr.Machine) outcome {
 	return o
 }
 
-// fit refuses machines whose capture would fail, or lie. Lesser findings are
-// told once.
+// fit refuses machines whose capture would fail, or lie.
 func (p *protector) fit(ctx context.Context, m dr.Machine) error {
 	found, err := p.v.Preflight(ctx, m.ID)
 	if err != nil {
 		return err
 	}
 	var no []string
-	for _, f := range found {
-		if f.Blocker {
-			no = append(no, finding(f))
-		} else if line := m.Name + ": " + finding(f); p.first(line) {
-			fmt.Fprintln(p.screen, line)
-		}
+	for _, f := range blockers(found) {
+		no = append(no, finding(f))
 	}
+	p.mu.Lock()
+	p.notes[m.ID] = len(found) - len(no)
+	p.mu.Unlock()
 	if no != nil {
 		return fmt.Errorf("%w: %s", dr.ErrUnsupported, strings.Join(no, "; "))
 	}
 	return nil
 }
 
-func (p *protector) first(line string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	was := p.told[line]
-	p.told[line] = true
-	return !was
+// hint says where findings can be read that refuse nothing.
+func (p *protector) hint() {
+	machines, notes := 0, 0
+	for _, n := range p.notes {
+		if n > 0 {
+			machines, notes = machines+1, notes+n
+		}
+	}
+	if notes > 0 {
+		fmt.Fprintf(p.screen, "%s on %s: --list prints them\n", plural(notes, "note", "notes"), plural(machines, "machine", "machines"))
+	}
 }
 
 // expire deletes the points that the policy doesn't keep.

@@ -18,9 +18,9 @@ func (o outcome) line() string {
 	case errors.Is(o.err, context.Canceled):
 		return o.machine.Name + ": interrupted"
 	case o.err != nil && r.Point.ID != "":
-		return fmt.Sprintf("%s: point %s is in the store, but: %s", o.machine.Name, r.Point.ID, explain(o.err))
+		return fmt.Sprintf("%s: point %s is in the store, but: %v", o.machine.Name, r.Point.ID, o.err)
 	case o.err != nil:
-		return fmt.Sprintf("%s: failed: %s", o.machine.Name, explain(o.err))
+		return fmt.Sprintf("%s: failed: %v", o.machine.Name, o.err)
 	}
 	s := fmt.Sprintf("%s: point %s, read %s", o.machine.Name, r.Point.ID, size(r.Read))
 	if r.Resumed > 0 {
