@@ -255,7 +255,7 @@ func TestInterruptEndsInOrder(t *testing.T) {
 	c, errs := s.caught(syscall.SIGINT, 80*mib, "--limit", "60MiB", "--parallel", "2", "--all")
 	require.Error(t, c.Wait())
 	require.Equal(t, 130, c.ProcessState.ExitCode())
-	require.Equal(t, "a: interrupted\nb: interrupted\nlate: interrupted\n"+program+": interrupted\n", sorted(errs.String()))
+	require.Equal(t, "a: interrupted\nb: interrupted\n"+program+": interrupted\n", sorted(errs.String()))
 	s.clean(a, b, late)
 	require.Zero(t, s.begun(a)+s.begun(b))
 

@@ -43,16 +43,23 @@ func newProtector(o *options, v *vmware.VSphere, points *vault.Store, s *screen,
 	}
 }
 
-// rounds makes one round, or one in every interval until ctx ends. What is
-// wrong with all machines ends it in the first round only: later it may pass.
+// rounds makes one round, or one in every interval until ctx ends. A mistyped
+// machine, or a server that can't list them, ends it in the first round only:
+// later it may pass.
 func (p *protector) rounds(ctx context.Context) error {
 	for n := 1; ; n++ {
 		start := time.Now()
-		err := p.round(ctx)
+		machines, err := p.selection.find(ctx, p.v)
+		if err != nil && n == 1 {
+			return err
+		}
+		if err == nil {
+			err = p.round(ctx, machines)
+		}
 		if n == 1 && ctx.Err() == nil {
 			p.hint()
 		}
-		if p.every == 0 || ctx.Err() != nil || err != nil && n == 1 && !errors.Is(err, errIncomplete) {
+		if p.every == 0 || ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
@@ -75,14 +82,9 @@ type outcome struct {
 	err     error
 }
 
-// round makes a point of each machine. A machine that fails holds up no other;
-// the error then is an errIncomplete, or of what all failed by.
-func (p *protector) round(ctx context.Context) error {
+// round makes a point of each machine. A machine that fails holds up no other.
+func (p *protector) round(ctx context.Context, machines []dr.Machine) error {
 	start, before := time.Now(), p.store.occupied()
-	machines, err := p.selection.find(ctx, p.v)
-	if err != nil {
-		return err
-	}
 	all := make([]outcome, len(machines))
 	var g errgroup.Group
 	g.SetLimit(p.parallel)
@@ -96,6 +98,7 @@ func (p *protector) round(ctx context.Context) error {
 
 	var freed int64
 	if slices.ContainsFunc(all, func(o outcome) bool { return o.expired > 0 }) && ctx.Err() == nil {
+		var err error
 		if freed, err = p.points.Prune(ctx); err != nil {
 			return err
 		}
@@ -114,17 +117,17 @@ func verdict(ctx context.Context, all []outcome) error {
 		if o.err != nil {
 			failed++
 		}
-		if errors.Is(o.err, dr.ErrBusy) && o.report.Point.ID == "" {
+		if errors.Is(o.err, dr.ErrBusy) {
 			busy++
 		}
 	}
-	switch failed {
-	case 0:
+	switch {
+	case failed == 0:
 		return nil
-	case busy:
-		if failed == len(all) {
-			return fmt.Errorf("%w: every machine is, or another process writes to the folder", dr.ErrBusy)
-		}
+	case busy == len(all):
+		return fmt.Errorf("%w: see above; does another process write to the folder?", dr.ErrBusy)
+	case failed == len(all):
+		return errors.New("every machine failed")
 	}
 	return fmt.Errorf("%w: %d of %s failed", errIncomplete, failed, plural(len(all), "machine", "machines"))
 }
@@ -132,6 +135,9 @@ func verdict(ctx context.Context, all []outcome) error {
 // protect makes a recovery point of one machine, and lets old ones expire.
 func (p *protector) protect(ctx context.Context, m dr.Machine) outcome {
 	o := outcome{machine: m}
+	if o.err = ctx.Err(); o.err != nil {
+		return o // its turn never came
+	}
 	c := p.screen.begin(m)
 	if o.err = p.fit(ctx, m); o.err == nil {
 		o.report, o.err = p.cycle.ReplicateAs(ctx, m.ID, "", p.consistency, replication.CycleOptions{Progress: c.show})

@@ -45,7 +45,11 @@ func printRound(all []outcome, took time.Duration, freed, now, before int64) {
 		expired += o.expired
 		r := o.report
 		if r.Point.ID == "" {
-			fmt.Fprintf(w, "%s\tfailed\t-\t-\t-\t%s\t%s\n", o.machine.Name, short(r.Took), rpo)
+			what := "failed"
+			if errors.Is(o.err, context.Canceled) {
+				what = "interrupted"
+			}
+			fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t%s\t%s\n", o.machine.Name, what, short(r.Took), rpo)
 			continue
 		}
 		made++

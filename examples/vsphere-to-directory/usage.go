@@ -97,7 +97,7 @@ removed; the second ends the command at once.
 
 Exit status (with --every that of the last round):
     0  done, every machine has a new point
-    1  failed
+    1  failed, or every machine did
     2  wrong usage
     3  some machines failed, the others are done; or --list or --check found
        what stands in the way
