@@ -29,12 +29,11 @@ import (
 var fleetSize = flag.Int("fleet", 24, "machines of TestFleet; 200 is what is promised, and takes a minute or so")
 
 const (
-	fleetAtOnce   = 16 // machines that are copied at once, of 4 disks: more than Total
-	fleetDisk     = int64(256) << 20
-	fleetData     = 256 << 10 // bytes on each disk
-	fleetCalls    = 60        // of the API, a machine and round
-	fleetHeap     = 256 << 20 // alive above what the simulator and its disks take
-	fleetVerified = 8
+	fleetAtOnce = 16 // machines that are copied at once, of 4 disks: more than Total
+	fleetDisk   = int64(256) << 20
+	fleetData   = 256 << 10 // bytes on each disk
+	fleetCalls  = 60        // of the API, a machine and round
+	fleetHeap   = 256 << 20 // alive above what the simulator and its disks take
 	// fleetGoroutines are those of one open disk: its connections, at both ends.
 	fleetGoroutines = 60
 )
@@ -167,8 +166,9 @@ func (f *fleet) holds(t *testing.T, s recoverypoint.PointStore, i int) {
 // goroutines stay bounded, however many machines there are.
 func TestFleet(t *testing.T) {
 	n := *fleetSize
+	verified := 8
 	if testing.Short() {
-		n = min(n, 8)
+		n, verified = min(n, 8), 2
 	}
 	f := newFleet(t, n)
 	store, err := vault.OpenDir(t.TempDir(), vault.Options{})
@@ -203,8 +203,8 @@ func TestFleet(t *testing.T) {
 		require.Less(t, live, uint64(fleetHeap))
 		require.Less(t, seen.goroutines-idle, fleetGoroutines*f.v.options.Total)
 		require.Zero(t, f.sim.Traffic(vmwaretest.NBD).Open)
-		for i := range min(fleetVerified, n) {
-			f.holds(t, store, i*n/min(fleetVerified, n))
+		for i := range min(verified, n) {
+			f.holds(t, store, i*n/min(verified, n))
 		}
 	}
 	for i, vm := range f.vms {
