@@ -303,3 +303,38 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	require.Equal(t, syscall.SIGINT, exit.Sys().(syscall.WaitStatus).Signal())
 	require.Equal(t, 1, g.vm.Snapshots())
 }
+
+// after interrupts a command once it has printed a line of points n times.
+type after struct {
+	c *exec.Cmd
+	n int
+}
+
+func (a *after) Write(p []byte) (int, error) {
+	if a.n -= strings.Count(string(p), "1 point of 1 machine in "); a.n <= 0 {
+		_ = a.c.Process.Signal(syscall.SIGINT)
+	}
+	return len(p), nil
+}
+
+func TestEveryRoundExpiresOldPoints(t *testing.T) {
+	s := newSite(t, vmwaretest.Options{})
+	g := s.add("web", 1, 4*mib)
+	c := s.command("--store", s.store, "--every", "1s", "--keep", "1s", "web")
+	c.Stdout = &after{c, 4}
+	r := end(t, c)
+	require.Equal(t, 0, r.code, "between rounds nothing is interrupted")
+	require.Regexp(t, `1 point expired, \d`, r.out)
+	require.LessOrEqual(t, len(s.points(g.id)), 3)
+	s.holds(g, g.want)
+	s.clean(g)
+
+	// A round that fails doesn't end it.
+	s.sim.Fault(vmwaretest.Fault{Call: "CreateSnapshot_Task", Err: &types.NoPermission{}})
+	c = s.command("--store", s.store, "--every", "1s", "web")
+	c.Stdout = &after{c, 1}
+	r = end(t, c)
+	require.Equal(t, 0, r.code)
+	require.Contains(t, r.errors, "round 1: every machine failed")
+	require.Contains(t, r.out, "1 point of 1 machine in ")
+}

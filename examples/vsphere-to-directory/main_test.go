@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -152,7 +153,12 @@ func (s *site) command(args ...string) *exec.Cmd {
 func end(t testing.TB, c *exec.Cmd) result {
 	t.Helper()
 	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
+	if c.Stdout == nil {
+		c.Stdout = &out
+	} else {
+		c.Stdout = io.MultiWriter(&out, c.Stdout)
+	}
+	c.Stderr = &errs
 	err := c.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -109,9 +109,6 @@ func (p *protector) round(ctx context.Context, machines []dr.Machine) error {
 
 // verdict is a round's error.
 func verdict(ctx context.Context, all []outcome) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
 	failed, busy := 0, 0
 	for _, o := range all {
 		if o.err != nil {
@@ -123,7 +120,9 @@ func verdict(ctx context.Context, all []outcome) error {
 	}
 	switch {
 	case failed == 0:
-		return nil
+		return nil // a signal that came after the last interrupted nothing
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case busy == len(all):
 		return fmt.Errorf("%w: see above; does another process write to the folder?", dr.ErrBusy)
 	case failed == len(all):

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/vim25/types"
@@ -228,31 +227,6 @@ func TestBusyStore(t *testing.T) {
 	r := s.run("--store", s.store, "web")
 	require.Equal(t, 11, r.code)
 	s.clean(g)
-}
-
-func TestEveryRoundExpiresOldPoints(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, vmwaretest.Options{})
-	g := s.add("web", 1, 4*mib)
-	c := s.command("--store", s.store, "--every", "1s", "--keep", "1s", "web")
-	stop := time.AfterFunc(5500*time.Millisecond, func() { _ = c.Process.Signal(os.Interrupt) })
-	defer stop.Stop()
-	r := end(t, c)
-	require.Contains(t, []int{0, 130}, r.code)
-	require.Greater(t, strings.Count(r.out, "1 point of 1 machine in "), 2)
-	require.Regexp(t, `1 point expired, \d`, r.out)
-	require.LessOrEqual(t, len(s.points(g.id)), 3)
-	s.holds(g, g.want)
-	s.clean(g)
-
-	// A round that fails doesn't end it.
-	s.sim.Fault(vmwaretest.Fault{Call: "CreateSnapshot_Task", Err: &types.NoPermission{}})
-	c = s.command("--store", s.store, "--every", "1s", "web")
-	stop = time.AfterFunc(4*time.Second, func() { _ = c.Process.Signal(os.Interrupt) })
-	defer stop.Stop()
-	r = end(t, c)
-	require.Contains(t, r.errors, "round 1: every machine failed")
-	require.Contains(t, r.out, "1 point of 1 machine in ")
 }
 
 func TestUsage(t *testing.T) {
