@@ -56,11 +56,11 @@ func printRound(all []outcome, took time.Duration, freed, now, before int64) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.machine.Name, r.Point.Consistency, size(r.Changed), size(r.Read), size(r.Written), short(r.Took), rpo)
 	}
 	w.Flush()
-	fmt.Printf("%s of %s in %s; the store has %s (%s)", plural(made, "point", "points"), plural(len(all), "machine", "machines"), short(took), size(now), signed(now-before))
+	s := fmt.Sprintf("%s of %s in %s; the store has %s (%s)", plural(made, "point", "points"), plural(len(all), "machine", "machines"), short(took), size(now), signed(now-before))
 	if expired > 0 {
-		fmt.Printf("; %s expired, %s freed", plural(expired, "point", "points"), size(freed))
+		s += fmt.Sprintf("; %s expired, %s freed", plural(expired, "point", "points"), size(freed))
 	}
-	fmt.Println()
+	fmt.Println(s)
 }
 
 func signed(n int64) string {
