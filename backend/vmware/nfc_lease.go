@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/vmware/govmomi/nfc"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/task"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -127,7 +129,7 @@ func (l *lease) begin(ctx context.Context, d diskRef) error {
 		return explain(err)
 	}
 	l.nfc = made
-	if l.info, err = ready(ctx, made); err != nil {
+	if l.info, err = ready(ctx, v, made); err != nil {
 		l.abort()
 		return explain(bare(err))
 	}
@@ -141,17 +143,23 @@ func (l *lease) begin(ctx context.Context, d diskRef) error {
 const leaseLimit = 2 * time.Minute
 
 // ready waits until a lease can be used. It looks again and again, as for a
-// task.
-func ready(ctx context.Context, made *nfc.Lease) (*nfc.LeaseInfo, error) {
+// task: a wait for updates dies with its session, and leases don't.
+func ready(ctx context.Context, v *VSphere, made *nfc.Lease) (*nfc.LeaseInfo, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, leaseLimit, fmt.Errorf("the export lease was not ready within %s", leaseLimit))
 	defer cancel()
 	for wait := firstLook; ; wait = min(2*wait, lastLook) {
 		p, err := made.Properties(ctx)
-		if err == nil && p.State != types.HttpNfcLeaseStateInitializing {
-			return made.Wait(ctx, nil) // it answers at once
-		}
-		if ctx.Err() == nil && err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
 			return nil, err
+		case p.Error != nil:
+			return nil, task.Error{LocalizedMethodFault: p.Error}
+		case p.State == types.HttpNfcLeaseStateReady && p.Info != nil:
+			return leaseInfo(v, p.Info)
+		case p.State != types.HttpNfcLeaseStateInitializing:
+			return nil, fmt.Errorf("the export lease is %s", p.State)
 		}
 		select {
 		case <-time.After(wait):
@@ -159,6 +167,30 @@ func ready(ctx context.Context, made *nfc.Lease) (*nfc.LeaseInfo, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// leaseInfo is what nfc.Lease.Wait makes of a lease. The certificate that the
+// vCenter names for a host is trusted for that host.
+func leaseInfo(v *VSphere, li *types.HttpNfcLeaseInfo) (*nfc.LeaseInfo, error) {
+	info := &nfc.LeaseInfo{HttpNfcLeaseInfo: *li}
+	for _, d := range li.DeviceUrl {
+		u, err := v.client.ParseURL(d.Url)
+		if err != nil {
+			return nil, bare(err)
+		}
+		if d.SslThumbprint != "" {
+			v.client.SetThumbprint(u.Host, d.SslThumbprint)
+		}
+		item := types.OvfFileItem{DeviceId: d.Key, Path: d.TargetId, Size: d.FileSize}
+		if item.Size == 0 {
+			item.Size = li.TotalDiskCapacityInKB << 10
+		}
+		if item.Path == "" {
+			item.Path = path.Base(d.Url)
+		}
+		info.Items = append(info.Items, nfc.NewFileItem(u, item))
+	}
+	return info, nil
 }
 
 // keep tells how far the export is, before the lease runs out.

@@ -341,3 +341,23 @@ func BenchmarkNFC(b *testing.B) {
 		return d
 	})
 }
+
+// Leases outlive the sessions that asked for them, also while they come up.
+func TestNFCOutlivesItsSession(t *testing.T) {
+	r := newTransportRig(t, vmwaretest.Options{}, 4*mib)
+	r.scatter(1)
+	s := r.snapshot("s")
+	ref := r.ref(&s)
+	r.sim.SetLatency(20 * time.Millisecond)
+	before := r.sim.Calls("ExportSnapshot")
+	go func() {
+		for r.sim.Calls("ExportSnapshot") == before {
+			time.Sleep(time.Millisecond)
+		}
+		r.sim.ExpireSessions()
+	}()
+	d, err := NFC().open(context.Background(), r.v, ref, false)
+	require.NoError(t, err)
+	defer d.Close()
+	r.read(d, 0, int(mib))
+}

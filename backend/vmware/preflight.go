@@ -144,7 +144,7 @@ func stateFindings(m *machine, s surroundings) []backend.Problem {
 			"consolidate its disks if captures fail; a lock of another backup is often the cause")
 	}
 	if names := m.foreign(); len(names) > 0 {
-		p.warn("snapshots-foreign", "", fmt.Sprintf("it has %d snapshots that this library didn't make: capture works, but change tracking can't be turned on, disks can't grow, and the machine can't be failed back to", len(names)),
+		p.warn("snapshots-foreign", "", fmt.Sprintf("it has snapshots that this library didn't make (%d): capture works, but change tracking can't be turned on, disks can't grow, and the machine can't be failed back to", len(names)),
 			"remove them when they are no longer needed")
 	}
 	return p

@@ -40,6 +40,9 @@ var (
 	_ backend.Sweeper     = (*VSphere)(nil)
 )
 
+// idleConnections are kept for the next call.
+const idleConnections = 64
+
 // Open logs in. The error of a server whose certificate can't be verified, or
 // that refuses the login, says which option to look at.
 func Open(ctx context.Context, o Options) (*VSphere, error) {
@@ -50,6 +53,8 @@ func Open(ctx context.Context, o Options) (*VSphere, error) {
 		return fail(err, "")
 	}
 	sc := soap.NewClient(o.URL, o.Insecure)
+	// Many machines at once are the rule, and a handshake costs more than a call.
+	sc.DefaultTransport().MaxIdleConnsPerHost = idleConnections
 	if o.CAFile != "" {
 		if err := sc.SetRootCAs(o.CAFile); err != nil {
 			return fail(fmt.Errorf("%w: CAFile: %w", dr.ErrInvalid, err), "")
@@ -66,7 +71,7 @@ func Open(ctx context.Context, o Options) (*VSphere, error) {
 	v.session = &session{next: vc.RoundTripper, client: vc, user: url.UserPassword(o.User, o.Password), log: o.Log}
 	vc.RoundTripper = v.session
 	if err := v.session.login(ctx, 0); err != nil {
-		return fail(err, "check User and Password")
+		return fail(explain(err), "check User and Password")
 	}
 	alive, stop := context.WithCancel(context.Background())
 	v.stop = stop
