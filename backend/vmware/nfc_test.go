@@ -223,7 +223,7 @@ func TestNFCCancels(t *testing.T) {
 	r, s := frozenRig(t, vmwaretest.Options{}, 40*mib)
 	quiet(t, r)
 	ref := r.ref(&s)
-	for _, call := range []string{"GET /nfc", "ExportSnapshot", "WaitForUpdatesEx"} {
+	for _, call := range []string{"GET /nfc", "ExportSnapshot", "RetrievePropertiesEx"} {
 		held := make(chan struct{})
 		f := r.sim.Fault(vmwaretest.Fault{Call: call, Hold: held, Times: -1})
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
