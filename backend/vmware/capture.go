@@ -64,6 +64,7 @@ func (v *VSphere) Capture(ctx context.Context, id dr.MachineID, name dr.PointID,
 		return no(err)
 	}
 	if err := v.noteHolds(ctx, m, img, found); err != nil {
+		img.Close()
 		return no(err)
 	}
 	return img, nil

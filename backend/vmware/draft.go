@@ -67,6 +67,9 @@ func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 		return nil
 	})
 	if err != nil {
+		if d.open != nil {
+			err = errors.Join(err, d.open.close())
+		}
 		return nil, withPoint(fail("open disks for writing", id, "", -1, err), p.ID)
 	}
 	return d, nil
@@ -132,7 +135,7 @@ func (d *draft) tear(ctx context.Context) error {
 func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64) (int, error) {
 	err := d.begin(ctx, disk, off, int64(len(p)))
 	if err == nil && len(p) > 0 {
-		err = d.write(ctx, disk, off, int64(len(p)), func(w writable) error {
+		err = d.write(ctx, disk, off, int64(len(p)), func(ctx context.Context, w writable) error {
 			_, err := w.WriteAt(ctx, p, off)
 			return err
 		})
@@ -147,7 +150,7 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 func (d *draft) Zero(ctx context.Context, disk dr.DiskID, off, n int64) error {
 	err := d.begin(ctx, disk, off, n)
 	if err == nil && n > 0 {
-		err = d.write(ctx, disk, off, n, func(w writable) error { return d.zero(ctx, w, off, n) })
+		err = d.write(ctx, disk, off, n, func(ctx context.Context, w writable) error { return d.zero(ctx, w, off, n) })
 	}
 	return d.fail("zero", disk, off, err)
 }
@@ -187,21 +190,18 @@ func (d *draft) zeroBytes(ctx context.Context, w writable, off, n int64) error {
 }
 
 // write lends the disk to f, which is to change [off, off+n).
-func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(writable) error) error {
-	dev, done, err := d.open.use(ctx, disk)
-	if err != nil {
-		return err
-	}
-	defer done()
-	w, ok := dr.As[writable](dev)
-	if !ok {
-		return fmt.Errorf("%w: the transport that opened the disk can't write", dr.ErrUnsupported)
-	}
-	d.mu.Lock()
-	d.wrote[disk].add(off, n)
-	d.mu.Unlock()
-	d.open.wrote(disk)
-	return f(w)
+func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(context.Context, writable) error) error {
+	return d.open.lend(ctx, disk, func(ctx context.Context, dev device) error {
+		w, ok := dr.As[writable](dev)
+		if !ok {
+			return fmt.Errorf("%w: the transport that opened the disk can't write", dr.ErrUnsupported)
+		}
+		d.mu.Lock()
+		d.wrote[disk].add(off, n)
+		d.mu.Unlock()
+		d.open.wrote(disk)
+		return f(ctx, w)
+	})
 }
 
 // Sums reads what it sums.
@@ -216,7 +216,7 @@ func (d *draft) Close() error {
 		d.state = draftClosed
 	}
 	d.mu.Unlock()
-	return d.fail("close disks", "", -1, d.open.close(context.Background()))
+	return d.fail("close disks", "", -1, d.open.close())
 }
 
 // spans is where a disk was written, in blocks of at least 64 KiB: coarse, so

@@ -2,6 +2,7 @@ package vmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -59,7 +60,7 @@ func (v *VSphere) image(ctx context.Context, m *machine, s snapshot) (*image, er
 		i.disks[d.id] = d
 		at, err := v.placeOf(ctx, d.datastore)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, i.Close())
 		}
 		i.open.refs[d.id] = diskRef{machine: m.id, disk: d.id, vm: m.ref, host: hostOf(m), snapshot: &s.ref, running: !m.off(),
 			key: d.key, file: d.file, delta: d.delta, uuid: d.uuid, size: d.size, place: at}
@@ -101,7 +102,7 @@ func (i *image) ReadAt(ctx context.Context, disk dr.DiskID, p []byte, off int64)
 }
 
 // Close frees the connections. The snapshot stays until Release.
-func (i *image) Close() error { return i.open.close(context.Background()) }
+func (i *image) Close() error { return i.open.close() }
 
 func (i *image) Changes(ctx context.Context, disk dr.DiskID, since dr.Point) iter.Seq2[dr.Extent, error] {
 	return i.changes(ctx, disk, since)
@@ -116,25 +117,59 @@ func (i *image) Extents(ctx context.Context, disk dr.DiskID) iter.Seq2[dr.Extent
 			yield(dr.Extent{}, i.fail("map", disk, -1, fmt.Errorf("%w: the machine has no such disk", dr.ErrNotFound)))
 			return
 		}
-		dev, done, err := i.open.use(ctx, disk)
-		if err != nil {
-			yield(dr.Extent{}, i.fail("map", disk, -1, err))
-			return
-		}
-		defer done()
-		type mapper interface {
-			Extents(ctx context.Context, off, n int64) iter.Seq2[nbd.Extent, error]
-		}
-		if m, ok := dr.As[mapper](dev); ok {
-			for e, err := range m.Extents(ctx, 0, d.size) {
-				if !yield(dr.Extent{Off: e.Off, Len: e.Len, Zero: e.Zero}, i.fail("map", disk, e.Off, err)) || err != nil {
+		at, canTell := int64(0), true
+		for at < d.size && canTell {
+			some, able, err := i.mapped(ctx, d, at)
+			for _, e := range some {
+				if !yield(e, nil) {
 					return
 				}
+				at = e.End()
 			}
-			return
+			if err != nil {
+				yield(dr.Extent{}, i.fail("map", disk, at, err))
+				return
+			}
+			canTell = able
 		}
-		i.written(ctx, d, yield)
+		if !canTell {
+			i.written(ctx, d, yield)
+		}
 	}
+}
+
+// maxMapped bounds the extents that are asked of a transport at a time: while
+// they are used the disk is nobody's, and can make room for others.
+const maxMapped = 1024
+
+// mapped asks the transport for the extents from an offset on: some of them.
+func (i *image) mapped(ctx context.Context, d vdisk, at int64) (some []dr.Extent, able bool, err error) {
+	type mapper interface {
+		Extents(ctx context.Context, off, n int64) iter.Seq2[nbd.Extent, error]
+	}
+	err = i.open.lend(ctx, d.id, func(ctx context.Context, dev device) error {
+		m, ok := dr.As[mapper](dev)
+		if able = ok || at > 0; !ok {
+			if at > 0 { // it was opened anew, by another transport
+				some = append(some, dr.Extent{Off: at, Len: d.size - at})
+			}
+			return nil
+		}
+		for e, err := range m.Extents(ctx, at, d.size-at) {
+			if err != nil {
+				return err
+			}
+			some = append(some, dr.Extent{Off: e.Off, Len: e.Len, Zero: e.Zero})
+			if len(some) == maxMapped {
+				return nil
+			}
+		}
+		if len(some) == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		return nil
+	})
+	return some, able, err
 }
 
 // written yields what was ever written as data and the rest as zeros; all of

@@ -6,56 +6,96 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // openDisks are the disks of one image or draft, opened when they are first
-// used. Places are scarce: while others wait for one, whoever needs another
-// closes a disk of its own that nobody uses at the moment, so that machines
-// with more disks than there are places go on, and don't wait for each other.
+// used. Places are scarce: whoever needs one and finds none closes a disk that
+// nobody uses at the moment, its own or, after a while, another's. So machines
+// with more disks than there are places go on, and a copy whose two ends are
+// bounded by the same limits doesn't wait for itself.
 type openDisks struct {
-	v     *VSphere
-	refs  map[dr.DiskID]diskRef // not changed any more
-	write bool
+	v          *VSphere
+	refs       map[dr.DiskID]diskRef // not changed any more
+	write      bool
+	life       context.Context // ends when it is closed, and ends what is under way
+	end        context.CancelFunc
+	unregister func()
 
 	mu     sync.Mutex
+	moved  *sync.Cond // a disk was opened, closed, or has become idle
 	open   map[dr.DiskID]*openDisk
 	closed bool
-	broken error         // a disk that was written couldn't be made durable
-	idle   chan struct{} // closed and replaced when a disk may have become idle
+	broken error // a disk that was written couldn't be made durable
+	left   error // a disk that was durable couldn't be closed well
 }
 
 type openDisk struct {
 	dev     device
 	err     error
 	users   int
+	idle    time.Time     // since when it has no users
 	ready   chan struct{} // closed when dev or err is there
+	gone    chan struct{} // not nil once it is being closed, closed when it is
 	written bool          // since the last flush
 }
 
 func newOpenDisks(v *VSphere, write bool) *openDisks {
-	return &openDisks{v: v, refs: map[dr.DiskID]diskRef{}, write: write, open: map[dr.DiskID]*openDisk{}, idle: make(chan struct{})}
+	o := &openDisks{v: v, refs: map[dr.DiskID]diskRef{}, write: write, open: map[dr.DiskID]*openDisk{}}
+	o.life, o.end = context.WithCancel(context.Background())
+	o.moved = sync.NewCond(&o.mu)
+	o.unregister = v.limits.register(o)
+	return o
 }
 
 var errClosed = fmt.Errorf("%w: it is closed", dr.ErrInvalid)
 
-// use lends a disk, opened if need be, until done is called.
-func (o *openDisks) use(ctx context.Context, disk dr.DiskID) (dev device, done func(), err error) {
+// lend lends a disk, opened if need be, to f. Nobody may keep a disk while
+// waiting for another, or for somebody who may need one.
+func (o *openDisks) lend(ctx context.Context, disk dr.DiskID, f func(context.Context, device) error) error {
 	if err := ctx.Err(); err != nil {
-		return nil, nil, err
+		return err
 	}
+	ours, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(o.life, cancel)()
+	d, err := o.use(ours, disk)
+	if err == nil {
+		err = f(ours, d.dev)
+		o.done(d)
+	}
+	if err != nil && ctx.Err() == nil && o.life.Err() != nil {
+		return errClosed
+	}
+	return err
+}
+
+// use waits until a disk is open. done must follow.
+func (o *openDisks) use(ctx context.Context, disk dr.DiskID) (*openDisk, error) {
 	ref, ok := o.refs[disk]
 	if !ok {
-		return nil, nil, fmt.Errorf("%w: the machine has no such disk", dr.ErrNotFound)
+		return nil, fmt.Errorf("%w: the machine has no such disk", dr.ErrNotFound)
 	}
 	for {
 		o.mu.Lock()
 		if o.closed {
 			o.mu.Unlock()
-			return nil, nil, errClosed
+			return nil, errClosed
 		}
 		d, ok := o.open[disk]
+		if ok && d.gone != nil {
+			o.mu.Unlock()
+			// It must be closed before it is opened anew: whoever writes has it
+			// locked, and may have something to make durable.
+			select {
+			case <-d.gone:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
 		if !ok {
 			d = &openDisk{ready: make(chan struct{})}
 			o.open[disk] = d
@@ -69,16 +109,16 @@ func (o *openDisks) use(ctx context.Context, disk dr.DiskID) (dev device, done f
 		case <-d.ready:
 		case <-ctx.Done():
 			o.done(d)
-			return nil, nil, ctx.Err()
+			return nil, ctx.Err()
 		}
 		if d.err == nil {
-			return d.dev, func() { o.done(d) }, nil
+			return d, nil
 		}
 		o.done(d)
 		if errors.Is(d.err, errGivenUp) && ctx.Err() == nil {
 			continue // whoever opened it was cancelled; we were not
 		}
-		return nil, nil, d.err
+		return nil, d.err
 	}
 }
 
@@ -96,86 +136,154 @@ func (o *openDisks) opening(ctx context.Context, ref diskRef, d *openDisk) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if d.dev, d.err = dev, err; err != nil && o.open[ref.disk] == d {
+	if d.dev, d.err = dev, err; err != nil {
 		delete(o.open, ref.disk)
 	}
-	close(d.ready) // a close that came meanwhile waits for it
-}
-
-// place takes one of the scarce places.
-func (o *openDisks) place(ctx context.Context, ref diskRef) (leave func(), err error) {
-	for {
-		if leave := o.v.limits.try(ref.host); leave != nil {
-			return leave, nil
-		}
-		o.mu.Lock()
-		idle := o.idle
-		o.mu.Unlock()
-		if closed, err := o.closeIdle(ctx); err != nil {
-			return nil, err
-		} else if closed {
-			continue
-		}
-		// Wait for a place, or for a disk of our own that could give its.
-		wait, cancel := context.WithCancel(ctx)
-		go func() {
-			select {
-			case <-idle:
-				cancel()
-			case <-wait.Done():
-			}
-		}()
-		leave, err := o.v.limits.enter(wait, ref.host)
-		cancel()
-		if err == nil {
-			return leave, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// closeIdle closes one disk that nobody uses, after making it durable.
-func (o *openDisks) closeIdle(ctx context.Context) (bool, error) {
-	o.mu.Lock()
-	for id, d := range o.open {
-		if d.dev == nil || d.users > 0 {
-			continue
-		}
-		delete(o.open, id) // who needs it opens it anew
-		o.mu.Unlock()
-		err := o.end(ctx, d)
-		if err != nil {
-			o.mu.Lock()
-			o.broken = errors.Join(o.broken, err)
-			o.mu.Unlock()
-		}
-		return true, err
-	}
-	o.mu.Unlock()
-	return false, nil
-}
-
-// end makes a disk durable and closes it.
-func (o *openDisks) end(ctx context.Context, d *openDisk) error {
-	var err error
-	if w, ok := dr.As[writable](d.dev); ok && d.written {
-		err = w.Flush(ctx)
-	}
-	if cl := d.dev.Close(); o.write {
-		err = errors.Join(err, cl)
-	}
-	return err
+	close(d.ready)
+	o.moved.Broadcast()
 }
 
 func (o *openDisks) done(d *openDisk) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if d.users--; d.users == 0 {
-		close(o.idle)
-		o.idle = make(chan struct{})
+	d.users--
+	idle := d.users == 0
+	if idle {
+		d.idle = time.Now()
+		o.moved.Broadcast()
 	}
+	o.mu.Unlock()
+	if idle {
+		o.v.limits.idled()
+	}
+}
+
+// grace is how long another's disk must have been idle before it is closed to
+// make room: reopening may cost a stream that is read from its beginning.
+const grace = 100 * time.Millisecond
+
+// place takes one of the scarce places. It stays in the line of those who wait,
+// and makes room meanwhile.
+func (o *openDisks) place(ctx context.Context, ref diskRef) (leave func(), err error) {
+	l := o.v.limits
+	if leave := l.try(ref.host); leave != nil {
+		return leave, nil
+	}
+	defer l.wait()()
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type place struct {
+		leave func()
+		err   error
+	}
+	got := make(chan place, 1)
+	go func() {
+		leave, err := l.enter(wait, ref.host)
+		got <- place{leave, err}
+	}()
+	look := time.NewTicker(grace)
+	defer look.Stop()
+	for {
+		idle := l.nextIdle()
+		if err := o.makeRoom(ctx, ref); err != nil {
+			cancel()
+			if p := <-got; p.err == nil {
+				p.leave()
+			}
+			return nil, err
+		}
+		select {
+		case p := <-got:
+			if p.err != nil && ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return p.leave, p.err
+		case <-idle:
+		case <-look.C:
+		}
+	}
+}
+
+// makeRoom closes one idle disk, if there is one: of the same host rather than
+// of another, ours rather than another's.
+func (o *openDisks) makeRoom(ctx context.Context, ref diskRef) error {
+	sets := o.v.limits.registered(o)
+	for _, near := range []bool{true, false} {
+		for _, s := range sets {
+			least := grace
+			if s == o {
+				least = 0
+			}
+			closing := s.closeIdle(ctx, func(id dr.DiskID, d *openDisk) bool {
+				return (s.refs[id].host == ref.host) == near && time.Since(d.idle) >= least
+			})
+			if closing == nil {
+				continue
+			}
+			select {
+			case <-closing:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if s == o {
+				return o.failed()
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// patience is how long a disk that is closed to make room has to become
+// durable.
+const patience = 2 * time.Minute
+
+// closeIdle begins to close one disk that nobody uses, after making it durable.
+// It returns nil if there is none, else what is closed when that is over. It
+// doesn't end with ctx: the disk may be another's.
+func (o *openDisks) closeIdle(ctx context.Context, which func(dr.DiskID, *openDisk) bool) (over <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, d := range o.open {
+		if d.dev == nil || d.users > 0 || d.gone != nil || !which(id, d) {
+			continue
+		}
+		d.gone = make(chan struct{})
+		go func() {
+			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			defer cancel()
+			var err error
+			if w, ok := dr.As[writable](d.dev); ok && d.written {
+				err = w.Flush(limit)
+			}
+			o.closeDisk(id, d, err)
+		}()
+		return d.gone
+	}
+	return nil
+}
+
+// closeDisk closes a disk whose gone is set; unsaved says that what was written
+// to it is not known to be durable.
+func (o *openDisks) closeDisk(id dr.DiskID, d *openDisk, unsaved error) {
+	err := d.dev.Close()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.open, id)
+	o.broken = errors.Join(o.broken, unsaved)
+	if o.write {
+		o.left = errors.Join(o.left, err)
+	}
+	close(d.gone)
+	o.moved.Broadcast()
+}
+
+func (o *openDisks) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.broken != nil {
+		return fmt.Errorf("what was written may be lost: %w", o.broken)
+	}
+	return nil
 }
 
 // readAt has the rules of dr.Image's ReadAt.
@@ -195,12 +303,11 @@ func (o *openDisks) readAt(ctx context.Context, disk dr.DiskID, p []byte, off in
 		p = p[:max(0, ref.size-off)]
 	}
 	if len(p) > 0 {
-		dev, done, err := o.use(ctx, disk)
-		if err != nil {
-			return 0, err
-		}
-		n, err := dev.ReadAt(ctx, p, off)
-		done()
+		n := 0
+		err := o.lend(ctx, disk, func(ctx context.Context, dev device) (err error) {
+			n, err = dev.ReadAt(ctx, p, off)
+			return err
+		})
 		if n < len(p) {
 			if err == nil || err == io.EOF {
 				err = io.ErrUnexpectedEOF
@@ -217,27 +324,48 @@ func (o *openDisks) readAt(ctx context.Context, disk dr.DiskID, p []byte, off in
 // flush makes everything durable that was written, also by disks that were
 // closed since. It must not run together with writes.
 func (o *openDisks) flush(ctx context.Context) error {
+	defer context.AfterFunc(ctx, o.wake)()
 	o.mu.Lock()
-	err := o.broken
-	var all []*openDisk
-	for _, d := range o.open {
-		if d.dev != nil {
-			all = append(all, d)
+	var written []dr.DiskID
+	for id := range o.open {
+		for o.open[id] != nil && o.open[id].gone != nil && ctx.Err() == nil {
+			o.moved.Wait() // it is being made durable by whoever closes it
+		}
+		if d := o.open[id]; d != nil && d.written {
+			written = append(written, id)
 		}
 	}
 	o.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("what was written may be lost: %w", err)
-	}
-	for _, d := range all {
-		if w, ok := dr.As[writable](d.dev); ok && d.written {
-			if err := w.Flush(ctx); err != nil {
-				return err
+	for _, id := range written {
+		err := o.lend(ctx, id, func(ctx context.Context, dev device) error {
+			o.mu.Lock()
+			d := o.open[id]
+			still := d != nil && d.written
+			o.mu.Unlock()
+			if w, ok := dr.As[writable](dev); ok && still {
+				if err := w.Flush(ctx); err != nil {
+					return err
+				}
+				o.mu.Lock()
+				d.written = false
+				o.mu.Unlock()
 			}
-			d.written = false
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
-	return nil
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return o.failed()
+}
+
+func (o *openDisks) wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.moved.Broadcast()
 }
 
 // wrote notes that a disk was written to.
@@ -249,27 +377,36 @@ func (o *openDisks) wrote(disk dr.DiskID) {
 	}
 }
 
-// shut closes every disk, and lets them be opened again.
+// shut closes every disk once nobody uses it, and lets them be opened again. It
+// flushes nothing.
 func (o *openDisks) shut() error {
 	o.mu.Lock()
-	all := o.open
-	o.open = map[dr.DiskID]*openDisk{}
-	o.mu.Unlock()
-	var err error
-	for _, d := range all {
-		<-d.ready
-		if d.dev != nil {
-			err = errors.Join(err, d.dev.Close())
+	for len(o.open) > 0 {
+		busy := true
+		for id, d := range o.open {
+			if d.dev == nil || d.users > 0 || d.gone != nil {
+				continue
+			}
+			d.gone = make(chan struct{})
+			o.mu.Unlock()
+			o.closeDisk(id, d, nil)
+			o.mu.Lock()
+			busy = false
+			break
+		}
+		if busy {
+			o.moved.Wait()
 		}
 	}
-	if !o.write {
-		return nil
-	}
+	err := o.left
+	o.left = nil
+	o.mu.Unlock()
 	return err
 }
 
-// close closes all, for good. A second close is a no-op.
-func (o *openDisks) close(ctx context.Context) error {
+// close closes all, for good; calls under way end with errors. A second close
+// is a no-op.
+func (o *openDisks) close() error {
 	o.mu.Lock()
 	was := o.closed
 	o.closed = true
@@ -277,5 +414,7 @@ func (o *openDisks) close(ctx context.Context) error {
 	if was {
 		return nil
 	}
+	o.end()
+	o.unregister()
 	return o.shut()
 }
