@@ -115,39 +115,71 @@ func (v *VSphere) around(ctx context.Context, known entities, refs ...types.Mana
 }
 
 // below yields, page by page, the properties of everything of these types that
-// the account sees.
+// the account sees. A session that is replaced takes its views along, and a view
+// that is gone reads as if nothing were there: then it begins again, or, when
+// something was yielded, ends with an error.
 func (v *VSphere) below(ctx context.Context, size int32, props ...types.PropertySpec) iter.Seq2[[]types.ObjectContent, error] {
 	return func(yield func([]types.ObjectContent, error) bool) {
-		var kinds []string
-		for _, p := range props {
-			kinds = append(kinds, p.Type)
-		}
-		all, err := view.NewManager(v.client).CreateContainerView(ctx, v.client.ServiceContent.RootFolder, kinds, true)
-		if err != nil {
-			yield(nil, explain(err))
-			return
-		}
-		defer tidy(ctx, func(ctx context.Context) {
-			if err := all.Destroy(ctx); err != nil {
-				v.options.Log.DebugContext(ctx, "view left behind until the session ends", "error", err)
-			}
-		})
-		for page, err := range v.pages(ctx, size, types.PropertyFilterSpec{
-			ObjectSet: []types.ObjectSpec{{Obj: all.Reference(), Skip: types.NewBool(true),
-				SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: "ContainerView", Path: "view"}}}},
-			PropSet:                       props,
-			ReportMissingObjectsInResults: types.NewBool(true),
-		}) {
-			if errors.Is(err, dr.ErrNotFound) {
-				// A session that was replaced took its views along. Callers must
-				// not think that what they look for isn't there.
-				err = fmt.Errorf("the listing was interrupted: %v", err)
-			}
-			if !yield(page, err) || err != nil {
+		for n := 1; ; n++ {
+			again, err := v.listing(ctx, size, props, func(page []types.ObjectContent) bool { return yield(page, nil) })
+			if err == nil || again && n < retries {
+				if again {
+					continue
+				}
 				return
 			}
+			yield(nil, err)
+			return
 		}
 	}
+}
+
+// listing is one attempt of below. again says that nothing was yielded, and that
+// another attempt may do better.
+func (v *VSphere) listing(ctx context.Context, size int32, props []types.PropertySpec, yield func([]types.ObjectContent) bool) (again bool, err error) {
+	var kinds []string
+	for _, p := range props {
+		kinds = append(kinds, p.Type)
+	}
+	all, err := view.NewManager(v.client).CreateContainerView(ctx, v.client.ServiceContent.RootFolder, kinds, true)
+	if err != nil {
+		return false, explain(err)
+	}
+	turn := v.session.turns()
+	defer tidy(ctx, func(ctx context.Context) {
+		if v.session.turns() != turn {
+			return // it went with its session
+		}
+		if err := all.Destroy(ctx); err != nil {
+			v.options.Log.DebugContext(ctx, "view left behind until the session ends", "error", err)
+		}
+	})
+	again = true
+	for page, err := range v.pages(ctx, size, types.PropertyFilterSpec{
+		ObjectSet: []types.ObjectSpec{{Obj: all.Reference(), Skip: types.NewBool(true),
+			SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: "ContainerView", Path: "view"}}}},
+		PropSet:                       props,
+		ReportMissingObjectsInResults: types.NewBool(true),
+	}) {
+		if v.session.turns() != turn {
+			return again, fmt.Errorf("the listing was interrupted: the session had to be replaced")
+		}
+		if errors.Is(err, dr.ErrNotFound) {
+			// Callers must not think that what they look for isn't there.
+			err = fmt.Errorf("the listing was interrupted: %v", err)
+		}
+		if err != nil {
+			return false, err
+		}
+		again = false
+		if !yield(page) {
+			return false, nil
+		}
+	}
+	if again && v.session.turns() != turn {
+		return true, fmt.Errorf("the listing was interrupted: the session had to be replaced")
+	}
+	return false, nil
 }
 
 // pages retrieves properties page by page. Properties that can't be read are

@@ -31,15 +31,42 @@ type session struct {
 	user   *url.Userinfo
 	log    *slog.Logger
 
-	mu     sync.Mutex
-	turn   int // how often it was logged in
-	closed bool
+	entry gate // whoever logs in or out, one at a time
+
+	mu      sync.Mutex
+	turn    int // how often it was logged in
+	closed  bool
+	refused error     // the last login was, for what a repetition won't cure
+	when    time.Time // and when
+}
+
+// loginPause is how long nobody logs in again after a login was refused: many
+// calls find a session dead at once, and accounts are locked after a few wrong
+// passwords.
+const loginPause = 30 * time.Second
+
+// gate lets one through at a time, and lets those who wait give up.
+type gate chan struct{}
+
+func (g gate) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case g <- struct{}{}:
+		return func() { <-g }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// turns is how often it was logged in: what a session keeps, such as views, is
+// gone when that changes.
+func (s *session) turns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.turn
 }
 
 func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
-	s.mu.Lock()
-	turn := s.turn
-	s.mu.Unlock()
+	turn := s.turns()
 	err := s.try(ctx, req, res)
 	if !notAuthenticated(err) || loggingIn(req) {
 		return err
@@ -70,21 +97,38 @@ func (s *session) try(ctx context.Context, req, res soap.HasFault) error {
 
 // login logs in, unless somebody has since the given turn.
 func (s *session) login(ctx context.Context, turn int) error {
+	leave, err := s.entry.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.turn != turn {
+	done, closed, refused := s.turn != turn, s.closed, s.refused
+	if time.Since(s.when) >= loginPause {
+		refused = nil
+	}
+	s.mu.Unlock()
+	switch {
+	case done:
 		return nil
-	}
-	if s.closed {
+	case closed:
 		return errors.New("the connection is closed")
-	}
-	if turn > 0 {
+	case refused != nil:
+		return refused
+	case turn > 0:
 		s.log.InfoContext(ctx, "session replaced", "turn", turn)
 	}
-	// Not through this session: its lock is held.
-	err := vim.NewManager(s.beneath()).Login(ctx, s.user)
-	if err == nil {
+	// Not through this session, which would log in again.
+	err = vim.NewManager(s.beneath()).Login(ctx, s.user)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
 		s.turn++
+		s.refused = nil
+	case soap.IsSoapFault(err):
+		s.refused, s.when = explain(err), time.Now()
+		return s.refused
 	}
 	return err
 }
@@ -97,13 +141,19 @@ func (s *session) beneath() *vim25.Client {
 }
 
 func (s *session) logout(ctx context.Context) error {
+	leave, err := s.entry.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	was := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if was {
 		return nil
 	}
-	s.closed = true
-	err := vim.NewManager(s.beneath()).Logout(ctx)
+	err = vim.NewManager(s.beneath()).Logout(ctx)
 	s.client.CloseIdleConnections()
 	if notAuthenticated(err) {
 		return nil

@@ -68,7 +68,7 @@ func Open(ctx context.Context, o Options) (*VSphere, error) {
 		return fail(err, "check the address, that port 443 is reachable from here, and the certificate: set CAFile or Thumbprint to trust it")
 	}
 	v := &VSphere{options: o, client: vc, limits: newLimits(o.PerHost, o.Total), buffers: fsys.NewPool(1<<20, 8)}
-	v.session = &session{next: vc.RoundTripper, client: vc, user: url.UserPassword(o.User, o.Password), log: o.Log}
+	v.session = &session{next: vc.RoundTripper, client: vc, entry: make(gate, 1), user: url.UserPassword(o.User, o.Password), log: o.Log}
 	vc.RoundTripper = v.session
 	if err := v.session.login(ctx, 0); err != nil {
 		return fail(explain(err), "check User and Password")
