@@ -78,6 +78,9 @@ func (v *VSphere) freeze(ctx context.Context, m *machine, name dr.PointID, want 
 				Err: fmt.Errorf("%w: %s (%s) is %s, which snapshots leave out", dr.ErrUnsupported, d.label, d.file, why), Remedy: remedyUnfreezable}
 		}
 	}
+	if err := m.twins(); err != nil {
+		return nil, err
+	}
 	if err := v.consolidate(ctx, m); err != nil {
 		return nil, err
 	}
@@ -169,7 +172,7 @@ func (v *VSphere) release(ctx context.Context, id dr.MachineID, keep func(dr.Poi
 		return nil, err
 	}
 	defer unlock()
-	m, err := v.find(ctx, id)
+	m, err := v.findAny(ctx, id) // snapshots say themselves whose they are
 	if isNotFound(err) {
 		return nil, nil
 	}
@@ -189,7 +192,7 @@ func (v *VSphere) release(ctx context.Context, id dr.MachineID, keep func(dr.Poi
 		}
 	}
 	// A removal that merged nothing succeeds, and says so here only.
-	if m, err = v.look(ctx, m.ref); err != nil {
+	if m, err = v.lookAny(ctx, m.ref); err != nil {
 		return gone, err
 	}
 	return gone, v.consolidate(ctx, m)

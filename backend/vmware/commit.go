@@ -48,12 +48,21 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 	if err := writableNow(m); err != nil {
 		return err
 	}
+	d.tearing.Lock()
+	torn := d.torn
+	d.tearing.Unlock()
+	switch mine := m.record.Draft == d.token; {
+	case mine && !m.record.Torn && m.record.Holds == d.point.ID:
+		return nil // the answer was lost
+	case torn && !(mine && m.record.Torn), !torn && m.record.Draft != d.last:
+		return &explained{fmt.Errorf("%w: another draft of the machine was begun since", dr.ErrConflict), "see that no two processes work on one machine, and copy the point again"}
+	}
 	r := m.record
 	cursors, err := d.moment(ctx, m, &r)
 	if err != nil {
 		return err
 	}
-	r.Torn, r.For, r.Holds, r.New = false, "", d.point.ID, false
+	r.Torn, r.For, r.Holds, r.New, r.Draft = false, "", d.point.ID, false, d.token
 	r.began(d.point.ID, cursors)
 	return d.v.save(ctx, m, r)
 }
@@ -76,6 +85,9 @@ func (d *draft) moment(ctx context.Context, m *machine, r *record) (map[dr.DiskI
 	}
 	next, err := v.look(ctx, m.ref)
 	if err != nil {
+		return nil, err
+	}
+	if err := writableNow(next); err != nil {
 		return nil, err
 	}
 	next.began = m.began

@@ -1,7 +1,9 @@
 package vmware
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,7 +18,12 @@ type draft struct {
 	id    dr.MachineID
 	point dr.Point
 	open  *openDisks
-	again bool // an earlier draft had begun to write: nobody knows what
+	token string
+	// found is what the machine was when the draft was opened; again says that
+	// an earlier draft had begun to write: nobody knows what.
+	found claims
+	last  string // the token of the draft that tore it then
+	again bool
 	// before are the disks' changeIds when the draft was opened.
 	before map[dr.DiskID]string
 
@@ -46,7 +53,7 @@ var (
 // of others refuse it: reverting to one would bring back half of what is
 // written.
 func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
-	d := &draft{v: v, id: id, point: p, wrote: map[dr.DiskID]*spans{}, before: map[dr.DiskID]string{}}
+	d := &draft{v: v, id: id, point: p, token: rand.Text(), wrote: map[dr.DiskID]*spans{}, before: map[dr.DiskID]string{}}
 	err := v.changing(ctx, id, func(m *machine) error {
 		if err := writableNow(m); err != nil {
 			return err
@@ -54,7 +61,15 @@ func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 		if err := p.ID.Validate(); err != nil {
 			return err
 		}
-		d.again = m.record.Torn
+		claimed := claimsOf(m.record)
+		found, err := v.settle(ctx, m)
+		if err != nil {
+			return err
+		}
+		if found != claimed {
+			return errRan
+		}
+		d.found, d.last, d.again = found, m.record.Draft, m.record.Torn
 		d.open = newOpenDisks(v, true)
 		for _, x := range m.disks {
 			at, err := v.placeOf(ctx, x.datastore)
@@ -83,8 +98,12 @@ func writableNow(m *machine) error {
 	if names := m.foreign(); len(names) > 0 {
 		return &explained{fmt.Errorf("%w: the machine has snapshots of somebody else's: %q", dr.ErrInvalid, names), "remove the snapshots"}
 	}
-	return nil
+	return m.twins()
 }
+
+// errRan says that what Prepare found is no longer so. Whoever relied on it must
+// look again.
+var errRan = &explained{fmt.Errorf("%w: the machine's disks were written since it was prepared: somebody has started it, or reverted it", dr.ErrConflict), "prepare it again"}
 
 func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
 	return withPoint(fail(op, d.id, disk, off, err), d.point.ID)
@@ -124,8 +143,15 @@ func (d *draft) tear(ctx context.Context) error {
 		if err := writableNow(m); err != nil {
 			return err
 		}
+		if m.record.Torn && m.record.Draft == d.token {
+			return nil // the answer was lost
+		}
+		if now, err := d.v.settle(ctx, m); err != nil || now != d.found && !m.record.Torn {
+			return cmp.Or(err, error(errRan))
+		}
+		d.again = d.again || m.record.Torn // by another, which may be writing still
 		r := m.record
-		r.Torn, r.For, r.Holds, r.New = true, d.point.ID, "", false
+		r.Torn, r.For, r.Draft, r.Holds, r.New = true, d.point.ID, d.token, "", false
 		return d.v.save(ctx, m, r)
 	})
 	d.torn = err == nil

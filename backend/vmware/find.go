@@ -22,6 +22,7 @@ type machine struct {
 	config types.VirtualMachineConfigInfo
 	props  mo.VirtualMachine
 	record record
+	unread error // why the record could not be read; see findAny
 	disks  []vdisk
 	began  bool // tracking was begun by this process just now
 }
@@ -35,6 +36,19 @@ var instanceUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12
 // find finds a machine by its ID. ErrNotFound if there is none, ErrAmbiguous if
 // two carry the same instance UUID.
 func (v *VSphere) find(ctx context.Context, id dr.MachineID) (*machine, error) {
+	m, err := v.findAny(ctx, id)
+	if err == nil {
+		err = m.unread
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// findAny is find for what needs no record, of a machine whose record may be
+// damaged.
+func (v *VSphere) findAny(ctx context.Context, id dr.MachineID) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -49,31 +63,53 @@ func (v *VSphere) find(ctx context.Context, id dr.MachineID) (*machine, error) {
 	case 0:
 		return nil, fmt.Errorf("%w: no machine has this instance UUID", dr.ErrNotFound)
 	case 1:
-		return v.look(ctx, refs[0].Reference())
+		return v.lookAny(ctx, refs[0].Reference())
 	}
 	return nil, fmt.Errorf("%w: %d machines have this instance UUID", dr.ErrAmbiguous, len(refs))
 }
 
 // look reads a machine.
 func (v *VSphere) look(ctx context.Context, ref types.ManagedObjectReference) (*machine, error) {
+	m, err := v.lookAny(ctx, ref)
+	if err == nil {
+		err = m.unread
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// lookAny is look for what needs no record.
+func (v *VSphere) lookAny(ctx context.Context, ref types.ManagedObjectReference) (*machine, error) {
 	var props mo.VirtualMachine
 	if err := property.DefaultCollector(v.client).RetrieveOne(ctx, ref, machineProps, &props); err != nil {
 		return nil, explain(err)
 	}
-	return machineOf(props)
+	return machineAny(props)
 }
 
 // machineOf makes sense of what was read. A machine whose configuration can't
 // be read (disconnected, inaccessible) is an error.
 func machineOf(props mo.VirtualMachine) (*machine, error) {
+	m, err := machineAny(props)
+	if err == nil {
+		err = m.unread
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// machineAny is machineOf for what needs no record: one that can't be read is
+// no error, but in unread.
+func machineAny(props mo.VirtualMachine) (*machine, error) {
 	if props.Config == nil {
 		return nil, fmt.Errorf("vSphere can't read the machine's configuration: it is %s", props.Runtime.ConnectionState)
 	}
 	m := &machine{id: dr.MachineID(strings.ToLower(props.Config.InstanceUuid)), ref: props.Self, config: *props.Config, props: props}
-	var err error
-	if m.record, err = parseRecord(m.config.ExtraConfig, m.id); err != nil {
-		return nil, err
-	}
+	m.record, m.unread = parseRecord(m.config.ExtraConfig, m.id)
 	m.disks = disksOf(m.config.Hardware.Device, m.record.Disks)
 	return m, nil
 }
@@ -89,6 +125,20 @@ func (m *machine) disk(id dr.DiskID) (vdisk, bool) {
 		return vdisk{}, false
 	}
 	return m.disks[i], true
+}
+
+// twins refuses a machine two of whose disks have one ID: what is meant for the
+// one would be read from, or written to, the other.
+func (m *machine) twins() error {
+	seen := map[dr.DiskID]vdisk{}
+	for _, d := range m.disks {
+		if first, ok := seen[d.id]; ok {
+			return &dr.Error{Op: "tell disks apart", Machine: m.id, Disk: d.id, Off: -1, Err: fmt.Errorf("%w: %s (%s) and %s (%s) have one UUID", dr.ErrAmbiguous, first.label, first.file, d.label, d.file),
+				Remedy: "detach one of them, or give it another UUID (vmkfstools -J setuuid)"}
+		}
+		seen[d.id] = d
+	}
+	return nil
 }
 
 // vdisk is a disk of a machine, or of a snapshot of it.

@@ -39,3 +39,22 @@ func (v *VSphere) holds(ctx context.Context, m *machine) (dr.PointID, error) {
 	}
 	return e.Point, nil
 }
+
+// claims is what a machine's disks are known to be.
+type claims struct {
+	holds dr.PointID
+	fresh bool // they were never written
+}
+
+func claimsOf(r record) claims { return claims{r.Holds, r.New} }
+
+// settle finds out what can be proven of what the record says that the disks
+// hold, and has it say no more from then on.
+func (v *VSphere) settle(ctx context.Context, m *machine) (claims, error) {
+	r := m.record
+	var err error
+	if r.Holds, err = v.holds(ctx, m); err != nil {
+		return claims{}, err
+	}
+	return claimsOf(r), v.save(ctx, m, r)
+}

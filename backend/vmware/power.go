@@ -43,7 +43,7 @@ func (v *VSphere) Start(ctx context.Context, id dr.MachineID) error {
 
 // Stop implements backend.Target.
 func (v *VSphere) Stop(ctx context.Context, id dr.MachineID) error {
-	return fail("stop", id, "", -1, v.changing(ctx, id, func(m *machine) error { return v.powerOff(ctx, m) }))
+	return fail("stop", id, "", -1, v.changingAny(ctx, id, func(m *machine) error { return v.powerOff(ctx, m) }))
 }
 
 func (v *VSphere) powerOff(ctx context.Context, m *machine) error {
@@ -75,12 +75,16 @@ const pollPower = time.Second
 func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
 	asked := false
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, pollPower) {
-		m, err := v.find(ctx, id)
+		m, err := v.findAny(ctx, id)
 		if err != nil {
 			return fail("shut down", id, "", -1, err)
 		}
 		if m.off() {
 			return nil
+		}
+		if m.props.Runtime.PowerState == types.VirtualMachinePowerStateSuspended {
+			return fail("shut down", id, "", -1, &explained{fmt.Errorf("%w: the machine is suspended, and its guest can't be asked", dr.ErrConflict),
+				"resume it, or fail over without shutting down: what is in its memory is lost then"})
 		}
 		if !asked {
 			if err := object.NewVirtualMachine(v.client, m.ref).ShutdownGuest(ctx); err != nil {
@@ -89,11 +93,14 @@ func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
 				case types.ToolsUnavailable, *types.ToolsUnavailable:
 					err = &explained{err, "VMware Tools don't run in the guest, so that it can't be asked: shut it down from inside, or fail over without shutting down"}
 				case types.InvalidPowerState, *types.InvalidPowerState:
-					continue // it went off, or on, meanwhile: look again
+					err = nil // it went off, or on, meanwhile: look again
 				}
-				return fail("shut down", id, "", -1, err)
+				if err != nil {
+					return fail("shut down", id, "", -1, err)
+				}
+			} else {
+				asked = true
 			}
-			asked = true
 		}
 		select {
 		case <-time.After(wait):
@@ -107,7 +114,7 @@ func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
 // tools, or, of a guest without tools, for the machine to run.
 func (v *VSphere) Probe(ctx context.Context, id dr.MachineID) (backend.Evidence, error) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*pollPower) {
-		m, err := v.find(ctx, id)
+		m, err := v.findAny(ctx, id)
 		if err != nil {
 			return backend.Evidence{}, fail("probe", id, "", -1, err)
 		}
@@ -148,12 +155,22 @@ func oneLine(s string) string {
 // changing runs f with the machine as it is now, one change of a machine at a
 // time.
 func (v *VSphere) changing(ctx context.Context, id dr.MachineID, f func(*machine) error) error {
+	return v.changingAny(ctx, id, func(m *machine) error {
+		if m.unread != nil {
+			return m.unread
+		}
+		return f(m)
+	})
+}
+
+// changingAny is changing for what needs no record.
+func (v *VSphere) changingAny(ctx context.Context, id dr.MachineID, f func(*machine) error) error {
 	unlock, err := v.locks.lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	m, err := v.find(ctx, id)
+	m, err := v.findAny(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"unicode/utf8"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
@@ -29,6 +30,9 @@ func (v *VSphere) Prepare(ctx context.Context, p backend.Placement) (backend.Rep
 
 func (v *VSphere) prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	if err := ctx.Err(); err != nil {
+		return backend.Replica{}, err
+	}
+	if err := nameable(p); err != nil {
 		return backend.Replica{}, err
 	}
 	o, err := parseOptions(p)
@@ -69,6 +73,21 @@ func (v *VSphere) prepare(ctx context.Context, p backend.Placement) (backend.Rep
 	return backend.Replica{}, &explained{fmt.Errorf("%w: key %q is carried by machines %q", dr.ErrAmbiguous, p.Key, names), "remove those that are not the replica, or their advanced configuration value " + recordKey}
 }
 
+// nameable refuses names that a record can't keep as they are.
+func nameable(p backend.Placement) error {
+	if !utf8.ValidString(p.Key) {
+		return fmt.Errorf("%w: key %q is not UTF-8", dr.ErrInvalid, p.Key)
+	}
+	seen := map[dr.DiskID]bool{}
+	for _, d := range p.Machine.Disks {
+		if d.ID == "" || !utf8.ValidString(string(d.ID)) || seen[d.ID] {
+			return fmt.Errorf("%w: disk ID %q is empty, not UTF-8, or there twice", dr.ErrInvalid, d.ID)
+		}
+		seen[d.ID] = true
+	}
+	return nil
+}
+
 func (v *VSphere) prepareOriginal(ctx context.Context, p backend.Placement) (r backend.Replica, err error) {
 	err = v.changing(ctx, p.Original, func(m *machine) error {
 		if err := writableNow(m); err != nil {
@@ -100,8 +119,8 @@ func (v *VSphere) prepareOriginal(ctx context.Context, p backend.Placement) (r b
 
 // replica tells what Prepare found.
 func (v *VSphere) replica(ctx context.Context, m *machine) (backend.Replica, error) {
-	holds, err := v.holds(ctx, m)
-	return backend.Replica{ID: m.id, Holds: holds, New: m.record.New, Torn: m.record.Torn}, err
+	is, err := v.settle(ctx, m)
+	return backend.Replica{ID: m.id, Holds: is.holds, New: is.fresh, Torn: m.record.Torn}, err
 }
 
 // makeReplica makes a machine. Its instance UUID follows from the key, so an
@@ -189,6 +208,10 @@ func (v *VSphere) reuse(ctx context.Context, m *machine, p backend.Placement, o 
 		return backend.Replica{}, err
 	}
 	if changes := append(grown, added...); len(changes) > 0 {
+		// Disks don't grow above links that a removal left.
+		if err := v.consolidate(ctx, m); err != nil {
+			return backend.Replica{}, err
+		}
 		// First the record: disks that have changed must not pass for a point.
 		r := m.record
 		r.Holds, r.Disks = "", maps.Clone(r.Disks)

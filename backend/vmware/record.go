@@ -3,10 +3,13 @@ package vmware
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -41,6 +44,8 @@ type record struct {
 	// Trusted are, by disk UUID, the epochs of change tracking that are
 	// believed.
 	Trusted map[string]trust `json:"trusted,omitempty"`
+	// Draft tells the last draft that tore the disks from all others.
+	Draft string `json:"draft,omitempty"`
 	// Guest is what the guest is to be told when it starts for the first time.
 	Guest *guestNet `json:"guest,omitempty"`
 }
@@ -61,14 +66,23 @@ func parseRecord(extra []types.BaseOptionValue, self dr.MachineID) (record, erro
 	if raw == "" {
 		return record{}, nil
 	}
+	damaged := func(err error) (record, error) {
+		return record{}, &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: extraConfig %q: %w", dr.ErrCorrupt, recordKey, err),
+			Remedy: "if this machine's disks are known to be whole, remove that value from its advanced configuration; else remove the machine, or the value, and fill its disks from a recovery point before it starts"}
+	}
+	var head struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal([]byte(raw), &head); err != nil {
+		return damaged(err)
+	}
+	if head.Version != 1 { // what else it says may mean something else
+		return record{}, &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: extraConfig %q of version %d", dr.ErrUnsupported, recordKey, head.Version),
+			Remedy: "a newer Lifeboat wrote it: use that one"}
+	}
 	var r record
 	if err := json.Unmarshal([]byte(raw), &r); err != nil {
-		return record{}, &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: extraConfig %q: %w", dr.ErrCorrupt, recordKey, err),
-			Remedy: "if this machine's disks are known to be whole, remove that value from its advanced configuration; else bring them back from a recovery point"}
-	}
-	if r.Version != 1 {
-		return record{}, &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: extraConfig %q of version %d", dr.ErrUnsupported, recordKey, r.Version),
-			Remedy: "a newer Lifeboat wrote it: use that one"}
+		return damaged(err)
 	}
 	if r.Self != self {
 		return record{Torn: r.Torn, For: r.For, Disks: r.Disks}, nil
@@ -112,21 +126,70 @@ func (r *record) epoch(p dr.PointID) (epoch, bool) {
 	return epoch{}, false
 }
 
+// maxRecord is where older epochs are given up for a record that is too large
+// for comfort: a machine of very many disks.
+const maxRecord = 48 << 10
+
+// saves bounds how often a save is tried again while others change the machine.
+const saves = 5
+
 // save writes the record, if it isn't what the machine has. The machine's lock
-// must be held. m then carries it.
+// must be held; other processes don't know it, so the record must be what m was
+// read with, and stays so until it is written: else it is ErrConflict. m then
+// carries it.
 func (v *VSphere) save(ctx context.Context, m *machine, r record) error {
 	next := r.encode(m.id)
+	for text(next) > maxRecord && len(r.Epochs) > 1 {
+		r.Epochs = r.Epochs[1:]
+		next = r.encode(m.id)
+	}
 	had, _ := object.OptionValueList(m.config.ExtraConfig).GetString(recordKey)
-	if want, _ := next.GetOptionValue().Value.(string); want == had {
+	want, _ := next.GetOptionValue().Value.(string)
+	if want == had {
 		return nil
 	}
-	spec := types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{next}}
-	if err := v.reconfigure(ctx, m, spec); err != nil {
-		return err
+	for n := 1; ; n++ {
+		is, version, err := v.recordNow(ctx, m)
+		if err != nil {
+			return err
+		}
+		if is == want {
+			break // the answer to an earlier attempt was lost
+		}
+		if is != had {
+			return &explained{fmt.Errorf("%w: another process has changed what the machine's record says", dr.ErrConflict), "see that no two of them work on one machine"}
+		}
+		err = v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{ChangeVersion: version, ExtraConfig: []types.BaseOptionValue{next}})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, dr.ErrConflict) || n == saves {
+			return err
+		}
 	}
 	m.config.ExtraConfig = append(withoutRecord(m.config.ExtraConfig), next)
 	m.record = r
 	return nil
+}
+
+func text(o types.BaseOptionValue) int {
+	s, _ := o.GetOptionValue().Value.(string)
+	return len(s)
+}
+
+// recordNow reads the record as it is now, and the version of the configuration
+// that has it.
+func (v *VSphere) recordNow(ctx context.Context, m *machine) (raw, version string, err error) {
+	var now mo.VirtualMachine
+	err = property.DefaultCollector(v.client).RetrieveOne(ctx, m.ref, []string{"config.extraConfig", "config.changeVersion"}, &now)
+	if err != nil {
+		return "", "", explain(err)
+	}
+	if now.Config == nil {
+		return "", "", errors.New("vSphere can't read the machine's configuration")
+	}
+	raw, _ = object.OptionValueList(now.Config.ExtraConfig).GetString(recordKey)
+	return raw, now.Config.ChangeVersion, nil
 }
 
 func withoutRecord(extra []types.BaseOptionValue) []types.BaseOptionValue {
