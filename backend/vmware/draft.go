@@ -109,16 +109,23 @@ func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
 	return withPoint(fail(op, d.id, disk, off, err), d.point.ID)
 }
 
+// usable refuses a draft that has ended.
+func (d *draft) usable() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != draftOpen {
+		return fmt.Errorf("%w: the draft is committed or closed", dr.ErrInvalid)
+	}
+	return nil
+}
+
 // begin checks a request, and makes sure that the mark is there.
 func (d *draft) begin(ctx context.Context, disk dr.DiskID, off, n int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	state := d.state
-	d.mu.Unlock()
-	if state != draftOpen {
-		return fmt.Errorf("%w: the draft is committed or closed", dr.ErrInvalid)
+	if err := d.usable(); err != nil {
+		return err
 	}
 	ref, ok := d.open.refs[disk]
 	switch {
@@ -232,6 +239,9 @@ func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(
 
 // Sums reads what it sums.
 func (d *draft) Sums(ctx context.Context, disk dr.DiskID, off int64, sums []dr.Sum) error {
+	if err := d.usable(); err != nil { // or it would lock the disks of a machine that may start
+		return d.fail("sum", disk, off, err)
+	}
 	return d.fail("sum", disk, off, d.open.sums(ctx, disk, off, sums))
 }
 

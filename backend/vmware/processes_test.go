@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -47,9 +48,7 @@ func (s *versioned) RoundTrip(ctx context.Context, req, res soap.HasFault) error
 	}
 	if r.Req.Spec.ChangeVersion != now.Config.ChangeVersion {
 		s.stale++
-		return soap.WrapSoapFault(&soap.Fault{Detail: struct {
-			Fault types.AnyType `xml:",any,typeattr"`
-		}{types.ConcurrentAccess{}}})
+		return soap.WrapSoapFault(simulator.Fault("", &types.ConcurrentAccess{}))
 	}
 	return s.RoundTripper.RoundTrip(ctx, req, res)
 }
@@ -146,6 +145,12 @@ func TestCommitWhoseAnswerWasLost(t *testing.T) {
 	require.Equal(t, 1, armed.Hits())
 	require.NoError(t, d.Commit(t.Context(), point))
 	require.EqualValues(t, "p", p.holds(p.id, point.Machine).Holds)
+
+	// It is over: its disks are not opened again.
+	require.ErrorIs(t, d.(dr.Summer).Sums(t.Context(), p.ids[0], 0, make([]dr.Sum, 1)), dr.ErrInvalid)
+	_, err = d.WriteAt(t.Context(), p.ids[0], []byte("more"), 0)
+	require.ErrorIs(t, err, dr.ErrInvalid)
+	require.NoError(t, p.v.Start(t.Context(), p.id))
 }
 
 // A record that can't be read stops what depends on it, says what to do, and

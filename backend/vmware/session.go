@@ -45,6 +45,8 @@ type session struct {
 // passwords.
 const loginPause = 30 * time.Second
 
+var errEnded = errors.New("the connection to vSphere is closed")
+
 // gate lets one through at a time, and lets those who wait give up.
 type gate chan struct{}
 
@@ -66,7 +68,12 @@ func (s *session) turns() int {
 }
 
 func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
-	turn := s.turns()
+	s.mu.Lock()
+	turn, closed := s.turn, s.closed
+	s.mu.Unlock()
+	if closed {
+		return errEnded
+	}
 	err := s.try(ctx, req, res)
 	if !notAuthenticated(err) || loggingIn(req) {
 		return err
@@ -112,7 +119,7 @@ func (s *session) login(ctx context.Context, turn int) error {
 	case done:
 		return nil
 	case closed:
-		return errors.New("the connection is closed")
+		return errEnded
 	case refused != nil:
 		return refused
 	case turn > 0:

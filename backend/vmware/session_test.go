@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/vmware/vmwaretest"
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // A password that is wrong by now is tried once, by however many calls: more
@@ -94,4 +96,34 @@ func TestListingOverAReplacedSession(t *testing.T) {
 		require.Len(t, found, 1)
 		require.Equal(t, r.ID, found[0].id)
 	}
+}
+
+// Opening and closing leaves nothing running, also when it is closed twice and
+// by many; and what is closed stays closed.
+func TestOpenAndCloseLeaveNothing(t *testing.T) {
+	p := newPit(t, vmwaretest.Options{}, oneDisk(mib))
+	sessions := p.sim.Sessions()
+	before := runtime.NumGoroutine()
+	for range 5 {
+		v, err := Open(t.Context(), p.w.o)
+		require.NoError(t, err)
+		i, err := v.Capture(t.Context(), p.id, "p", dr.CrashConsistent)
+		require.NoError(t, err)
+		_, err = i.ReadAt(t.Context(), p.ids[0], make([]byte, 512), 0)
+		require.NoError(t, err)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if err := v.Close(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		require.NoError(t, i.Close())
+		_, err = v.Machine(t.Context(), p.id)
+		require.ErrorContains(t, err, "closed")
+	}
+	require.Equal(t, sessions, p.sim.Sessions())
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before }, 10*time.Second, 10*time.Millisecond)
 }
