@@ -92,6 +92,9 @@ func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 
 // writableNow tells whether a machine's disks may be written.
 func writableNow(m *machine) error {
+	if err := m.reachable(); err != nil {
+		return err
+	}
 	if !m.off() {
 		return &explained{dr.ErrRunning, "switch the machine off"}
 	}

@@ -17,11 +17,8 @@ import (
 // them before it starts for the first time.
 func (v *VSphere) Start(ctx context.Context, id dr.MachineID) error {
 	return fail("start", id, "", -1, v.changing(ctx, id, func(m *machine) error {
-		if m.record.Torn {
-			return &explained{dr.ErrTorn, "fill its disks from a recovery point first"}
-		}
-		if m.props.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
-			return nil
+		if runs, err := startable(m); runs || err != nil {
+			return err
 		}
 		if m.record.Guest != nil {
 			if err := v.customize(ctx, m, m.record.Guest); err != nil {
@@ -39,6 +36,27 @@ func (v *VSphere) Start(ctx context.Context, id dr.MachineID) error {
 		}
 		return err
 	}))
+}
+
+// startable tells whether a machine runs already, or why it can't.
+func startable(m *machine) (runs bool, err error) {
+	if m.record.Torn {
+		return false, &explained{dr.ErrTorn, "fill its disks from a recovery point first"}
+	}
+	if err := m.reachable(); err != nil {
+		return false, err
+	}
+	return powerOf(m.props.Runtime) == dr.On, nil
+}
+
+// reachable tells whether what vSphere says of the machine is so now: of one
+// whose host is lost it repeats what it knew last.
+func (m *machine) reachable() error {
+	s := m.props.Runtime.ConnectionState
+	if s == "" || s == types.VirtualMachineConnectionStateConnected {
+		return nil
+	}
+	return &explained{fmt.Errorf("vSphere doesn't know whether the machine runs: it is %s", spaced(string(s))), "connect its host again, make its files reachable, or register it anew"}
 }
 
 // Stop implements backend.Target.

@@ -287,3 +287,16 @@ func TestUnnameable(t *testing.T) {
 	}
 	require.Equal(t, before, p.sim.Calls("CreateVM_Task"))
 }
+
+// Of a machine whose host is lost nobody knows whether it runs: it is neither
+// taken for started nor for stopped.
+func TestUnknownPower(t *testing.T) {
+	for _, power := range []types.VirtualMachinePowerState{types.VirtualMachinePowerStatePoweredOn, types.VirtualMachinePowerStatePoweredOff} {
+		m := &machine{id: "m"}
+		m.props.Runtime = types.VirtualMachineRuntimeInfo{PowerState: power, ConnectionState: types.VirtualMachineConnectionStateDisconnected}
+		_, err := startable(m)
+		require.ErrorContains(t, err, "it is disconnected")
+		require.ErrorContains(t, writableNow(m), "it is disconnected")
+		require.NotErrorIs(t, writableNow(m), dr.ErrRunning)
+	}
+}
