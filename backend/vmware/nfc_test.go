@@ -329,7 +329,7 @@ func TestLeaseKeys(t *testing.T) {
 		require.Regexp(t, want+"$", u)
 		require.NotContains(t, u, "*")
 	}
-	l.info.DeviceUrl = l.info.DeviceUrl[:2]
+	l.info.DeviceUrl, ref.key = l.info.DeviceUrl[:2], 3
 	_, err := l.url(ref)
 	require.ErrorContains(t, err, "has none of the disk's names", "not guessed")
 }
