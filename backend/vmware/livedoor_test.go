@@ -228,13 +228,8 @@ func (l *live) use(ctx context.Context, m *machine, disk dr.DiskID, write bool, 
 	}
 	o := newOpenDisks(l.v, write)
 	o.refs[disk] = diskRef{machine: m.id, disk: disk, vm: m.ref, host: hostOf(m), key: x.key, file: x.file, delta: x.delta, uuid: x.uuid, size: x.size, place: at}
-	defer o.close(ctx)
-	d, done, err := o.use(ctx, disk)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return f(d)
+	err = o.lend(ctx, disk, func(_ context.Context, d device) error { return f(d) })
+	return errors.Join(err, o.close())
 }
 
 func (l *live) grow(id dr.MachineID, disk dr.DiskID, size int64) error {
