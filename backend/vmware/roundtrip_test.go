@@ -45,11 +45,7 @@ func vsphereEnd(t *testing.T, name string) end {
 // plugin serves the frozen bytes where the vddk plugin would, and takes back
 // what is written.
 func nbdkitEnd(t *testing.T, name string) end {
-	program, err := exec.LookPath("nbdkit")
-	if err != nil && os.Getenv("LIFEBOAT_REQUIRE") != "all" {
-		t.Skip("no nbdkit")
-	}
-	require.NoError(t, err)
+	program := tool(t, "nbdkit")
 	w := newVCenter(t, vmwaretest.Options{})
 	w.o.Transports, w.o.Force = []Transport{Servers(&filePlugin{sim: w.sim, program: program, dir: shortFolder(t)})}, true
 	return end{w.harness(t), name}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -289,4 +290,19 @@ func TestContract(t *testing.T) {
 		h.Histories = 2
 	}
 	backendtest.Run(t, h)
+}
+
+// tool finds a program that a test runs. Without it the test is skipped, or
+// fails if LIFEBOAT_REQUIRE=all says that nothing may be missing.
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("LIFEBOAT_REQUIRE") == "all" {
+		t.Fatalf("%s is not installed, and LIFEBOAT_REQUIRE=all", name)
+	}
+	t.Skipf("%s is not installed (Debian: nbdkit, qemu-utils)", name)
+	return ""
 }

@@ -67,9 +67,7 @@ type nbdkitRig struct {
 
 func newNbdkitRig(t testing.TB, mode, says string) *nbdkitRig {
 	t.Helper()
-	if _, err := exec.LookPath("nbdkit"); err != nil {
-		t.Skip("no nbdkit")
-	}
+	tool(t, "nbdkit")
 	dir := t.TempDir()
 	r := &nbdkitRig{transportRig: newTransportRig(t, vmwaretest.Options{Password: fakePassword}, 16*mib), notes: filepath.Join(dir, "notes"), raw: filepath.Join(dir, "raw")}
 	require.NoError(t, os.Mkdir(r.notes, 0o700))
@@ -370,9 +368,7 @@ func TestVDDKOrphan(t *testing.T) {
 }
 
 func BenchmarkVDDK(b *testing.B) {
-	if _, err := exec.LookPath("nbdkit"); err != nil {
-		b.Skip("no nbdkit")
-	}
+	tool(b, "nbdkit")
 	dir := b.TempDir()
 	fake := filepath.Join(dir, "fake")
 	require.NoError(b, os.WriteFile(fake, []byte(fakeNbdkit), 0o700))

@@ -109,9 +109,7 @@ func TestHotAddWrites(t *testing.T) {
 // TestRawFiles lets a real nbdkit serve what a snapshot froze, and takes back
 // what was written through another.
 func TestRawFiles(t *testing.T) {
-	if _, err := exec.LookPath("nbdkit"); err != nil {
-		t.Skip("no nbdkit")
-	}
+	tool(t, "nbdkit")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	r := newRig(t, vmwaretest.Options{}, vmwaretest.VMSpec{ChangeTracking: true, Disks: []vmwaretest.DiskSpec{{Size: 8 * gib}}})

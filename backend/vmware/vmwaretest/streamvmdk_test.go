@@ -6,8 +6,9 @@ import (
 	"io"
 	"testing"
 
-	"github.com/lifeboat-dr/lifeboat/internal/vmdk"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/internal/vmdk"
 )
 
 // What is exported can be imported; what was never written doesn't travel.

@@ -25,10 +25,7 @@ import (
 
 func qemu(t *testing.T, args ...string) []byte {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("no qemu-img")
-	}
-	out, err := exec.Command("qemu-img", args...).CombinedOutput()
+	out, err := exec.Command(tool(t, "qemu-img"), args...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return out
 }
@@ -217,4 +214,19 @@ func TestNBDServesWhatIsFrozen(t *testing.T) {
 	l, err = net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.Error(t, r.sim.ServeNBD(context.Background(), l, vmwaretest.NBDExport{VM: r.obj.Reference(), File: r.live(r.disk()).FileName}), "the live link of a running machine is locked")
+}
+
+// tool finds a program that a test runs. Without it the test is skipped, or
+// fails if LIFEBOAT_REQUIRE=all says that nothing may be missing.
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("LIFEBOAT_REQUIRE") == "all" {
+		t.Fatalf("%s is not installed, and LIFEBOAT_REQUIRE=all", name)
+	}
+	t.Skipf("%s is not installed (Debian: nbdkit, qemu-utils)", name)
+	return ""
 }
