@@ -190,3 +190,19 @@ func TestCloseLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// After a revert to the first snapshot the present stands on it. If that goes,
+// the present stands on nothing, beside what was made above it.
+func TestTheFirstSnapshotGoesBeforeTheOthers(t *testing.T) {
+	r := newRig(t, vmwaretest.Options{}, tracked())
+	first, err := r.vm.AddSnapshot("first", "")
+	require.NoError(t, err)
+	_, err = r.vm.AddSnapshot("second", "")
+	require.NoError(t, err)
+	require.NoError(t, r.vm.Revert(first))
+	require.NoError(t, r.vm.RemoveSnapshot(first))
+	require.Equal(t, 1, r.vm.Snapshots())
+	third, err := r.vm.AddSnapshot("third", "")
+	require.NoError(t, err)
+	require.NoError(t, r.vm.RemoveSnapshot(third))
+}

@@ -155,6 +155,15 @@ func removeSnapshot(s *Simulator, ctx *simulator.Context, m *simulator.Method) s
 	req := m.Body.(*types.RemoveSnapshot_Task)
 	ref := s.snapshotChange(ctx, m, func(v *VM, vm *simulator.VirtualMachine, sn *simulator.VirtualMachineSnapshot) types.BaseMethodFault {
 		parent := parentOf(vm.Snapshot.RootSnapshotList, req.This, nil)
+		if parent == nil {
+			// The present stands on nothing then, which vcsim panics on if
+			// there are other snapshots.
+			ctx.WithLock(vm, func() {
+				if at := vm.Snapshot.CurrentSnapshot; at != nil && *at == req.This {
+					vm.Snapshot.CurrentSnapshot = nil
+				}
+			})
+		}
 		if _, fault := s.wait(ctx, sn.RemoveSnapshotTask(ctx, req)); fault != nil {
 			return fault
 		}
@@ -163,7 +172,11 @@ func removeSnapshot(s *Simulator, ctx *simulator.Context, m *simulator.Method) s
 			collectTree(vm.Snapshot.RootSnapshotList, kept)
 			if at := vm.Snapshot.CurrentSnapshot; at != nil && !kept[*at] {
 				// The present was below what went with its parent.
-				ctx.Update(vm, []types.PropertyChange{{Name: "snapshot.currentSnapshot", Val: parent}})
+				if parent == nil {
+					ctx.WithLock(vm, func() { vm.Snapshot.CurrentSnapshot = nil })
+				} else {
+					ctx.Update(vm, []types.PropertyChange{{Name: "snapshot.currentSnapshot", Val: parent}})
+				}
 			}
 		}
 		s.dropSnapshots(ctx, v, vm, kept, req.Consolidate == nil || *req.Consolidate)
