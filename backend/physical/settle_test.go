@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -256,10 +257,10 @@ func TestFreezeHookThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release, thaws := make(chan struct{}), make(chan struct{}, 2)
 		var late error
-		freezes := 0
+		var freezes atomic.Int32 // a freeze that hangs is not waited for
 		h, _ := running(t, func(c *Config) {
 			c.FreezeLimit = 20 * time.Second
-			c.Hooks.Freeze = func(context.Context, Event) error { freezes++; <-release; return late }
+			c.Hooks.Freeze = func(context.Context, Event) error { freezes.Add(1); <-release; return late }
 			c.Hooks.Thaw = func(context.Context, Event) error { thaws <- struct{}{}; return nil }
 		})
 		img, err := h.Capture(t.Context(), "m", "p", dr.CrashConsistent)
@@ -275,7 +276,7 @@ func TestFreezeHookThatHangs(t *testing.T) {
 		require.NoError(t, err)
 		_, err = img.(dr.Settler).Settle(t.Context())
 		require.ErrorIs(t, err, dr.ErrBusy)
-		require.Equal(t, 1, freezes)
+		require.EqualValues(t, 1, freezes.Load())
 		late = errors.New("half of it")
 		close(release)
 		synctest.Wait()
@@ -284,7 +285,7 @@ func TestFreezeHookThatHangs(t *testing.T) {
 		more, err := img.(dr.Settler).Settle(t.Context())
 		require.NoError(t, err)
 		require.True(t, more)
-		require.Equal(t, 2, freezes)
+		require.EqualValues(t, 2, freezes.Load())
 		<-thaws
 		<-thaws
 		require.NoError(t, img.Close())
