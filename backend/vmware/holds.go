@@ -9,10 +9,11 @@ import (
 // noteHolds records that a stopped machine's disks hold the point that was
 // captured of it. Only what can be proven later is recorded: the machine was
 // off at the snapshot, is off now, and nothing was written between. A capture
-// that was found says nothing new to who knows what the disks hold.
+// that was found says nothing new: the machine may have run since, and a process
+// that was cut off here costs a comparison, no more.
 func (v *VSphere) noteHolds(ctx context.Context, m *machine, i *image, found bool) error {
 	p := i.point
-	if !i.snapshot.mark.Off || !m.off() || m.record.Torn || found && m.record.Holds != "" {
+	if !i.snapshot.mark.Off || !m.off() || m.record.Torn || found {
 		return nil
 	}
 	same, err := v.unchanged(ctx, m, p.Cursors)
