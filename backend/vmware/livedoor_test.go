@@ -266,5 +266,7 @@ func TestLiveDoor(t *testing.T) {
 		return
 	}
 	w := newVCenter(t, vmwaretest.Options{})
-	backendtest.Run(t, liveHarness(t, w.o, PlaceOptions{Datastore: "vmfs-0", IsolatedNetwork: "isolated"}))
+	h := liveHarness(t, w.o, PlaceOptions{Datastore: "vmfs-0", IsolatedNetwork: "isolated"})
+	h.Seed = *seed
+	backendtest.Run(t, h)
 }
