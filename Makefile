@@ -8,6 +8,8 @@ GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 60s
+# A package's tests may take so long on a slow machine; hanging is another thing.
+TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
@@ -17,7 +19,7 @@ demo: tools
 	$(GO) run ./examples/quickstart
 
 test: tools check
-	$(GO) test ./...
+	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory race windows fuzz vuln
 
 # Debian packages that tests and the demo run for real.
@@ -35,8 +37,8 @@ check:
 RACE := ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
 ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls
 race:
-	$(GO) test -race -short $(RACE)
-	$(GO) test -race -short -skip '$(ONE_BY_ONE)' ./backend/vmware/...
+	$(GO) test -race -short -timeout $(TIMEOUT) $(RACE)
+	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)' ./backend/vmware/...
 
 # Every fuzz target, a little while each: their corpora run in `go test` too.
 fuzz:
