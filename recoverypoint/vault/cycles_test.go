@@ -28,7 +28,7 @@ import (
 // its name, and none that was ever seen is lost.
 func TestCyclesOfManyDeaths(t *testing.T) {
 	seed := newSeed(t)
-	for n := range uint64(*deaths) {
+	for n := range lives() {
 		if !t.Run("", func(t *testing.T) {
 			defer func() {
 				if t.Failed() {

@@ -173,7 +173,7 @@ func tale(seed uint64) []step {
 // on or begins anew.
 func TestManyDeaths(t *testing.T) {
 	seed := newSeed(t)
-	for run := range uint64(*deaths) {
+	for run := range lives() {
 		rng := rand.New(rand.NewPCG(seed+run, 5))
 		steps := tale(seed + run)
 		disk := crashfs.New(seed + run)
@@ -239,3 +239,11 @@ func TestManyDeaths(t *testing.T) {
 }
 
 var deaths = flag.Int("deaths", 25, "how many histories TestManyDeaths lives through")
+
+// lives is how many that are, less where tests are to be short.
+func lives() uint64 {
+	if testing.Short() {
+		return uint64(min(*deaths, 5))
+	}
+	return uint64(*deaths)
+}
