@@ -27,11 +27,12 @@ var privileges = []privilege{
 	{"VirtualMachine.State.CreateSnapshot", true, onMachines},
 	{"VirtualMachine.State.RemoveSnapshot", true, onMachines},
 	{"VirtualMachine.Provisioning.DiskRandomRead", true, onMachines},
-	{"VirtualMachine.Config.ChangeTracking", false, onMachines},
-	{"VirtualMachine.Config.AdvancedConfig", false, onMachines},
+	{"VirtualMachine.Config.ChangeTracking", true, onMachines},
+	{"VirtualMachine.Config.AdvancedConfig", true, onMachines},
 	{"VirtualMachine.Config.AddNewDisk", false, onMachines},
 	{"VirtualMachine.Config.AddExistingDisk", false, onMachines},
 	{"VirtualMachine.Config.AddRemoveDevice", false, onMachines},
+	{"VirtualMachine.Config.RemoveDisk", false, onMachines},
 	{"VirtualMachine.Config.DiskExtend", false, onMachines},
 	{"VirtualMachine.Config.EditDevice", false, onMachines},
 	{"VirtualMachine.Config.Settings", false, onMachines},
@@ -47,6 +48,7 @@ var privileges = []privilege{
 	{"Datastore.FileManagement", false, []string{"Datastore"}},
 	{"Network.Assign", false, []string{"Network"}},
 	{"Resource.AssignVMToPool", false, []string{"ResourcePool"}},
+	{"VApp.Export", false, onMachines},
 }
 
 var onMachines = []string{"Datacenter", "Folder", "VirtualMachine"}

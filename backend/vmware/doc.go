@@ -65,11 +65,11 @@
 // The account needs, on the machines and the places for replicas:
 // VirtualMachine.State.CreateSnapshot, .RemoveSnapshot; VirtualMachine.Config.
 // ChangeTracking, .AdvancedConfig, .AddNewDisk, .AddExistingDisk, .AddRemoveDevice,
-// .DiskExtend, .EditDevice, .Settings; VirtualMachine.Interact.PowerOn, .PowerOff;
+// .RemoveDisk, .DiskExtend, .EditDevice, .Settings; VirtualMachine.Interact.PowerOn, .PowerOff;
 // VirtualMachine.Inventory.Create, .Delete; VirtualMachine.Provisioning.DiskRandomRead,
 // .DiskRandomAccess, .GetVmFiles, .Customize; Datastore.AllocateSpace, .Browse,
-// .FileManagement; Network.Assign; Resource.AssignVMToPool. [VSphere.Check] tells
-// what is missing.
+// .FileManagement; Network.Assign; Resource.AssignVMToPool; and VApp.Export for
+// the transport [NFC]. [VSphere.Check] tells what is missing.
 //
 // # Not verified on
 //
