@@ -1,0 +1,2 @@
+// Package azuretest is a simulated Azure for tests.
+package azuretest
