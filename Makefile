@@ -13,18 +13,22 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo test tools check race fuzz windows vuln bench
+.PHONY: demo test tools azurite check race fuzz windows vuln bench
 
 demo: tools
 	$(GO) run ./examples/quickstart
 
-test: tools check
+test: tools azurite check
 	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory race windows fuzz vuln
 
 # Debian packages that tests and the demo run for real.
 tools:
 	@.ci/tools
+
+# What only tests run, and the demo needs no node for.
+azurite:
+	@.ci/azurite
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
