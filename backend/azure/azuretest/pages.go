@@ -61,11 +61,16 @@ func newPages(size int64) *pages {
 
 // freeze returns the content as it is now, which never changes.
 func (p *pages) freeze() *pages {
+	if p.frozen {
+		return p
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := &pages{line: p.line, seq: p.line.next(), frozen: true, size: p.size, chunks: make(map[int64]*chunk, len(p.chunks))}
 	for i, c := range p.chunks {
-		c.owner = nil
+		if c.owner != nil { // a shared chunk may be read by others: it isn't written even so
+			c.owner = nil
+		}
 		q.chunks[i] = c
 	}
 	return q
