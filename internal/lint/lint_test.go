@@ -144,6 +144,7 @@ func TestTheImportRuleRefuses(t *testing.T) {
 		{"backend/memory", "backend/physical", false}, {"backend/memory", "backend", true},
 		{"backend/physical/physicaltest", "backend/physical", true},
 		{"recoverypoint/vault", "internal/fsys", true}, {"recoverypoint/vault/buckettest", "recoverypoint/vault", true},
+		{"recoverypoint/vault/azbucket", "recoverypoint/vault", true}, {"recoverypoint/vault/azbucket", "backend/azure/azuretest", false},
 		{"replication", "failover", false}, {"failback", "failover", true}, {"failover", "internal/fsys", false},
 		{"internal/nbd", "recoverypoint/vault", false}, {"examples/vault", "recoverypoint/vault", true},
 	} {

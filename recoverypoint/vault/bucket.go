@@ -83,7 +83,9 @@ type Writer interface {
 type Locker interface {
 	// Lock takes a named lock, shared or exclusive, without waiting: dr.ErrBusy
 	// if another holder, in this process or another, excludes it. Closing
-	// releases it, as does the end of the process.
+	// releases it, as does the end of the process, if only after a while. A
+	// lock may also be lost to another without a word, as a lease is whose
+	// holder was stopped: that costs the vault a draft, and no point.
 	Lock(ctx context.Context, name string, exclusive bool) (io.Closer, error)
 }
 

@@ -55,6 +55,10 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 			// durable: the swap makes it so.
 			return true, nil
 		}
+		// After the head was read: see discard.
+		if err := d.wanted(ctx); err != nil {
+			return false, err
+		}
 		man.Seq = h.next
 		body, err := encodeManifest(man)
 		if err != nil {

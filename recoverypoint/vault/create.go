@@ -393,30 +393,6 @@ func (s *Store) syncSeen(ctx context.Context, prefix string) error {
 	return nil
 }
 
-// discard throws away what a session wrote for a draft that nobody wants.
-func (s *Store) discard(ctx context.Context, r *draftRecord) error {
-	// A record may be left over from a draft that was committed: then other
-	// points may need what it wrote, and prune decides. Prune leaves the
-	// manifest of such a point as long as the record is there.
-	for o, err := range s.bucket.List(ctx, pointPrefix(r.Point.Machine.ID)) {
-		if err != nil {
-			return err
-		}
-		if _, _, id, ok := parseManifestName(o.Name); ok && id == r.Point.ID {
-			return s.bucket.Delete(ctx, r.name)
-		}
-	}
-	for o, err := range s.segments(ctx, r.session) {
-		if err != nil {
-			return err
-		}
-		if err := s.bucket.Delete(ctx, o.Name); err != nil {
-			return err
-		}
-	}
-	return s.bucket.Delete(ctx, r.name)
-}
-
 // recover brings back the chunks that an earlier process stored, from the
 // footers of its segments: as far as there is no gap.
 func (d *draft) recover(ctx context.Context, session sessionID) error {

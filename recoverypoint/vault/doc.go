@@ -19,8 +19,10 @@
 // had stored is found again by its segments' footers.
 //
 // FORMAT.md, in this folder, describes every byte, and why no nonce repeats. Here live the store, its format and its
-// bucket on a folder. Buckets on platforms' object stores belong to the
-// platforms' packages, what is worth keeping and for how long to recoverypoint.
+// bucket on a folder. Buckets on object stores live in packages of their own
+// below this one, so that only who uses one links its client: azbucket is on
+// Azure Blob storage. What is worth keeping and for how long belongs to
+// recoverypoint.
 //
 // # Bounds
 //
@@ -34,6 +36,6 @@
 // # Not verified on
 //
 // Windows and darwin are compiled and vetted, not run. Locks on network file
-// systems are as good as those file systems' locks. An object store as a
-// bucket was not available where this was tested.
+// systems are as good as those file systems' locks. Azure Blob storage was
+// tested on Azurite, Microsoft's emulator.
 package vault
