@@ -139,6 +139,11 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if o.Machine != nil {
 		line = o.Machine.ID
 	}
+	// What an earlier cycle's store has received and not processed is what this
+	// one's changes are told since.
+	if err := Process(ctx, c.Points, line); err != nil {
+		return Report{}, err
+	}
 	known, err := c.look(ctx, line)
 	if err != nil {
 		return Report{}, err
@@ -178,7 +183,15 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if err != nil && c.resumable(img, begun, auto, err) {
 		return r, err
 	}
-	return r, join(err, c.release(ctx, id, name))
+	if err := join(err, c.release(ctx, id, name)); err != nil {
+		return r, err
+	}
+	// The data is safe: that it isn't a point that can be listed yet is no
+	// failure. Whoever asks for the latest point, and the next cycle, see to it.
+	if err := Process(ctx, c.Points, line); err != nil {
+		c.log().WarnContext(ctx, "what the store has received is not processed yet", "machine", line, "point", name, "error", err)
+	}
+	return r, nil
 }
 
 // resumable says whether the capture should stay for the next attempt.

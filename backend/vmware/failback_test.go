@@ -15,6 +15,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend/vmware/vmwaretest"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
+	"github.com/lifeboat-dr/lifeboat/failback/roundtriptest"
 	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 	"github.com/lifeboat-dr/lifeboat/replication"
@@ -269,26 +270,26 @@ func TestFailbackWithoutATracker(t *testing.T) {
 	for _, side := range []string{"home", "far", "both"} {
 		t.Run(side, func(t *testing.T) {
 			home, far := vsphereEnd(t, "home"), vsphereEnd(t, "far")
-			tr := newTrip(t, home, far)
-			tr.must(replication.Protect(tr.record()))
-			home.scribble(t, tr.machine, tr.disks[0], 9)
-			tr.cycle()
-			tr.must(failover.Planned(tr.record(), failover.Options{}))
-			tr.must(failover.Commit(tr.record(), failover.CommitOptions{}))
-			away := tr.record().Active.Machine
-			far.scribble(t, away, tr.disks[0], 6)
-			require.NoError(t, home.Power(tr.machine, dr.On))
-			home.scribble(t, tr.machine, tr.disks[1], 6)
+			tr := roundtriptest.New(t, home, far)
+			tr.Must(replication.Protect(tr.Record()))
+			home.Scribble(t, tr.Machine, tr.Disks[0], 9)
+			tr.Cycle()
+			tr.Must(failover.Planned(tr.Record(), failover.Options{}))
+			tr.Must(failover.Commit(tr.Record(), failover.CommitOptions{}))
+			away := tr.Record().Active.Machine
+			far.Scribble(t, away, tr.Disks[0], 6)
+			require.NoError(t, home.Power(tr.Machine, dr.On))
+			home.Scribble(t, tr.Machine, tr.Disks[1], 6)
 			if side != "far" {
-				require.NoError(t, home.LoseChanges(tr.machine))
+				require.NoError(t, home.LoseChanges(tr.Machine))
 			}
 			if side != "home" {
 				require.NoError(t, far.LoseChanges(away))
 			}
-			far.scribble(t, away, tr.disks[1], 2)
-			tr.must(failback.Reprotect(tr.record(), failback.ReprotectOptions{}))
-			tr.must(failback.Failback(tr.record(), failback.Options{}))
-			sameContent(t, far.content(t, away, tr.disks), home.content(t, tr.machine, tr.disks), "failed back")
+			far.Scribble(t, away, tr.Disks[1], 2)
+			tr.Must(failback.Reprotect(tr.Record(), failback.ReprotectOptions{}))
+			tr.Must(failback.Failback(tr.Record(), failback.Options{}))
+			roundtriptest.Same(t, far.Content(t, away, tr.Disks), home.Content(t, tr.Machine, tr.Disks), "failed back")
 		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
 	"github.com/lifeboat-dr/lifeboat/backend/vmware/vmwaretest"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failback/roundtriptest"
 )
 
 var everyFault = flag.Bool("faults", false, "fail every call of vSphere in every way, not a sample of them")
@@ -220,10 +221,10 @@ func (w *vcenter) errand(t *testing.T, h backendtest.Harness, f vmwaretest.Fault
 			require.Less(t, try, 4, "%s: step %d: %v", what, i, err)
 		}
 		if i >= 3 {
-			sameContent(t, e.want, e.got, what)
+			roundtriptest.Same(t, e.want, e.got, what)
 		}
 		if i == 5 { // filled
-			sameContent(t, e.want, end{Harness: h}.content(t, e.far, disks), what)
+			roundtriptest.Same(t, e.want, roundtriptest.End{Harness: h}.Content(t, e.far, disks), what)
 		}
 	}
 	struck := armed.Hits() > 0

@@ -30,12 +30,15 @@ var layers = []struct {
 	{"dr/embedded", []string{"dr", "internal"}},
 	{"dr/enginetest", []string{"dr", "internal"}},
 	{"backend", []string{"dr"}},
-	{"backend/", []string{"dr", "backend", "internal"}}, // platforms; never each other
+	{"backend/", []string{"dr", "backend", "internal"}},                       // platforms; never each other
+	{"backend/azure", []string{"dr", "backend", "recoverypoint", "internal"}}, // page blobs are points and replicas
+	{"backend/azure/", []string{"dr", "backend", "recoverypoint", "internal"}},
 	{"recoverypoint", []string{"dr"}},
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
+	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},
 	{"examples/", []string{"*"}},
 }
@@ -143,6 +146,7 @@ func TestTheImportRuleRefuses(t *testing.T) {
 		{"dr", "backend", false}, {"backend", "dr", true}, {"backend", "recoverypoint", false},
 		{"backend/memory", "backend/physical", false}, {"backend/memory", "backend", true},
 		{"backend/physical/physicaltest", "backend/physical", true},
+		{"backend/azure/pageblob", "recoverypoint", true}, {"backend/azure", "backend/vmware", false},
 		{"recoverypoint/vault", "internal/fsys", true}, {"recoverypoint/vault/buckettest", "recoverypoint/vault", true},
 		{"recoverypoint/vault/azbucket", "recoverypoint/vault", true}, {"recoverypoint/vault/azbucket", "backend/azure/azuretest", false},
 		{"replication", "failover", false}, {"failback", "failover", true}, {"failover", "internal/fsys", false},

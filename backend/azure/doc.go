@@ -1,0 +1,3 @@
+// Package azure is the backend for Microsoft Azure: a subscription is a full
+// Source and Target.
+package azure

@@ -1,0 +1,301 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Start implements backend.Target. The first time it makes what Azure runs:
+// managed disks of the page blobs, cards, a machine. Cut off anywhere, the next
+// Start finds what is there already. A machine whose disks a draft has written
+// anew gets these in place of the old, which are deleted if this library made
+// them, and kept if it didn't.
+func (a *Azure) Start(ctx context.Context, id dr.MachineID) error {
+	m, err := a.find(ctx, id)
+	if err != nil {
+		return fail("start", id, "", -1, err)
+	}
+	return fail("start", id, "", -1, a.start(ctx, m))
+}
+
+func (a *Azure) start(ctx context.Context, m *machine) error {
+	if m.current().Torn {
+		return remedied(dr.ErrTorn, "fill its disks from a recovery point first")
+	}
+	if m.power == dr.On {
+		return nil
+	}
+	if m.power != dr.Off {
+		return fmt.Errorf("%w: the machine is stopping or starting", dr.ErrBusy)
+	}
+	if !m.has && m.vm != nil { // nobody ever said what it holds
+		return a.boot(ctx, m)
+	}
+	r, err := a.update(ctx, m.id, nil, func(r *record) error {
+		if r.Torn {
+			return dr.ErrTorn
+		}
+		if r.Holds == "" && !r.New {
+			return errUnchanged
+		}
+		r.Holds, r.New = "", false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	m.rec = r
+	if r, err = a.asDisks(ctx, m, r); err != nil {
+		return err
+	}
+	m.rec = r
+	if m.vm == nil {
+		err = a.makeVM(ctx, m, &r)
+	} else {
+		err = a.swap(ctx, m, &r)
+	}
+	if err != nil {
+		return err
+	}
+	return a.dropReplaced(ctx, m)
+}
+
+// makeVM makes a machine, which starts at once, and records which it is.
+func (a *Azure) makeVM(ctx context.Context, m *machine, r *record) error {
+	o, err := a.optionsOf(r)
+	if err != nil {
+		return err
+	}
+	p := *r.Placement
+	size, cards, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
+	if err != nil {
+		return err
+	}
+	if r.Size == "" || o.Size != "" {
+		r.Size = size
+	}
+	ids, err := a.connect(ctx, r, cards, o)
+	if err != nil {
+		return err
+	}
+	vm := a.vmOf(r, o, ids)
+	at := r.at()
+	poll, err := a.vms.BeginCreateOrUpdate(ctx, at.group, at.name, vm, nil)
+	resp, err := await(ctx, a, poll, err)
+	if err != nil {
+		return explain(err)
+	}
+	if deref(resp.Tags[tagMachine]) != string(m.id) {
+		return fmt.Errorf("%w: machine %s of resource group %s is somebody else's", dr.ErrExists, at.name, at.group)
+	}
+	_, err = a.update(ctx, m.id, nil, func(r *record) error {
+		if r.VMID == deref(resp.Properties.VMID) {
+			return errUnchanged
+		}
+		r.VMID = deref(resp.Properties.VMID)
+		return nil
+	})
+	return err
+}
+
+// vmOf is the machine as it is asked for: made of disks, so that Azure changes
+// nothing inside the guest.
+func (a *Azure) vmOf(r *record, o PlacementOptions, cards []string) armcompute.VirtualMachine {
+	like := r.Placement.Machine
+	disks := &armcompute.StorageProfile{}
+	for _, d := range r.Disks {
+		ref := &armcompute.ManagedDiskParameters{ID: to.Ptr(d.Disk)}
+		if d.LUN < 0 {
+			disks.OSDisk = &armcompute.OSDisk{CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesAttach), OSType: osType(like.OS), ManagedDisk: ref, DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete)}
+			continue
+		}
+		disks.DataDisks = append(disks.DataDisks, &armcompute.DataDisk{Lun: to.Ptr(d.LUN), CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesAttach), ManagedDisk: ref, DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete)})
+	}
+	vm := armcompute.VirtualMachine{Location: to.Ptr(a.opts.Location), Tags: a.tags(r, "", ""), Properties: &armcompute.VirtualMachineProperties{
+		HardwareProfile:    &armcompute.HardwareProfile{VMSize: to.Ptr(armcompute.VirtualMachineSizeTypes(r.Size))},
+		StorageProfile:     disks,
+		NetworkProfile:     &armcompute.NetworkProfile{},
+		DiagnosticsProfile: &armcompute.DiagnosticsProfile{BootDiagnostics: &armcompute.BootDiagnostics{Enabled: to.Ptr(true)}},
+	}}
+	for i, id := range cards {
+		vm.Properties.NetworkProfile.NetworkInterfaces = append(vm.Properties.NetworkProfile.NetworkInterfaces, &armcompute.NetworkInterfaceReference{ID: to.Ptr(id),
+			Properties: &armcompute.NetworkInterfaceReferenceProperties{Primary: to.Ptr(i == 0), DeleteOption: to.Ptr(armcompute.DeleteOptionsDelete)}})
+	}
+	if o.Zone != "" {
+		vm.Zones = []*string{to.Ptr(o.Zone)}
+	}
+	if o.AvailabilitySet != "" {
+		set := o.AvailabilitySet
+		if set[0] != '/' {
+			set = a.computeID("availabilitySets", place{a.opts.ResourceGroup, set})
+		}
+		vm.Properties.AvailabilitySet = &armcompute.SubResource{ID: to.Ptr(set)}
+	}
+	if o.License != "" {
+		vm.Properties.LicenseType = to.Ptr(o.License)
+	}
+	if o.Security == "TrustedLaunch" {
+		vm.Properties.SecurityProfile = &armcompute.SecurityProfile{SecurityType: to.Ptr(armcompute.SecurityTypesTrustedLaunch),
+			UefiSettings: &armcompute.UefiSettings{SecureBootEnabled: to.Ptr(like.SecureBoot), VTpmEnabled: to.Ptr(true)}}
+	}
+	return vm
+}
+
+// swap gives a machine the disks that its record says, and starts it.
+func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
+	refs := m.references()
+	has := func(d diskRecord) bool {
+		return slices.ContainsFunc(refs, func(x attached) bool { return sameID(x.id, d.Disk) })
+	}
+	if !slices.ContainsFunc(r.Disks, func(d diskRecord) bool { return !has(d) }) {
+		return a.boot(ctx, m)
+	}
+	if m.halted {
+		if err := a.deallocate(ctx, m.at); err != nil {
+			return err
+		}
+	}
+	vm := *m.vm
+	props := *m.vm.Properties
+	props.InstanceView, vm.Resources = nil, nil
+	sp := *props.StorageProfile
+	data := slices.Clone(sp.DataDisks)
+	for _, d := range r.Disks {
+		if has(d) {
+			continue
+		}
+		ref := &armcompute.ManagedDiskParameters{ID: to.Ptr(d.Disk)}
+		if d.LUN < 0 {
+			osDisk := *sp.OSDisk
+			osDisk.ManagedDisk, osDisk.Name, osDisk.DiskSizeGB, osDisk.CreateOption = ref, nil, nil, to.Ptr(armcompute.DiskCreateOptionTypesAttach)
+			if at, err := parseID(d.Disk); err == nil {
+				osDisk.Name = to.Ptr(at.name)
+			}
+			sp.OSDisk = &osDisk
+			continue
+		}
+		data = slices.DeleteFunc(data, func(x *armcompute.DataDisk) bool { return deref(x.Lun) == d.LUN })
+		data = append(data, &armcompute.DataDisk{Lun: to.Ptr(d.LUN), CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesAttach), ManagedDisk: ref, DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete)})
+	}
+	sp.DataDisks = data
+	props.StorageProfile = &sp
+	p, err := a.vms.BeginUpdate(ctx, m.at.group, m.at.name, armcompute.VirtualMachineUpdate{Properties: &armcompute.VirtualMachineProperties{StorageProfile: &sp}}, nil)
+	if _, err = await(ctx, a, p, err); err != nil {
+		return fmt.Errorf("exchange the machine's disks: %w", explain(err))
+	}
+	return a.boot(ctx, m)
+}
+
+func (a *Azure) boot(ctx context.Context, m *machine) error {
+	p, err := a.vms.BeginStart(ctx, m.at.group, m.at.name, nil)
+	_, err = await(ctx, a, p, err)
+	return explain(err)
+}
+
+// dropReplaced deletes the disks that a machine had before, of those that this
+// library made.
+func (a *Azure) dropReplaced(ctx context.Context, m *machine) error {
+	r, _, err := a.load(ctx, m.id)
+	if errors.Is(err, dr.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var done []string
+	for _, d := range r.Disks {
+		for _, old := range d.Replaced {
+			at, err := parseID(old)
+			if err != nil {
+				return err
+			}
+			x, err := a.disks.Get(ctx, at.group, at.name, nil)
+			switch {
+			case isNotFound(err):
+			case err != nil:
+				return explain(err)
+			case deref(x.Tags[tagMachine]) == string(m.id):
+				if err := a.dropDisk(ctx, old); err != nil {
+					return err
+				}
+			default:
+				a.opts.Log.Warn("a disk that the machine had before it was written from a recovery point is kept, and costs its price until somebody deletes it", "machine", m.id, "disk", old)
+			}
+			done = append(done, old)
+		}
+	}
+	if len(done) == 0 {
+		return nil
+	}
+	_, err = a.update(ctx, m.id, nil, func(r *record) error {
+		for i := range r.Disks {
+			r.Disks[i].Replaced = slices.DeleteFunc(r.Disks[i].Replaced, func(old string) bool { return slices.Contains(done, old) })
+		}
+		return nil
+	})
+	return err
+}
+
+// Stop implements backend.Target: the machine is powered off and deallocated, so
+// that it costs no more than its disks.
+func (a *Azure) Stop(ctx context.Context, id dr.MachineID) error {
+	m, err := a.find(ctx, id)
+	if err != nil {
+		return fail("stop", id, "", -1, err)
+	}
+	if m.vm == nil || m.power == dr.Off && !m.halted {
+		return nil
+	}
+	if m.power != dr.Off {
+		p, err := a.vms.BeginPowerOff(ctx, m.at.group, m.at.name, &armcompute.VirtualMachinesClientBeginPowerOffOptions{SkipShutdown: to.Ptr(true)})
+		if _, err := await(ctx, a, p, err); err != nil {
+			return fail("stop", id, "", -1, err)
+		}
+	}
+	return fail("stop", id, "", -1, a.deallocate(ctx, m.at))
+}
+
+func (a *Azure) deallocate(ctx context.Context, at place) error {
+	p, err := a.vms.BeginDeallocate(ctx, at.group, at.name, nil)
+	_, err = await(ctx, a, p, err)
+	return explain(err)
+}
+
+// Shutdown implements backend.Shutdowner. It is Azure's power off that asks the
+// guest; Azure waits for it as long as it sees fit, which its documentation
+// doesn't tell.
+func (a *Azure) Shutdown(ctx context.Context, id dr.MachineID) error {
+	m, err := a.find(ctx, id)
+	if err != nil {
+		return fail("shut down", id, "", -1, err)
+	}
+	if m.vm == nil || m.power == dr.Off && !m.halted {
+		return nil
+	}
+	if m.power != dr.Off {
+		p, err := a.vms.BeginPowerOff(ctx, m.at.group, m.at.name, &armcompute.VirtualMachinesClientBeginPowerOffOptions{SkipShutdown: to.Ptr(false)})
+		if _, err := await(ctx, a, p, err); err != nil {
+			return fail("shut down", id, "", -1, err)
+		}
+	}
+	return fail("shut down", id, "", -1, a.deallocate(ctx, m.at))
+}
+
+// dropVM deletes a machine. One that isn't there is no error.
+func (a *Azure) dropVM(ctx context.Context, at place) error {
+	p, err := a.vms.BeginDelete(ctx, at.group, at.name, &armcompute.VirtualMachinesClientBeginDeleteOptions{ForceDeletion: to.Ptr(true)})
+	if _, err = await(ctx, a, p, err); err != nil {
+		if status, _ := codeOf(err); status != http.StatusNotFound {
+			return explain(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package azure
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Preflight implements backend.Preflighter.
+func (a *Azure) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Problem, error) {
+	m, err := a.find(ctx, id)
+	if err != nil {
+		return nil, fail("preflight", id, "", -1, err)
+	}
+	var found []backend.Problem
+	add := func(blocker bool, code string, disk dr.DiskID, remedy, format string, args ...any) {
+		found = append(found, backend.Problem{Code: code, Disk: disk, Text: fmt.Sprintf(format, args...), Remedy: remedy, Blocker: blocker})
+	}
+	if m.unmanaged() {
+		add(true, "disk-unmanaged", "", "convert them to managed disks", "the machine has disks that are page blobs of a storage account")
+	}
+	for _, d := range m.disks {
+		p := d.disk.Properties
+		disk := diskID(d.disk)
+		switch sku := d.disk.SKU; {
+		case deref(p.MaxShares) > 1:
+			add(true, "disk-shared", disk, "replicate what is on it with the cluster's own means", "disk %s is shared by several machines", deref(d.disk.Name))
+		case sku != nil && (deref(sku.Name) == armcompute.DiskStorageAccountTypesUltraSSDLRS || deref(sku.Name) == armcompute.DiskStorageAccountTypesPremiumV2LRS):
+			add(false, "disk-slow-snapshots", disk, "", "disk %s is of kind %s, whose snapshots are copied in the background before they can be read", deref(d.disk.Name), deref(sku.Name))
+		}
+		if deref(p.NetworkAccessPolicy) == armcompute.NetworkAccessPolicyDenyAll || deref(p.PublicNetworkAccess) == armcompute.PublicNetworkAccessDisabled {
+			add(true, "disk-no-export", disk, "allow export over the network, or through a private endpoint that this program reaches", "disk %s allows no export", deref(d.disk.Name))
+		}
+		if e := p.Encryption; e != nil && strings.Contains(strings.ToLower(string(deref(e.Type))), "customerkey") {
+			add(false, "disk-customer-key", disk, "see that the replica's site has keys of its own", "disk %s is encrypted with a customer's key; what is copied of it is not", deref(d.disk.Name))
+		}
+	}
+	if m.vm != nil {
+		if s := m.vm.Properties.SecurityProfile; s != nil && s.UefiSettings != nil && deref(s.UefiSettings.VTpmEnabled) {
+			add(false, "vtpm", "", "keep recovery keys of what is sealed to it", "the machine has a virtual TPM, whose content stays behind")
+		}
+		if sp := m.vm.Properties.StorageProfile; sp != nil && sp.OSDisk != nil && sp.OSDisk.DiffDiskSettings != nil {
+			add(true, "disk-ephemeral", "", "give the machine an OS disk that lasts", "the OS disk is ephemeral: it is gone when the machine is deallocated")
+		}
+		if len(m.references()) > 1 {
+			add(false, "several-disks", "", "", "the machine has several disks: while it writes, a point of one moment takes a restore point, which Azure makes once an hour")
+		}
+	}
+	locks := a.locks.NewListAtResourceGroupLevelPager(m.at.group, nil)
+	for locks.More() {
+		page, err := locks.NextPage(ctx)
+		if err != nil {
+			if status, _ := codeOf(err); status == 403 {
+				break // to see locks is a privilege of its own, and not needed
+			}
+			return nil, fail("preflight", id, "", -1, err)
+		}
+		for _, l := range page.Value {
+			if l.Properties != nil {
+				add(false, "lock", "", "remove the lock before machines are to be removed or come home", "resource group %s has the management lock %s (%s)", m.at.group, deref(l.Name), deref(l.Properties.Level))
+			}
+		}
+	}
+	return found, nil
+}
+
+// Check asks for everything that a failover will need, and names what fails: the
+// resource group and its machines, sizes and quotas, the networks, the container.
+func (a *Azure) Check(ctx context.Context) []error {
+	var failed []error
+	note := func(what string, err error) {
+		if err != nil {
+			failed = append(failed, fail(what, "", "", -1, err))
+		}
+	}
+	for _, err := range a.listed(ctx) {
+		if err != nil {
+			note("list machines", err)
+			break
+		}
+	}
+	_, err := a.sizes.all(ctx, a)
+	note("list sizes", err)
+	_, err = a.usages(ctx)
+	note("read quotas", err)
+	if a.opts.Network != "" {
+		_, err := a.productionCard(ctx, dr.NIC{ID: "nic0", DHCP: true}, a.opts.Network)
+		note("find the network", err)
+	}
+	if a.opts.DrillNetwork != "" {
+		_, err := a.drillCard(ctx, dr.NIC{ID: "nic0", DHCP: true}, "", false, PlacementOptions{})
+		note("find the drill network", err)
+	}
+	_, err = a.claim(ctx, "check", "lifeboat-check")
+	note("write to the container", err)
+	if err == nil {
+		note("delete from the container", a.unclaim(ctx, "check", "lifeboat-check"))
+	}
+	return failed
+}

@@ -1,0 +1,187 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Release implements backend.Source. The snapshots of the newest moments stay,
+// because Azure can tell changes only between two that are there; see
+// Options.Bases. Restore points go at once.
+func (a *Azure) Release(ctx context.Context, id dr.MachineID, name dr.PointID) error {
+	if err := ctx.Err(); err != nil {
+		return fail("release", id, "", -1, err)
+	}
+	if err := errors.Join(id.Validate(), name.Validate()); err != nil {
+		return fail("release", id, "", -1, err)
+	}
+	return fail("release", id, "", -1, a.release(ctx, id, func(p dr.PointID) bool { return p == name }))
+}
+
+// Sweep implements backend.Sweeper.
+func (a *Azure) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointID) bool) ([]dr.PointID, error) {
+	r, _, err := a.load(ctx, id)
+	if errors.Is(err, dr.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail("sweep", id, "", -1, err)
+	}
+	var swept []dr.PointID
+	for _, mo := range r.Moments {
+		if !mo.Base && !mo.Released && !mo.Gone && !keep(mo.Point) {
+			swept = append(swept, mo.Point)
+		}
+	}
+	err = a.release(ctx, id, func(p dr.PointID) bool { return slices.Contains(swept, p) })
+	return swept, fail("sweep", id, "", -1, err)
+}
+
+// release makes captures bases, and deletes what is too many of these.
+func (a *Azure) release(ctx context.Context, id dr.MachineID, which func(dr.PointID) bool) error {
+	r, err := a.update(ctx, id, nil, func(r *record) error {
+		changed, bases := false, 0
+		for i := range slices.Backward(r.Moments) { // the newest first
+			mo := &r.Moments[i]
+			if !mo.Base && !mo.Released && !mo.Gone && which(mo.Point) {
+				mo.Released, changed = true, true
+			}
+			if !mo.Released || mo.Gone {
+				continue
+			}
+			if bases++; !mo.Done || bases > a.opts.Bases || !r.tells(*mo) {
+				bases--
+				mo.Gone, changed = true, true
+				r.remember(*mo)
+			}
+		}
+		if !changed {
+			return errUnchanged
+		}
+		return nil
+	})
+	if errors.Is(err, dr.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, mo := range r.Moments {
+		if mo.Released && !mo.Gone && mo.Set != "" && which(mo.Point) {
+			if err := a.unrestore(ctx, mo.Set); err != nil {
+				return err
+			}
+		}
+	}
+	return a.purge(ctx, id)
+}
+
+// remember keeps the name of a point about whose changes nothing is known.
+func (r *record) remember(mo moment) {
+	if mo.Done && !slices.Contains(r.Older, mo.Point) {
+		r.Older = append(r.Older, mo.Point)
+		r.Older = r.Older[max(0, len(r.Older)-maxOlder):]
+	}
+}
+
+// purge deletes the snapshots of the moments that are to go, and then forgets
+// them: cut off anywhere, the next one finishes it.
+func (a *Azure) purge(ctx context.Context, id dr.MachineID) error {
+	r, _, err := a.load(ctx, id)
+	if err != nil {
+		if errors.Is(err, dr.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	m := &machine{id: id, rec: r, has: true, at: r.at()}
+	var gone []string
+	for _, mo := range r.Moments {
+		if mo.Gone {
+			if err := a.unfreeze(ctx, m, r, mo); err != nil {
+				return err
+			}
+			gone = append(gone, mo.Attempt)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	_, err = a.update(ctx, id, nil, func(r *record) error {
+		n := len(r.Moments)
+		r.Moments = slices.DeleteFunc(r.Moments, func(mo moment) bool { return mo.Gone && slices.Contains(gone, mo.Attempt) })
+		if len(r.Moments) == n {
+			return errUnchanged
+		}
+		return nil
+	})
+	return err
+}
+
+// forget undoes an attempt to capture.
+func (a *Azure) forget(ctx context.Context, m *machine, mo moment) error {
+	_, err := a.update(ctx, m.id, nil, func(r *record) error {
+		for i := range r.Moments {
+			if x := &r.Moments[i]; x.Point == mo.Point && x.Attempt == mo.Attempt && !x.Done {
+				x.Gone = true
+				return nil
+			}
+		}
+		return errUnchanged
+	})
+	return errors.Join(err, a.purge(ctx, m.id))
+}
+
+// tells reports whether changes since a moment can still be told: its disks are
+// those that the machine has.
+func (r *record) tells(mo moment) bool {
+	for _, d := range mo.Disks {
+		if x := r.disk(d.ID); x == nil || x.Blob != "" || x.Unique != "" && x.Unique != d.Unique {
+			return false
+		}
+	}
+	return true
+}
+
+// base finds the moment that was kept of a draft's point.
+func (r *record) base(p dr.PointID) *moment {
+	for i := range r.Moments {
+		if m := &r.Moments[i]; m.Base && m.Point == p && !m.Released && !m.Gone {
+			return m
+		}
+	}
+	return nil
+}
+
+// unfreeze deletes all that an attempt may have made.
+func (a *Azure) unfreeze(ctx context.Context, m *machine, r record, mo moment) error {
+	rounds := []string{"a-", "b-", "c-"}
+	if mo.Base {
+		rounds = []string{"base-"}
+	}
+	names := map[string]bool{}
+	note := func(disk dr.DiskID) {
+		for _, round := range rounds {
+			names[a.snapshotName(m, disk, round+mo.Attempt)] = true
+		}
+	}
+	for _, d := range r.Disks {
+		note(d.ID)
+	}
+	for _, d := range mo.Disks {
+		note(d.ID)
+	}
+	list := make([]string, 0, len(names))
+	for n := range names {
+		list = append(list, n)
+	}
+	if !mo.Base {
+		if err := a.unrestore(ctx, restoreName(m.id, mo)); err != nil {
+			return err
+		}
+	}
+	return a.all(ctx, len(list), func(ctx context.Context, i int) error { return a.unsnap(ctx, list[i]) }, nil)
+}

@@ -1,0 +1,187 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// order in which kinds of resources are deleted: what uses others goes first.
+var order = []string{"microsoft.compute/virtualmachines", "microsoft.compute/restorepointcollections", "microsoft.network/networkinterfaces",
+	"microsoft.network/publicipaddresses", "microsoft.network/networksecuritygroups", "microsoft.compute/snapshots", "microsoft.compute/disks"}
+
+// Remove implements backend.Target. What is to be deleted is found by its tag,
+// also if a crash has left it before the record knew of it, and nothing else is:
+// no machine that Prepare found as an original.
+func (a *Azure) Remove(ctx context.Context, id dr.MachineID) error {
+	if err := ctx.Err(); err != nil {
+		return fail("remove", id, "", -1, err)
+	}
+	if err := id.Validate(); err != nil {
+		return fail("remove", id, "", -1, err)
+	}
+	if !isReplicaID(id) {
+		return nil // nothing of it was made here
+	}
+	r, _, err := a.load(ctx, id)
+	if err == nil && r.Reused {
+		return nil
+	}
+	if err != nil && !errors.Is(err, dr.ErrNotFound) {
+		return fail("remove", id, "", -1, err)
+	}
+	return fail("remove", id, "", -1, a.remove(ctx, id, r))
+}
+
+func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
+	tagged, err := a.tagged(ctx, id)
+	if err != nil {
+		return err
+	}
+	if r.Name != "" { // lists may be late
+		for kind, name := range map[string]string{"virtualMachines": r.Name} {
+			tagged["microsoft.compute/"+strings.ToLower(kind)] = append(tagged["microsoft.compute/"+strings.ToLower(kind)], a.computeID(kind, place{r.Group, name}))
+		}
+		for _, d := range r.Disks {
+			if d.Disk != "" {
+				tagged["microsoft.compute/disks"] = append(tagged["microsoft.compute/disks"], d.Disk)
+			}
+		}
+	}
+	for _, kind := range order {
+		ids := unique(tagged[kind])
+		err := a.all(ctx, len(ids), func(ctx context.Context, i int) error {
+			if err := a.removeResource(ctx, kind, id, ids[i]); err != nil {
+				return fmt.Errorf("delete %s: %w", ids[i], err)
+			}
+			return nil
+		}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	for _, prefix := range []string{"disks/" + string(id) + "/"} {
+		for name, err := range a.blobs(ctx, prefix) {
+			if err == nil {
+				err = a.drop(ctx, name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if r.Name != "" {
+		if err := a.unclaim(ctx, id, r.Name); err != nil {
+			return err
+		}
+	}
+	return a.drop(ctx, recordBlob(id))
+}
+
+// tagged lists what carries a machine's tag in the replicas' group, by kind.
+func (a *Azure) tagged(ctx context.Context, id dr.MachineID) (map[string][]string, error) {
+	found := map[string][]string{}
+	pages := a.resources.NewListByResourceGroupPager(a.opts.ResourceGroup, &armresources.ClientListByResourceGroupOptions{
+		Filter: to.Ptr(fmt.Sprintf("tagName eq '%s' and tagValue eq '%s'", tagMachine, id))})
+	for pages.More() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, explain(err)
+		}
+		for _, x := range page.Value {
+			kind := strings.ToLower(deref(x.Type))
+			found[kind] = append(found[kind], deref(x.ID))
+		}
+	}
+	return found, nil
+}
+
+// removeResource deletes one resource, if it carries the tag: names can be given
+// again, and lists be late.
+func (a *Azure) removeResource(ctx context.Context, kind string, id dr.MachineID, resource string) error {
+	at, err := parseID(resource)
+	if err != nil {
+		return err
+	}
+	ours := func(tags map[string]*string, err error) (bool, error) {
+		if isNotFound(err) {
+			return false, nil
+		}
+		return err == nil && deref(tags[tagMachine]) == string(id), explain(err)
+	}
+	switch kind {
+	case "microsoft.compute/virtualmachines":
+		x, err := a.vms.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		return a.dropVM(ctx, at)
+	case "microsoft.compute/disks":
+		x, err := a.disks.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		return a.dropDisk(ctx, resource)
+	case "microsoft.compute/snapshots":
+		x, err := a.snapshots.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		return a.unsnap(ctx, at.name)
+	case "microsoft.compute/restorepointcollections":
+		x, err := a.sets.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		p, err := a.sets.BeginDelete(ctx, at.group, at.name, nil)
+		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
+			return explain(err)
+		}
+		return nil
+	case "microsoft.network/networkinterfaces":
+		x, err := a.nics.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		return a.dropCard(ctx, at)
+	case "microsoft.network/publicipaddresses":
+		x, err := a.publics.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		p, err := a.publics.BeginDelete(ctx, at.group, at.name, nil)
+		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
+			return explain(err)
+		}
+		return nil
+	case "microsoft.network/networksecuritygroups":
+		x, err := a.guards.Get(ctx, at.group, at.name, nil)
+		if ok, err := ours(x.Tags, err); err != nil || !ok {
+			return err
+		}
+		p, err := a.guards.BeginDelete(ctx, at.group, at.name, nil)
+		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
+			return explain(err)
+		}
+		return nil
+	}
+	return nil
+}
+
+func unique(ids []string) []string {
+	seen := map[string]bool{}
+	var list []string
+	for _, id := range ids {
+		if !seen[keyOf(id)] {
+			seen[keyOf(id)] = true
+			list = append(list, id)
+		}
+	}
+	return list
+}
