@@ -132,8 +132,11 @@ func (a *Azure) importDisk(ctx context.Context, m *machine, r record, d diskReco
 	if err != nil {
 		return nil, err
 	}
+	// What makes the container's client may be a signature, which is nobody's to
+	// read off a disk.
+	source, _, _ := strings.Cut(a.opts.Staging.NewBlobClient(blobName).URL(), "?")
 	disk.Properties.CreationData = &armcompute.CreationData{
-		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: to.Ptr(a.opts.Staging.NewBlobClient(blobName).URL()), StorageAccountID: to.Ptr(a.opts.StorageAccount)}
+		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: to.Ptr(source), StorageAccountID: to.Ptr(a.opts.StorageAccount)}
 	name := diskName(r.Name, d, blobName)
 	p, err := a.disks.BeginCreateOrUpdate(ctx, r.Group, name, *disk, nil)
 	resp, err := await(ctx, a, p, err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -83,15 +85,23 @@ var remedies = map[string]struct {
 // Azure's code and message on one line, and what to do about it. It takes
 // nothing of the request: addresses of disks hold secrets.
 func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = unsigned(err)
 	var known *explained
-	if err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) {
 		return err
 	}
-	short := fmt.Errorf("%s (HTTP %d)%s", r.ErrorCode, r.StatusCode, message(r))
+	code := r.ErrorCode
+	if code == "" { // what stands between us and Azure answers as it likes
+		code = http.StatusText(r.StatusCode)
+	}
+	short := fmt.Errorf("%s (HTTP %d)%s", code, r.StatusCode, message(r))
 	if say, ok := remedies[r.ErrorCode]; ok {
 		return &explained{fmt.Errorf("%w: %w", say.sentinel, short), say.remedy, err}
 	}
@@ -106,6 +116,28 @@ func explain(err error) error {
 		return &explained{fmt.Errorf("%w: %w", fs.ErrPermission, short), remedies["AuthorizationFailed"].remedy, err}
 	}
 	return &explained{short, "", err}
+}
+
+// signed is the query of an address that holds a signature.
+var signed = regexp.MustCompile(`\?[^\s"]*\bsig=[^\s"]*`)
+
+// unsigned takes signatures out of what an error says: one of the network tells
+// the whole address that was asked for, and whoever has that can read the disk.
+func unsigned(err error) error {
+	text := err.Error()
+	if !strings.Contains(text, "sig=") {
+		return err
+	}
+	out := &explained{err: errors.New(signed.ReplaceAllString(text, "?..."))}
+	var x *explained
+	if errors.As(err, &x) {
+		out.remedy = x.remedy
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		out.cause = u.Err
+	}
+	return out
 }
 
 // message is Azure's own, which the SDK's error buries in the whole answer.
@@ -133,7 +165,12 @@ type explained struct {
 }
 
 func (e *explained) Error() string   { return e.err.Error() }
-func (e *explained) Unwrap() []error { return []error{e.err, e.cause} }
+func (e *explained) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.err}
+	}
+	return []error{e.err, e.cause}
+}
 
 // fail says where an error happened. An error that says so already stays.
 func fail(op string, id dr.MachineID, disk dr.DiskID, off int64, err error) error {
@@ -142,7 +179,7 @@ func fail(op string, id dr.MachineID, disk dr.DiskID, off int64, err error) erro
 	}
 	var known *dr.Error
 	if errors.As(err, &known) {
-		return err
+		return unsigned(err)
 	}
 	err = explain(err)
 	out := &dr.Error{Op: op, Machine: id, Disk: disk, Off: off, Err: err}

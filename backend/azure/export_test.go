@@ -6,6 +6,9 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
+// ErrRefused is what refusals of Azure are.
+var ErrRefused = errRefused
+
 // DiskAt is where a disk's bytes are: for tests, which look at them with eyes of
 // their own.
 type DiskAt struct {
