@@ -139,15 +139,15 @@ func (a *Azure) diff(ctx context.Context, from, to string, size int64) iter.Seq2
 		if from == to {
 			return
 		}
-		begun, stopped := false, false
+		begun, stopped, at := false, false, int64(0)
 		err := a.grants.with(ctx, from, func(_ *pageblob.Client, prev string) error {
 			return a.grants.with(ctx, to, func(c *pageblob.Client, _ string) error {
 				return pagesBetween(ctx, c, prev, func(e dr.Extent) bool {
 					e.Len = min(e.End(), size) - e.Off
-					if e.Len <= 0 {
-						return true
+					if e.Len <= 0 || e.Off < at {
+						return true // asked again, by another address
 					}
-					begun = true
+					begun, at = true, e.End()
 					stopped = !yield(e, nil)
 					return !stopped
 				})

@@ -164,7 +164,7 @@ type explained struct {
 	cause  error // the SDK's, for its status and code
 }
 
-func (e *explained) Error() string   { return e.err.Error() }
+func (e *explained) Error() string { return e.err.Error() }
 func (e *explained) Unwrap() []error {
 	if e.cause == nil {
 		return []error{e.err}

@@ -46,24 +46,45 @@ func (g *grants) snapshot(ctx context.Context, name string) (url string, done fu
 	x.users++
 	g.mu.Unlock()
 	done = sync.OnceFunc(func() { g.done(name, x) })
+	if url, err = g.address(ctx, name, x); err != nil {
+		done()
+		return "", func() {}, err
+	}
+	return url, done, nil
+}
+
+// address is what there is, or a new one.
+func (g *grants) address(ctx context.Context, name string, x *grant) (string, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.url == "" || time.Until(x.until) < g.a.opts.Grant/4 {
-		if x.url != "" { // one that is still good isn't prolonged
-			err = g.take(ctx, name)
-		}
-		if err == nil {
-			x.url, err = g.give(ctx, name)
-		}
-		if err != nil {
-			x.url = ""
-			done2 := done
-			go done2() // it takes x.mu
-			return "", func() {}, err
-		}
-		x.until = time.Now().Add(g.a.opts.Grant)
+	if x.url != "" && time.Until(x.until) >= g.a.opts.Grant/4 {
+		return x.url, nil
 	}
-	return x.url, done, nil
+	if x.url != "" { // one that is still good isn't prolonged
+		x.url = ""
+		if err := g.take(ctx, name); err != nil {
+			return "", err
+		}
+	}
+	x.until = time.Now().Add(g.a.opts.Grant)
+	url, err := g.give(ctx, name)
+	if err != nil {
+		if status, _ := codeOf(err); status < 400 || status >= 500 { // else it was refused
+			clean, cancel := grace(ctx)
+			defer cancel()
+			g.ended(name, x, g.take(clean, name))
+		}
+		return "", err
+	}
+	x.url = url
+	return url, nil
+}
+
+// ended tells of what could not be revoked.
+func (g *grants) ended(name string, x *grant, err error) {
+	if err != nil {
+		g.a.opts.Log.Warn("an address to read a disk by could not be revoked; it ends by itself", "of", name, "until", x.until, "err", explain(err))
+	}
 }
 
 // done revokes an address that nobody uses.
@@ -83,9 +104,7 @@ func (g *grants) done(name string, x *grant) {
 	x.url = ""
 	ctx, cancel := grace(context.Background())
 	defer cancel()
-	if err := g.take(ctx, name); err != nil {
-		g.a.opts.Log.Warn("an address to read a disk by could not be revoked; it ends by itself", "of", name, "until", x.until, "err", err)
-	}
+	g.ended(name, x, g.take(ctx, name))
 }
 
 // drop forgets an address because what it is of is deleted.
@@ -120,11 +139,16 @@ func (g *grants) stale(name, url string) {
 	}
 }
 
-func (g *grants) close(ctx context.Context) error {
+func (g *grants) close(ctx context.Context) error { return g.dropAll(ctx, "") }
+
+// dropAll is drop for all names that begin so.
+func (g *grants) dropAll(ctx context.Context, prefix string) error {
 	g.mu.Lock()
-	names := make([]string, 0, len(g.m))
+	var names []string
 	for name := range g.m {
-		names = append(names, name)
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
 	}
 	g.mu.Unlock()
 	var errs []error
@@ -132,6 +156,13 @@ func (g *grants) close(ctx context.Context) error {
 		errs = append(errs, g.drop(ctx, name))
 	}
 	return errors.Join(errs...)
+}
+
+// used tells whether this process reads by an address of the name.
+func (g *grants) used(name string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.m[name] != nil
 }
 
 func (g *grants) give(ctx context.Context, name string) (string, error) {

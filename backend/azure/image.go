@@ -158,7 +158,7 @@ func (i *image) Extents(ctx context.Context, disk dr.DiskID) iter.Seq2[dr.Extent
 // written yields what is written of a snapshot, ascending.
 func (a *Azure) written(ctx context.Context, name string) iter.Seq2[dr.Extent, error] {
 	return func(yield func(dr.Extent, error) bool) {
-		stopped := false
+		stopped, at := false, int64(0)
 		err := a.grants.with(ctx, name, func(c *pageblob.Client, _ string) error {
 			pager := c.NewGetPageRangesPager(nil)
 			for pager.More() && !stopped {
@@ -168,7 +168,11 @@ func (a *Azure) written(ctx context.Context, name string) iter.Seq2[dr.Extent, e
 				}
 				for _, r := range page.PageRange {
 					e := dr.Extent{Off: deref(r.Start), Len: deref(r.End) + 1 - deref(r.Start)}
-					if e.Len > 0 && !yield(e, nil) {
+					if e.Len <= 0 || e.Off < at {
+						continue // asked again, by another address
+					}
+					at = e.End()
+					if !yield(e, nil) {
 						stopped = true
 						break
 					}

@@ -3,7 +3,10 @@ package azure
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -76,7 +79,40 @@ func (a *Azure) release(ctx context.Context, id dr.MachineID, which func(dr.Poin
 			}
 		}
 	}
-	return a.purge(ctx, id)
+	if err := a.purge(ctx, id); err != nil {
+		return err
+	}
+	return a.revokeBases(ctx, r)
+}
+
+// revokeBases takes back the addresses by which processes that are gone could
+// read what is kept as a base only.
+func (a *Azure) revokeBases(ctx context.Context, r record) error {
+	names := map[string]bool{}
+	for _, mo := range r.Moments {
+		if (mo.Released || mo.Base) && !mo.Gone {
+			for _, d := range mo.Disks {
+				names[d.Before], names[d.After] = true, true
+			}
+		}
+	}
+	list := slices.Sorted(maps.Keys(names))
+	return a.all(ctx, len(list), func(ctx context.Context, i int) error {
+		if list[i] == "" || a.grants.used(list[i]) {
+			return nil
+		}
+		s, err := a.snapshots.Get(ctx, a.opts.ResourceGroup, list[i], nil)
+		if isNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return explain(err)
+		}
+		if s.Properties == nil || deref(s.Properties.DiskState) != armcompute.DiskStateActiveSAS {
+			return nil
+		}
+		return a.revokeSnapshot(ctx, list[i])
+	}, nil)
 }
 
 // remember keeps the name of a point about whose changes nothing is known.

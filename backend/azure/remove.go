@@ -139,11 +139,7 @@ func (a *Azure) removeResource(ctx context.Context, kind string, id dr.MachineID
 		if ok, err := ours(x.Tags, err); err != nil || !ok {
 			return err
 		}
-		p, err := a.sets.BeginDelete(ctx, at.group, at.name, nil)
-		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
-			return explain(err)
-		}
-		return nil
+		return a.unrestoreAll(ctx, at.name)
 	case "microsoft.network/networkinterfaces":
 		x, err := a.nics.Get(ctx, at.group, at.name, nil)
 		if ok, err := ours(x.Tags, err); err != nil || !ok {

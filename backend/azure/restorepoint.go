@@ -89,15 +89,80 @@ func (a *Azure) restorePoint(ctx context.Context, m *machine, mo *moment, want d
 	return nil
 }
 
-// unrestore deletes a restore point. One that isn't there is no error.
+// unrestore deletes a restore point, and before that takes back whatever it can
+// be read by. One that isn't there is no error.
 func (a *Azure) unrestore(ctx context.Context, name string) error {
 	set, point, ok := cut(name)
 	if !ok {
 		return nil
 	}
-	p, err := a.restores.BeginDelete(ctx, a.opts.ResourceGroup, set, point, nil)
-	if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
-		return explain(err)
+	if err := a.grants.dropAll(ctx, name+"/"); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		p, err := a.restores.BeginDelete(ctx, a.opts.ResourceGroup, set, point, nil)
+		_, err = await(ctx, a, p, err)
+		status, _ := codeOf(err)
+		switch {
+		case err == nil, isNotFound(err):
+			return nil
+		case status == http.StatusConflict && try == 0:
+			// Another process, dead or not, may have it granted.
+			if err := a.revokePoint(ctx, set, point); err != nil {
+				return err
+			}
+		default:
+			return explain(err)
+		}
+	}
+}
+
+// revokePoint takes back what the disks of a restore point can be read by.
+func (a *Azure) revokePoint(ctx context.Context, set, point string) error {
+	for pages := a.restored.NewListByRestorePointPager(a.opts.ResourceGroup, set, point, nil); pages.More(); {
+		page, err := pages.NextPage(ctx)
+		if isNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return explain(err)
+		}
+		for _, d := range page.Value {
+			if err := a.grants.take(ctx, set+"/"+point+"/"+deref(d.Name)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// unrestoreAll deletes a collection with its points. One that isn't there is no
+// error.
+func (a *Azure) unrestoreAll(ctx context.Context, set string) error {
+	for try := 0; ; try++ {
+		p, err := a.sets.BeginDelete(ctx, a.opts.ResourceGroup, set, nil)
+		_, err = await(ctx, a, p, err)
+		status, _ := codeOf(err)
+		switch {
+		case err == nil, isNotFound(err):
+			return nil
+		case status != http.StatusConflict || try > 0:
+			return explain(err)
+		}
+		x, err := a.sets.Get(ctx, a.opts.ResourceGroup, set, &armcompute.RestorePointCollectionsClientGetOptions{Expand: to.Ptr(armcompute.RestorePointCollectionExpandOptionsRestorePoints)})
+		if isNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return explain(err)
+		}
+		if x.Properties == nil {
+			continue
+		}
+		for _, point := range x.Properties.RestorePoints {
+			if err := a.unrestore(ctx, set+"/"+deref(point.Name)); err != nil {
+				return err
+			}
+		}
+	}
 }
