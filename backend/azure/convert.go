@@ -103,7 +103,7 @@ func (a *Azure) toDisks(ctx context.Context, m *machine, r record) (record, erro
 			gone = append(gone, x.Blob)
 			x.take(d.disk)
 		}
-		now.Gen = gen
+		now.Gen, now.Untidy = gen, true
 		return nil
 	})
 	if err != nil {

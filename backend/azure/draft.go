@@ -32,8 +32,10 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 		return nil, fail("draft", id, "", -1, remedied(dr.ErrRunning, "stop the machine"))
 	}
 	owner := uuid.NewString()
+	untidy := false
 	r, err := a.update(ctx, id, func() (record, error) { return m.current(), nil }, func(r *record) error {
 		m.refresh(r)
+		untidy, r.Untidy = r.Untidy, true
 		r.New, r.Torn, r.Holds, r.Draft = false, true, "", owner
 		r.Gen++
 		return nil
@@ -42,6 +44,14 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 		return nil, fail("draft", id, "", -1, err)
 	}
 	m.rec, m.has = r, true
+	if untidy { // an earlier draft may have died
+		if err := a.tidy(ctx, id); err != nil {
+			if !tolerable(err) {
+				return nil, fail("draft", id, "", -1, err)
+			}
+			a.opts.Log.Warn("what an earlier draft has left can't be deleted", "machine", id, "err", explain(err))
+		}
+	}
 	return &draft{a: a, m: m, point: p, owner: owner, gen: r.Gen, disks: map[dr.DiskID]*draftDisk{}}, nil
 }
 
@@ -184,6 +194,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 			uploaded[id] = disk
 		}
 	}
+	var gone []string
 	_, err := d.a.update(ctx, d.m.id, nil, func(r *record) error {
 		if r.Draft != d.owner {
 			return remedied(fmt.Errorf("%w: another draft of the machine was begun", dr.ErrFenced), "see that no two processes work on one machine")
@@ -191,6 +202,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 		if !r.Torn && r.Holds == d.point.ID {
 			return errUnchanged // the answer to an earlier attempt was lost
 		}
+		gone = nil
 		for id, x := range d.disks {
 			rec := r.disk(id)
 			switch {
@@ -198,6 +210,9 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 			case x.uploads():
 				rec.take(uploaded[id])
 			default:
+				if rec.Blob != "" && rec.Blob != x.name {
+					gone = append(gone, rec.Blob)
+				}
 				rec.Blob = x.name
 			}
 		}
@@ -210,6 +225,11 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 		return d.fail("commit", "", -1, err)
 	}
 	d.done = true
+	for _, name := range gone { // what an adopted image has replaced
+		if err := d.a.drop(ctx, name); err != nil {
+			d.a.opts.Log.Warn("a blob is left behind until the machine starts", "blob", name, "err", explain(err))
+		}
+	}
 	return d.fail("commit", "", -1, d.release(ctx))
 }
 

@@ -19,6 +19,11 @@ import (
 // capacity, a lock. A person, or time, can change that.
 var errRefused = errors.New("Azure refuses it")
 
+// errFailing marks what is wrong at Azure itself.
+var errFailing = errors.New("Azure failed")
+
+const failing = "Azure itself failed; it is tried again: if it stays so, see Azure's status and ask its support"
+
 // codeOf is Azure's code of a failure, also of one inside a long operation that
 // was answered by 200.
 func codeOf(err error) (status int, code string) {
@@ -66,6 +71,9 @@ var remedies = map[string]struct {
 	"ResourceGroupNotFound":                                 {dr.ErrNotFound, "make the resource group first, or correct Options.ResourceGroup"},
 	"ContainerNotFound":                                     {dr.ErrNotFound, "make the container first, or correct Options.Staging"},
 	"SubscriptionNotFound":                                  {dr.ErrNotFound, "the credential's tenant has no such subscription"},
+	"InternalServerError":                                   {errFailing, failing},
+	"InternalExecutionError":                                {errFailing, failing},
+	"InternalOperationError":                                {errFailing, failing},
 	"OperationPreempted":                                    {dr.ErrBusy, "a later operation has overtaken this one; it is tried again"},
 	"ConcurrentSnapshotsCountExceedsLimit":                  {dr.ErrBusy, "too many snapshots of the disk in a short time (7 in 5 minutes): replicate less often"},
 	"TooManySnapshotRequests":                               {dr.ErrBusy, "too many snapshots of the disk in a short time (7 in 5 minutes): replicate less often"},

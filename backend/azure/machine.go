@@ -151,6 +151,9 @@ func (a *Azure) look(ctx context.Context, m *machine) error {
 	if err == nil && resp.Properties != nil && m.is(&resp.VirtualMachine) {
 		m.vm = &resp.VirtualMachine
 		m.power, m.halted = powerOf(m.vm.Properties.InstanceView)
+		if m.power == "" && deref(m.vm.Properties.ProvisioningState) == "Failed" {
+			m.power = dr.Off // Azure had no room for it, and never started it
+		}
 	}
 	if m.vm == nil && !isReplicaID(m.id) {
 		a.mu.Lock()
@@ -232,6 +235,20 @@ func powerOf(view *armcompute.VirtualMachineInstanceView) (p dr.Power, halted bo
 		}
 	}
 	return "", false
+}
+
+// failure is what Azure says of a machine that it could not make.
+func (m *machine) failure() error {
+	code := "no code"
+	if v := m.vm.Properties.InstanceView; v != nil {
+		for _, s := range v.Statuses {
+			if c, ok := strings.CutPrefix(strings.ToLower(deref(s.Code)), "provisioningstate/failed/"); ok {
+				code = deref(s.Code)[len(deref(s.Code))-len(c):]
+			}
+		}
+	}
+	err := fmt.Errorf("%w: the machine could not be made: %s", errRefused, code)
+	return remedied(err, remedies[code].remedy)
 }
 
 // live finds the managed disk of a resource ID.

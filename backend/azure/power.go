@@ -31,7 +31,7 @@ func (a *Azure) start(ctx context.Context, m *machine) error {
 		return remedied(dr.ErrTorn, "fill its disks from a recovery point first")
 	}
 	if m.power == dr.On {
-		return nil
+		return a.settle(ctx, m)
 	}
 	if m.power != dr.Off {
 		return fmt.Errorf("%w: the machine is stopping or starting", dr.ErrBusy)
@@ -57,7 +57,7 @@ func (a *Azure) start(ctx context.Context, m *machine) error {
 		return err
 	}
 	m.rec = r
-	if m.vm == nil {
+	if m.vm == nil || r.VMID == "" {
 		err = a.makeVM(ctx, m, &r)
 	} else {
 		err = a.swap(ctx, m, &r)
@@ -65,7 +65,57 @@ func (a *Azure) start(ctx context.Context, m *machine) error {
 	if err != nil {
 		return err
 	}
-	return a.dropReplaced(ctx, m)
+	return a.settle(ctx, m)
+}
+
+// settle does what is left to do for a machine that runs: to record which it is,
+// and to delete what its start, or one that was cut off, has left.
+func (a *Azure) settle(ctx context.Context, m *machine) error {
+	if !m.has {
+		return nil
+	}
+	r, _, err := a.load(ctx, m.id)
+	if errors.Is(err, dr.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if r.VMID == "" {
+		if err := a.recordVM(ctx, m); err != nil {
+			return err
+		}
+	}
+	err = a.dropReplaced(ctx, m, r)
+	if err == nil && r.Untidy {
+		if err = a.tidy(ctx, m.id); err == nil {
+			_, err = a.update(ctx, m.id, nil, func(now *record) error {
+				if now.Draft != r.Draft || now.Gen != r.Gen || !now.Untidy {
+					return errUnchanged
+				}
+				now.Untidy = false
+				return nil
+			})
+		}
+	}
+	if tolerable(err) {
+		a.opts.Log.Warn("the machine runs, but what it had before can't be deleted", "machine", m.id, "err", explain(err))
+		return nil
+	}
+	return err
+}
+
+// recordVM records which machine a replica is at Azure.
+func (a *Azure) recordVM(ctx context.Context, m *machine) error {
+	_, err := a.update(ctx, m.id, nil, func(r *record) error {
+		id := deref(m.vm.Properties.VMID)
+		if r.VMID == id {
+			return errUnchanged
+		}
+		r.VMID = id
+		return nil
+	})
+	return err
 }
 
 // makeVM makes a machine, which starts at once, and records which it is.
@@ -88,22 +138,56 @@ func (a *Azure) makeVM(ctx context.Context, m *machine, r *record) error {
 	}
 	vm := a.vmOf(r, o, ids)
 	at := r.at()
-	poll, err := a.vms.BeginCreateOrUpdate(ctx, at.group, at.name, vm, nil)
+	var opts armcompute.VirtualMachinesClientBeginCreateOrUpdateOptions
+	again := m.vm != nil
+	if !again {
+		opts.IfNoneMatch = to.Ptr("*") // one of the name may be anybody's
+	} else if err := a.deallocate(ctx, at); err != nil {
+		// One whose start has failed takes another size only so.
+		return err
+	}
+	poll, err := a.vms.BeginCreateOrUpdate(ctx, at.group, at.name, vm, &opts)
 	resp, err := await(ctx, a, poll, err)
+	if status, _ := codeOf(err); status == http.StatusPreconditionFailed {
+		return a.made(ctx, m)
+	}
 	if err != nil {
 		return explain(err)
 	}
-	if deref(resp.Tags[tagMachine]) != string(m.id) {
-		return fmt.Errorf("%w: machine %s of resource group %s is somebody else's", dr.ErrExists, at.name, at.group)
-	}
-	_, err = a.update(ctx, m.id, nil, func(r *record) error {
-		if r.VMID == deref(resp.Properties.VMID) {
-			return errUnchanged
+	m.vm = &resp.VirtualMachine
+	if again { // then Azure may have changed it only
+		if err := a.boot(ctx, m); err != nil {
+			return err
 		}
-		r.VMID = deref(resp.Properties.VMID)
-		return nil
-	})
-	return err
+	}
+	return a.recordVM(ctx, m)
+}
+
+// made waits for a machine that was there already when it was to be made: the
+// answer to an earlier request was lost, or it is somebody else's.
+func (a *Azure) made(ctx context.Context, m *machine) error {
+	for {
+		if err := a.look(ctx, m); err != nil {
+			return err
+		}
+		if m.vm == nil {
+			return remedied(fmt.Errorf("%w: machine %s of resource group %s is somebody else's", dr.ErrExists, m.at.name, m.at.group), "remove or rename that machine, or remove the replica and prepare it anew under another name")
+		}
+		switch state := deref(m.vm.Properties.ProvisioningState); state {
+		case "Succeeded":
+			if m.power != dr.On {
+				if err := a.boot(ctx, m); err != nil {
+					return err
+				}
+			}
+			return a.recordVM(ctx, m)
+		case "Failed", "Canceled":
+			return m.failure()
+		}
+		if err := sleep(ctx, a.opts.Poll); err != nil {
+			return err
+		}
+	}
 }
 
 // vmOf is the machine as it is asked for: made of disks, so that Azure changes
@@ -202,14 +286,7 @@ func (a *Azure) boot(ctx context.Context, m *machine) error {
 
 // dropReplaced deletes the disks that a machine had before, of those that this
 // library made.
-func (a *Azure) dropReplaced(ctx context.Context, m *machine) error {
-	r, _, err := a.load(ctx, m.id)
-	if errors.Is(err, dr.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func (a *Azure) dropReplaced(ctx context.Context, m *machine, r record) error {
 	var done []string
 	for _, d := range r.Disks {
 		for _, old := range d.Replaced {
@@ -235,7 +312,7 @@ func (a *Azure) dropReplaced(ctx context.Context, m *machine) error {
 	if len(done) == 0 {
 		return nil
 	}
-	_, err = a.update(ctx, m.id, nil, func(r *record) error {
+	_, err := a.update(ctx, m.id, nil, func(r *record) error {
 		for i := range r.Disks {
 			r.Disks[i].Replaced = slices.DeleteFunc(r.Disks[i].Replaced, func(old string) bool { return slices.Contains(done, old) })
 		}

@@ -55,6 +55,9 @@ type record struct {
 	Holds dr.PointID `json:"holds,omitempty"`
 	Draft string     `json:"draft,omitempty"`
 
+	// Untidy says that what was begun since may have left things that no record
+	// knows of.
+	Untidy bool `json:"untidy,omitempty"`
 	// Gen numbers what is made, so that nothing is taken for something older.
 	Gen int `json:"gen,omitempty"`
 	// Begun is the point that the last committed draft made the disks hold:
@@ -84,6 +87,8 @@ type diskRecord struct {
 	Unique string    `json:"unique,omitempty"`
 	Owned  time.Time `json:"owned,omitzero"`
 	Actual int64     `json:"actual,omitempty"`
+	// Had is the size that the content still has, if it is to grow to Size.
+	Had int64 `json:"had,omitempty"`
 	// Replaced are managed disks that the machine had before this one, to be
 	// deleted when it starts with it.
 	Replaced []string `json:"replaced,omitempty"`

@@ -24,7 +24,8 @@ func (a *Azure) Release(ctx context.Context, id dr.MachineID, name dr.PointID) e
 	return fail("release", id, "", -1, a.release(ctx, id, func(p dr.PointID) bool { return p == name }))
 }
 
-// Sweep implements backend.Sweeper.
+// Sweep implements backend.Sweeper. It also deletes what drafts and starts that
+// were cut off have left.
 func (a *Azure) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointID) bool) ([]dr.PointID, error) {
 	r, _, err := a.load(ctx, id)
 	if errors.Is(err, dr.ErrNotFound) {
@@ -40,6 +41,9 @@ func (a *Azure) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointID
 		}
 	}
 	err = a.release(ctx, id, func(p dr.PointID) bool { return slices.Contains(swept, p) })
+	if err == nil {
+		err = a.tidy(ctx, id)
+	}
 	return swept, fail("sweep", id, "", -1, err)
 }
 
@@ -192,8 +196,8 @@ func (r *record) base(p dr.PointID) *moment {
 	return nil
 }
 
-// unfreeze deletes all that an attempt may have made.
-func (a *Azure) unfreeze(ctx context.Context, m *machine, r record, mo moment) error {
+// momentNames are the snapshots that an attempt can have made.
+func (a *Azure) momentNames(m *machine, r record, mo moment) []string {
 	rounds := []string{"a-", "b-", "c-"}
 	if mo.Base {
 		rounds = []string{"base-"}
@@ -210,10 +214,12 @@ func (a *Azure) unfreeze(ctx context.Context, m *machine, r record, mo moment) e
 	for _, d := range mo.Disks {
 		note(d.ID)
 	}
-	list := make([]string, 0, len(names))
-	for n := range names {
-		list = append(list, n)
-	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// unfreeze deletes all that an attempt may have made.
+func (a *Azure) unfreeze(ctx context.Context, m *machine, r record, mo moment) error {
+	list := a.momentNames(m, r, mo)
 	if !mo.Base {
 		if err := a.unrestore(ctx, restoreName(m.id, mo)); err != nil {
 			return err

@@ -40,17 +40,25 @@ func (a *Azure) Remove(ctx context.Context, id dr.MachineID) error {
 }
 
 func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
-	tagged, err := a.tagged(ctx, id)
+	tagged, err := a.tagged(ctx, a.opts.ResourceGroup, id)
 	if err != nil {
 		return err
 	}
 	if r.Name != "" { // lists may be late
-		for kind, name := range map[string]string{"virtualMachines": r.Name} {
-			tagged["microsoft.compute/"+strings.ToLower(kind)] = append(tagged["microsoft.compute/"+strings.ToLower(kind)], a.computeID(kind, place{r.Group, name}))
+		add := func(kind, id string) { tagged[kind] = append(tagged[kind], id) }
+		add("microsoft.compute/virtualmachines", a.computeID("virtualMachines", r.at()))
+		m := &machine{id: id}
+		for _, mo := range r.Moments {
+			for _, name := range a.momentNames(m, r, mo) {
+				add("microsoft.compute/snapshots", a.computeID("snapshots", place{a.opts.ResourceGroup, name}))
+			}
+		}
+		if len(r.Moments) > 0 {
+			add("microsoft.compute/restorepointcollections", a.computeID("restorePointCollections", place{a.opts.ResourceGroup, restoreSet(id)}))
 		}
 		for _, d := range r.Disks {
 			if d.Disk != "" {
-				tagged["microsoft.compute/disks"] = append(tagged["microsoft.compute/disks"], d.Disk)
+				add("microsoft.compute/disks", d.Disk)
 			}
 		}
 	}
@@ -66,14 +74,12 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 			return err
 		}
 	}
-	for _, prefix := range []string{"disks/" + string(id) + "/"} {
-		for name, err := range a.blobs(ctx, prefix) {
-			if err == nil {
-				err = a.drop(ctx, name)
-			}
-			if err != nil {
-				return err
-			}
+	for name, err := range a.blobs(ctx, blobPrefix(id)) {
+		if err == nil {
+			err = a.drop(ctx, name)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if r.Name != "" {
@@ -84,10 +90,10 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 	return a.drop(ctx, recordBlob(id))
 }
 
-// tagged lists what carries a machine's tag in the replicas' group, by kind.
-func (a *Azure) tagged(ctx context.Context, id dr.MachineID) (map[string][]string, error) {
+// tagged lists what carries a machine's tag in a resource group, by kind.
+func (a *Azure) tagged(ctx context.Context, group string, id dr.MachineID) (map[string][]string, error) {
 	found := map[string][]string{}
-	pages := a.resources.NewListByResourceGroupPager(a.opts.ResourceGroup, &armresources.ClientListByResourceGroupOptions{
+	pages := a.resources.NewListByResourceGroupPager(group, &armresources.ClientListByResourceGroupOptions{
 		Filter: to.Ptr(fmt.Sprintf("tagName eq '%s' and tagValue eq '%s'", tagMachine, id))})
 	for pages.More() {
 		page, err := pages.NextPage(ctx)

@@ -143,7 +143,7 @@ func (z size) fits(like dr.Machine, o PlacementOptions, cards int) string {
 // processors and the memory of the machine: of families for general use first.
 // A machine that is there keeps its own.
 func (a *Azure) choose(ctx context.Context, m *machine, like dr.Machine, o PlacementOptions, cards int) (string, error) {
-	if m.vm != nil {
+	if m.vm != nil && m.rec.VMID != "" {
 		return m.rec.Size, nil
 	}
 	if o.Size != "" {

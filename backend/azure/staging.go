@@ -42,7 +42,7 @@ type staged struct {
 }
 
 func (a *Azure) stagedName(id dr.MachineID, disk dr.DiskID, gen int) string {
-	return fmt.Sprintf("disks/%s/%s-%d.vhd", id, short(string(disk)), gen)
+	return fmt.Sprintf("%s%s-%d.vhd", blobPrefix(id), short(string(disk)), gen)
 }
 
 // make makes the blob of a disk that reads as zeros.
