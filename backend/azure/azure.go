@@ -42,6 +42,8 @@ type Azure struct {
 	sizes  sizeTable
 	plain  runtime.Pipeline // for addresses that need no credential
 
+	cabling sync.Mutex // held while a card is changed
+
 	mu    sync.Mutex
 	found map[string]place // by vmId, in lower case
 }

@@ -24,6 +24,9 @@ var errFailing = errors.New("Azure failed")
 
 const failing = "Azure itself failed; it is tried again: if it stays so, see Azure's status and ask its support"
 
+// errGuest marks what the guest would have to do.
+var errGuest = errors.New("the guest doesn't answer")
+
 // codeOf is Azure's code of a failure, also of one inside a long operation that
 // was answered by 200.
 func codeOf(err error) (status int, code string) {
@@ -85,6 +88,7 @@ var remedies = map[string]struct {
 	"VMExtensionProvisioningError":                          {dr.ErrNotConsistent, "the snapshot extension fails in the guest: see the machine's extensions"},
 	"UserErrorVmNotInDesirableState":                        {dr.ErrNotConsistent, "the machine is not in a state in which restore points can be made"},
 	"VMSnapshotLinuxFailed":                                 {dr.ErrNotConsistent, "the guest's scripts failed: see its extension's log"},
+	"VMAgentStatusCommunicationError":                       {errGuest, "see that the guest's Azure agent is installed and runs, and that the guest has not hung"},
 	"ManagedDiskSasLimitExceeded":                           {dr.ErrBusy, "too many addresses to read this disk by are granted (5): end other exports"},
 	"CannotGrantAccessToMoreThanMaxAllowedSnapshotsPerDisk": {dr.ErrBusy, "too many addresses to read this disk by are granted (5): end other exports"},
 }

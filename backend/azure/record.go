@@ -47,6 +47,9 @@ type record struct {
 	Size  string `json:"size,omitempty"`
 
 	Disks []diskRecord `json:"disks,omitempty"`
+	// Rules are resource IDs of security rules that were made for the machine in
+	// groups of others.
+	Rules []string `json:"rules,omitempty"`
 
 	// New, Torn and Holds are as in backend.Replica. Draft tells the draft that
 	// tore the disks from all others.

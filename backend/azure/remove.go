@@ -62,6 +62,13 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 			}
 		}
 	}
+	for _, rule := range r.Rules {
+		if group, name, ok := strings.Cut(rule, "/securityRules/"); ok {
+			if err := a.dropRule(ctx, group, name); err != nil {
+				return fmt.Errorf("delete rule %s: %w", rule, err)
+			}
+		}
+	}
 	for _, kind := range order {
 		ids := unique(tagged[kind])
 		err := a.all(ctx, len(ids), func(ctx context.Context, i int) error {
@@ -153,25 +160,9 @@ func (a *Azure) removeResource(ctx context.Context, kind string, id dr.MachineID
 		}
 		return a.dropCard(ctx, at)
 	case "microsoft.network/publicipaddresses":
-		x, err := a.publics.Get(ctx, at.group, at.name, nil)
-		if ok, err := ours(x.Tags, err); err != nil || !ok {
-			return err
-		}
-		p, err := a.publics.BeginDelete(ctx, at.group, at.name, nil)
-		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
-			return explain(err)
-		}
-		return nil
+		return a.dropAddress(ctx, id, at)
 	case "microsoft.network/networksecuritygroups":
-		x, err := a.guards.Get(ctx, at.group, at.name, nil)
-		if ok, err := ours(x.Tags, err); err != nil || !ok {
-			return err
-		}
-		p, err := a.guards.BeginDelete(ctx, at.group, at.name, nil)
-		if _, err = await(ctx, a, p, err); err != nil && !isNotFound(err) {
-			return explain(err)
-		}
-		return nil
+		return a.dropGuard(ctx, id, at)
 	}
 	return nil
 }
