@@ -26,6 +26,7 @@ type Azure struct {
 	restores  *armcompute.RestorePointsClient
 	restored  *armcompute.DiskRestorePointClient
 	skus      *armcompute.ResourceSKUsClient
+	avsets    *armcompute.AvailabilitySetsClient
 	usage     *armcompute.UsageClient
 
 	nics    *armnetwork.InterfacesClient
@@ -82,7 +83,7 @@ func Open(o Options) (*Azure, error) {
 	}
 	a.vms, a.disks, a.snapshots = compute.NewVirtualMachinesClient(), compute.NewDisksClient(), compute.NewSnapshotsClient()
 	a.sets, a.restores, a.restored = compute.NewRestorePointCollectionsClient(), compute.NewRestorePointsClient(), compute.NewDiskRestorePointClient()
-	a.skus, a.usage = compute.NewResourceSKUsClient(), compute.NewUsageClient()
+	a.skus, a.usage, a.avsets = compute.NewResourceSKUsClient(), compute.NewUsageClient(), compute.NewAvailabilitySetsClient()
 	a.nics, a.vnets, a.subnets = network.NewInterfacesClient(), network.NewVirtualNetworksClient(), network.NewSubnetsClient()
 	a.publics, a.guards, a.rules = network.NewPublicIPAddressesClient(), network.NewSecurityGroupsClient(), network.NewSecurityRulesClient()
 	return a, nil

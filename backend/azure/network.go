@@ -24,6 +24,25 @@ type card struct {
 	// that it must be this and no other.
 	Address string
 	Keep    bool
+	ranges  []netip.Prefix // of the subnet
+}
+
+func (c card) holds(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// rangesOf are the prefixes of a subnet.
+func rangesOf(s armnetwork.Subnet) (all []netip.Prefix) {
+	if s.Properties == nil {
+		return nil
+	}
+	for _, text := range append(slices.Clone(s.Properties.AddressPrefixes), s.Properties.AddressPrefix) {
+		if p, err := netip.ParsePrefix(deref(text)); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 // subnetRef reads "vnet/subnet", "group/vnet/subnet" or a resource ID.
@@ -66,6 +85,11 @@ func (a *Azure) plan(ctx context.Context, like dr.Machine, o PlacementOptions, i
 	if len(nics) == 0 {
 		nics = []dr.NIC{{ID: "nic0", DHCP: true}}
 	}
+	for id := range o.Addresses {
+		if !slices.ContainsFunc(nics, func(n dr.NIC) bool { return n.ID == id }) {
+			return nil, fmt.Errorf("%w: placement option addresses: the machine has no card %s", dr.ErrInvalid, id)
+		}
+	}
 	var cards []card
 	for _, nic := range nics {
 		to, mapped := networks[nic.Network]
@@ -92,6 +116,12 @@ func (a *Azure) plan(ctx context.Context, like dr.Machine, o PlacementOptions, i
 		if at, ok := o.Addresses[nic.ID]; ok {
 			c.Address, c.Keep = at, at != ""
 		}
+		if c.Keep && !c.holds(c.Address) {
+			return nil, remedied(fmt.Errorf("%w: card %s should have the address %s, which its subnet %s doesn't", dr.ErrInvalid, c.ID, c.Address, c.Subnet), "choose an address of the subnet (placement option addresses)")
+		}
+		if len(cards) > 0 && (!strings.EqualFold(c.VNet.name, cards[0].VNet.name) || !strings.EqualFold(c.VNet.group, cards[0].VNet.group)) {
+			return nil, remedied(fmt.Errorf("%w: cards %s and %s go to different virtual networks, and all cards of a machine at Azure are in one virtual network", dr.ErrInvalid, cards[0].ID, c.ID), "map them to subnets of one network, or leave cards out")
+		}
 		cards = append(cards, c)
 	}
 	if len(cards) == 0 {
@@ -112,7 +142,7 @@ func (a *Azure) productionCard(ctx context.Context, nic dr.NIC, to string) (card
 	if err != nil {
 		return card{}, fmt.Errorf("subnet %s of network %s in group %s: %w", subnet, vnet.name, vnet.group, explain(err))
 	}
-	return card{Subnet: deref(s.ID), VNet: vnet, Address: wanted(nic, s.Subnet)}, nil
+	return card{Subnet: deref(s.ID), VNet: vnet, Address: wanted(nic, s.Subnet), ranges: rangesOf(s.Subnet)}, nil
 }
 
 // drillCard puts a card into the drill's network: into the subnet that is named
@@ -163,28 +193,19 @@ func (a *Azure) drillCard(ctx context.Context, nic dr.NIC, to string, mapped boo
 	if i := slices.IndexFunc(all, func(s *armnetwork.Subnet) bool { return strings.EqualFold(deref(s.Name), like) }); i >= 0 {
 		s = all[i]
 	}
-	return card{Subnet: deref(s.ID), VNet: vnet, Address: wanted(nic, *s)}, nil
+	return card{Subnet: deref(s.ID), VNet: vnet, Address: wanted(nic, *s), ranges: rangesOf(*s)}, nil
 }
 
 // wanted is the first static address of a card that the subnet has.
 func wanted(nic dr.NIC, s armnetwork.Subnet) string {
-	if nic.DHCP || s.Properties == nil {
+	if nic.DHCP {
 		return ""
 	}
-	prefixes := s.Properties.AddressPrefixes
-	if s.Properties.AddressPrefix != nil {
-		prefixes = append(prefixes, s.Properties.AddressPrefix)
-	}
+	c := card{ranges: rangesOf(s)}
 	for _, text := range nic.Addresses {
 		text, _, _ = strings.Cut(text, "/")
-		addr, err := netip.ParseAddr(text)
-		if err != nil || !addr.Is4() {
-			continue
-		}
-		for _, p := range prefixes {
-			if prefix, err := netip.ParsePrefix(deref(p)); err == nil && prefix.Contains(addr) {
-				return addr.String()
-			}
+		if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() && c.holds(text) {
+			return addr.String()
 		}
 	}
 	return ""
@@ -246,9 +267,30 @@ func (a *Azure) makeCard(ctx context.Context, r *record, name string, c card, o 
 		}
 		if _, code := codeOf(err); code == "PrivateIPAddressInUse" && !c.Keep && try < 5 {
 			continue // it was taken between the question and the answer
+		} else if code == "PrivateIPAddressInUse" && c.Keep {
+			return "", remedied(fmt.Errorf("%w: %w", errRefused, explain(err)), keptRemedy)
 		}
 		return "", explain(err)
 	}
+}
+
+const keptRemedy = "free the address, or ask for another (placement option addresses)"
+
+// kept refuses addresses that were asked for and are somebody else's.
+func (a *Azure) kept(ctx context.Context, cards []card) error {
+	for _, c := range cards {
+		if !c.Keep {
+			continue
+		}
+		r, err := a.vnets.CheckIPAddressAvailability(ctx, c.VNet.group, c.VNet.name, c.Address, nil)
+		if err != nil {
+			return explain(err)
+		}
+		if !deref(r.Available) {
+			return remedied(fmt.Errorf("%w: card %s should have the address %s, which is taken", errRefused, c.ID, c.Address), keptRemedy)
+		}
+	}
+	return nil
 }
 
 // free is the address that a card wants if it is free, else the next that is.

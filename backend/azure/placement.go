@@ -50,7 +50,10 @@ type PlacementOptions struct {
 	Tags map[string]string `json:"tags,omitempty"`
 }
 
-var diskTypes = []string{"Standard_LRS", "StandardSSD_LRS", "Premium_LRS", "StandardSSD_ZRS", "Premium_ZRS", "PremiumV2_LRS", "UltraSSD_LRS"}
+// diskTypes lacks Ultra and Premium v2: no machine starts from these.
+var diskTypes = []string{"Standard_LRS", "StandardSSD_LRS", "Premium_LRS", "StandardSSD_ZRS", "Premium_ZRS"}
+
+var licenses = []string{"Windows_Server", "Windows_Client", "RHEL_BYOS", "SLES_BYOS"}
 
 func parseOptions(raw json.RawMessage) (PlacementOptions, error) {
 	var o PlacementOptions
@@ -61,6 +64,9 @@ func parseOptions(raw json.RawMessage) (PlacementOptions, error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&o); err != nil {
 		return o, fmt.Errorf("%w: placement options: %w", dr.ErrInvalid, err)
+	}
+	if d.More() {
+		return o, fmt.Errorf("%w: placement options: more than one", dr.ErrInvalid)
 	}
 	bad := func(format string, args ...any) (PlacementOptions, error) {
 		return o, fmt.Errorf("%w: placement options: %s", dr.ErrInvalid, fmt.Sprintf(format, args...))
@@ -74,15 +80,20 @@ func parseOptions(raw json.RawMessage) (PlacementOptions, error) {
 		return bad("upload %q; there are direct and staged", o.Upload)
 	case o.Security != "" && o.Security != "TrustedLaunch":
 		return bad("security %q; there is TrustedLaunch", o.Security)
+	case o.License != "" && !slices.Contains(licenses, o.License):
+		return bad("license %q; there are %q", o.License, licenses)
 	}
 	for card, at := range o.Addresses {
-		if _, err := netip.ParseAddr(at); at != "" && err != nil {
-			return bad("address %q of card %q: %v", at, card, err)
+		if addr, err := netip.ParseAddr(at); at != "" && (err != nil || !addr.Is4()) {
+			return bad("address %q of card %q: want one of IPv4", at, card)
 		}
 	}
 	for k := range o.Tags {
 		if strings.HasPrefix(strings.ToLower(k), "lifeboat-") {
 			return bad("tag %q: names with lifeboat- are this library's", k)
+		}
+		if k == "" || strings.ContainsAny(k, `<>%&\?/`) {
+			return bad("tag %q: Azure takes no such name", k)
 		}
 	}
 	return o, nil
@@ -141,8 +152,50 @@ func (a *Azure) check(ctx context.Context, m *machine, like dr.Machine, o Placem
 	if cards, err = a.plan(ctx, like, o, isolated, networks); err != nil {
 		return "", nil, err
 	}
+	if m.vm == nil {
+		if err := a.exist(ctx, o); err != nil {
+			return "", nil, err
+		}
+	}
 	size, err = a.choose(ctx, m, like, o, len(cards))
 	return size, cards, err
+}
+
+// exist refuses what is named and isn't there.
+func (a *Azure) exist(ctx context.Context, o PlacementOptions) error {
+	missing := func(what, name string, err error) error {
+		if isNotFound(err) {
+			return fmt.Errorf("%w: there is no %s %s", dr.ErrInvalid, what, name)
+		}
+		return explain(err)
+	}
+	if o.SecurityGroup != "" {
+		at, err := parseID(a.groupID("networkSecurityGroups", o.SecurityGroup))
+		if err == nil {
+			_, err = a.guards.Get(ctx, at.group, at.name, nil)
+		}
+		if err != nil {
+			return missing("network security group", o.SecurityGroup, err)
+		}
+	}
+	if o.AvailabilitySet != "" {
+		at, err := parseID(a.setID(o.AvailabilitySet))
+		if err == nil {
+			_, err = a.avsets.Get(ctx, at.group, at.name, nil)
+		}
+		if err != nil {
+			return missing("availability set", o.AvailabilitySet, err)
+		}
+	}
+	return nil
+}
+
+// setID is the ID of an availability set, given by name or ID.
+func (a *Azure) setID(set string) string {
+	if strings.HasPrefix(set, "/") {
+		return set
+	}
+	return a.computeID("availabilitySets", place{a.opts.ResourceGroup, set})
 }
 
 // Limits of disks: "Scalability and performance targets for VM disks" and

@@ -217,11 +217,7 @@ func (a *Azure) vmOf(r *record, o PlacementOptions, cards []string) armcompute.V
 		vm.Zones = []*string{to.Ptr(o.Zone)}
 	}
 	if o.AvailabilitySet != "" {
-		set := o.AvailabilitySet
-		if set[0] != '/' {
-			set = a.computeID("availabilitySets", place{a.opts.ResourceGroup, set})
-		}
-		vm.Properties.AvailabilitySet = &armcompute.SubResource{ID: to.Ptr(set)}
+		vm.Properties.AvailabilitySet = &armcompute.SubResource{ID: to.Ptr(a.setID(o.AvailabilitySet))}
 	}
 	if o.License != "" {
 		vm.Properties.LicenseType = to.Ptr(o.License)

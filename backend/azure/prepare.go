@@ -95,7 +95,10 @@ func (a *Azure) prepareReplica(ctx context.Context, p backend.Placement, o Place
 	if m.power != dr.Off {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: id, Err: dr.ErrRunning, Remedy: "stop the replica"}
 	}
-	size, _, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
+	size, cards, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
+	if err == nil && !m.has { // later, the address may be its own
+		err = a.kept(ctx, cards)
+	}
 	if err != nil {
 		return backend.Replica{}, err
 	}

@@ -19,7 +19,8 @@ import (
 // size is a kind of machine that the region offers.
 type size struct {
 	name, family string
-	cpus         int
+	cpus         int   // that a guest sees
+	cores        int   // that count against quotas
 	memory       int64 // bytes
 	dataDisks    int
 	cards        int
@@ -27,6 +28,7 @@ type size struct {
 	premium      bool
 	trusted      bool
 	zones        []string // in which it is to be had
+	foreign      string   // why a disk that was copied there won't start on it
 	barred       string   // why the subscription can't have it, "" if it can
 	barredZones  []string
 }
@@ -83,7 +85,14 @@ func readSize(s *armcompute.ResourceSKU) size {
 		n, _ := strconv.Atoi(v) // 0 for what is no number
 		switch deref(c.Name) {
 		case "vCPUs":
-			z.cpus = n
+			z.cores = n
+			if z.cpus == 0 {
+				z.cpus = n
+			}
+		case "vCPUsAvailable": // of constrained sizes
+			if n > 0 {
+				z.cpus = n
+			}
 		case "MemoryGB":
 			if f, err := strconv.ParseFloat(v, 64); err == nil {
 				z.memory = int64(f * (1 << 30))
@@ -93,9 +102,19 @@ func readSize(s *armcompute.ResourceSKU) size {
 		case "MaxNetworkInterfaces":
 			z.cards = n
 		case "HyperVGenerations":
-			z.generations = strings.Split(v, ",")
+			z.generations = strings.Split(strings.ReplaceAll(v, " ", ""), ",")
 		case "PremiumIO":
 			z.premium = strings.EqualFold(v, "true")
+		case "CpuArchitectureType":
+			if !strings.EqualFold(v, "x64") {
+				z.foreign = "its processors are " + v
+			}
+		case "DiskControllerTypes":
+			if !strings.Contains(strings.ToUpper(v), "SCSI") {
+				z.foreign = "it takes disks by " + v + " only"
+			}
+		case "ConfidentialComputingType":
+			z.foreign = "it is for confidential machines"
 		case "TrustedLaunchDisabled":
 			z.trusted = !strings.EqualFold(v, "true")
 		}
@@ -123,6 +142,8 @@ func (z size) fits(like dr.Machine, o PlacementOptions, cards int) string {
 	switch {
 	case z.barred != "":
 		return z.barred
+	case z.foreign != "":
+		return z.foreign
 	case len(like.Disks)-1 > z.dataDisks:
 		return fmt.Sprintf("it takes %d data disks, and the machine has %d", z.dataDisks, len(like.Disks)-1)
 	case cards > z.cards:
@@ -226,7 +247,7 @@ func (a *Azure) quota(usages []*armcompute.Usage, z size) error {
 		need := int64(0)
 		switch name := deref(u.Name.Value); {
 		case strings.EqualFold(name, "cores"), z.family != "" && strings.EqualFold(name, z.family):
-			need = int64(z.cpus)
+			need = int64(z.cores)
 		case strings.EqualFold(name, "virtualMachines"):
 			need = 1
 		}
