@@ -172,14 +172,14 @@ func (g *grants) give(ctx context.Context, name string) (string, error) {
 		p, err := g.a.restored.BeginGrantAccess(ctx, g.a.opts.ResourceGroup, set, point, disk, data, nil)
 		r, err := await(ctx, g.a, p, err)
 		if err != nil {
-			return "", explain(err)
+			return "", tooMany(err)
 		}
 		sas = deref(r.AccessSAS)
 	} else {
 		p, err := g.a.snapshots.BeginGrantAccess(ctx, g.a.opts.ResourceGroup, name, data, nil)
 		r, err := await(ctx, g.a, p, err)
 		if err != nil {
-			return "", explain(err)
+			return "", tooMany(err)
 		}
 		sas = deref(r.AccessSAS)
 	}
@@ -187,6 +187,16 @@ func (g *grants) give(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("Azure granted no address to read %s by", name)
 	}
 	return sas, nil
+}
+
+// tooMany says that more addresses were asked for than Azure gives: its code
+// says no more than that it isn't allowed.
+func tooMany(err error) error {
+	if status, code := codeOf(err); status == http.StatusConflict && code == "OperationNotAllowed" {
+		r := remedies["ManagedDiskSasLimitExceeded"]
+		return remedied(fmt.Errorf("%w: %w", r.sentinel, explain(err)), r.remedy)
+	}
+	return explain(err)
 }
 
 func (g *grants) take(ctx context.Context, name string) error {

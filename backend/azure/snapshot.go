@@ -30,6 +30,11 @@ func (a *Azure) snap(ctx context.Context, m *machine, d diskRecord, name string,
 		CreationData: &armcompute.CreationData{CreateOption: to.Ptr(armcompute.DiskCreateOptionCopy), SourceResourceID: to.Ptr(d.Disk)}}}
 	p, err := a.snapshots.BeginCreateOrUpdate(ctx, a.opts.ResourceGroup, name, s, nil)
 	resp, err := await(ctx, a, p, err)
+	if status, _ := codeOf(err); status == http.StatusTooManyRequests {
+		// The subscription is throttled with the same answer; then to wait is
+		// right as well.
+		return remedied(fmt.Errorf("%w: %w", dr.ErrBusy, explain(err)), remedies["TooManySnapshotRequests"].remedy)
+	}
 	if err != nil {
 		return explain(err)
 	}
