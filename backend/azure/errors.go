@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -97,11 +95,11 @@ var remedies = map[string]struct {
 // Azure's code and message on one line, and what to do about it. It takes
 // nothing of the request: addresses of disks hold secrets.
 func explain(err error) error {
+	var known *explained
 	if err == nil {
 		return nil
 	}
-	err = unsigned(err)
-	var known *explained
+	err = hide(err)
 	if errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -128,28 +126,6 @@ func explain(err error) error {
 		return &explained{fmt.Errorf("%w: %w", fs.ErrPermission, short), remedies["AuthorizationFailed"].remedy, err}
 	}
 	return &explained{short, "", err}
-}
-
-// signed is the query of an address that holds a signature.
-var signed = regexp.MustCompile(`\?[^\s"]*\bsig=[^\s"]*`)
-
-// unsigned takes signatures out of what an error says: one of the network tells
-// the whole address that was asked for, and whoever has that can read the disk.
-func unsigned(err error) error {
-	text := err.Error()
-	if !strings.Contains(text, "sig=") {
-		return err
-	}
-	out := &explained{err: errors.New(signed.ReplaceAllString(text, "?..."))}
-	var x *explained
-	if errors.As(err, &x) {
-		out.remedy = x.remedy
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		out.cause = u.Err
-	}
-	return out
 }
 
 // message is Azure's own, which the SDK's error buries in the whole answer.
@@ -191,7 +167,7 @@ func fail(op string, id dr.MachineID, disk dr.DiskID, off int64, err error) erro
 	}
 	var known *dr.Error
 	if errors.As(err, &known) {
-		return unsigned(err)
+		return hide(err)
 	}
 	err = explain(err)
 	out := &dr.Error{Op: op, Machine: id, Disk: disk, Off: off, Err: err}
