@@ -67,18 +67,19 @@ func Open(o Options) (*Azure, error) {
 	a := &Azure{opts: o, groups: append([]string{o.ResourceGroup}, o.Sources...), found: map[string]place{}}
 	a.grants.init(a)
 	a.plain = runtime.NewPipeline("lifeboat", "v1", runtime.PipelineOptions{}, &a.dataOptions().ClientOptions)
-	compute, err := armcompute.NewClientFactory(o.Subscription, o.Credential, o.ARM)
+	clients := patient(o.ARM, o.Poll)
+	compute, err := armcompute.NewClientFactory(o.Subscription, o.Credential, clients)
 	if err != nil {
 		return nil, err
 	}
-	network, err := armnetwork.NewClientFactory(o.Subscription, o.Credential, o.ARM)
+	network, err := armnetwork.NewClientFactory(o.Subscription, o.Credential, clients)
 	if err != nil {
 		return nil, err
 	}
-	if a.resources, err = armresources.NewClient(o.Subscription, o.Credential, o.ARM); err != nil {
+	if a.resources, err = armresources.NewClient(o.Subscription, o.Credential, clients); err != nil {
 		return nil, err
 	}
-	if a.locks, err = armlocks.NewManagementLocksClient(o.Subscription, o.Credential, o.ARM); err != nil {
+	if a.locks, err = armlocks.NewManagementLocksClient(o.Subscription, o.Credential, clients); err != nil {
 		return nil, err
 	}
 	a.vms, a.disks, a.snapshots = compute.NewVirtualMachinesClient(), compute.NewDisksClient(), compute.NewSnapshotsClient()
