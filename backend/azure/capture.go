@@ -60,12 +60,22 @@ func (a *Azure) capture(ctx context.Context, m *machine, name dr.PointID, want d
 		defer cancel()
 		return nil, errors.Join(err, a.forget(clean, m, mo))
 	}
+	off := m.power == dr.Off
+	if off {
+		if off, err = a.stayedOff(ctx, m, r); err == nil && !off && len(r.Disks) > 1 {
+			err = fmt.Errorf("%w: the machine was started while its disks were frozen", dr.ErrNotConsistent)
+		}
+		if err != nil {
+			clean, cancel := grace(ctx)
+			defer cancel()
+			return nil, errors.Join(err, a.forget(clean, m, mo))
+		}
+	}
 	d, err := a.describe(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	mo.Done, mo.Machine = true, &d
-	off := m.power == dr.Off
 	_, err = a.update(ctx, m.id, nil, func(now *record) error {
 		x := now.moment(name)
 		if x == nil || x.Attempt != mo.Attempt {
@@ -79,15 +89,39 @@ func (a *Azure) capture(ctx context.Context, m *machine, name dr.PointID, want d
 		}
 		return nil
 	})
+	if errors.Is(err, dr.ErrConflict) {
+		// Nobody knows any more of what this attempt has frozen.
+		clean, cancel := grace(ctx)
+		defer cancel()
+		err = errors.Join(err, a.unfreeze(clean, m, r, mo))
+	}
 	if err != nil {
 		return nil, err
 	}
 	return a.image(m, mo)
 }
 
+// stayedOff tells whether a machine that was off has been so all the time since
+// it was looked at.
+func (a *Azure) stayedOff(ctx context.Context, m *machine, r record) (bool, error) {
+	m.own(&r)
+	if err := a.look(ctx, m); err != nil {
+		return false, err
+	}
+	return m.power != dr.On && m.untouched(&r), nil
+}
+
 // asDisks makes a stopped machine's disks such as can be captured. The moment
 // before they are is kept as the base of what a draft has put there.
 func (a *Azure) asDisks(ctx context.Context, m *machine, r record) (record, error) {
+	for _, d := range r.Disks {
+		if d.Had > 0 { // Prepare was cut off when it made the disk larger
+			var err error
+			if r, err = a.enlarge(ctx, m, r, d.ID); err != nil {
+				return r, fail("enlarge", m.id, d.ID, -1, err)
+			}
+		}
+	}
 	if slices.ContainsFunc(r.Disks, func(d diskRecord) bool { return d.Blob != "" || d.Disk == "" }) {
 		var err error
 		if r, err = a.toDisks(ctx, m, r); err != nil {
@@ -102,6 +136,18 @@ func (a *Azure) asDisks(ctx context.Context, m *machine, r record) (record, erro
 func (a *Azure) base(ctx context.Context, m *machine, r record) (record, error) {
 	if r.Begun == "" || r.base(dr.PointID(r.Begun)) != nil {
 		return r, nil
+	}
+	if !m.untouched(&r) {
+		// Somebody has run it without us: what was written since nobody can
+		// tell but that it may be anything.
+		return a.update(ctx, m.id, nil, func(now *record) error {
+			if now.Draft != r.Draft {
+				return fmt.Errorf("%w: the machine's disks were written meanwhile", dr.ErrConflict)
+			}
+			now.recall(dr.PointID(now.Begun))
+			now.Begun, now.Holds = "", ""
+			return nil
+		})
 	}
 	mo := moment{Point: dr.PointID(r.Begun), Attempt: r.Draft, Base: true, Done: true, Time: time.Now().UTC(), Disks: make([]momentDisk, len(r.Disks))}
 	err := a.round(ctx, m, &r, mo.Point, "base-"+r.Draft, func(i int, name string) {

@@ -21,7 +21,7 @@ func (a *Azure) toBlob(ctx context.Context, m *machine, d diskRecord, gen int, o
 	name = a.stagedName(m.id, d.ID, gen)
 	switch {
 	case d.Blob != "":
-		s, err = a.open(ctx, d.Blob, d.Size, owner)
+		s, err = a.open(ctx, d.Blob, d.Size, owner, d.Had > 0)
 		return s, d.Blob, err
 	case d.Disk == "":
 		s, err = a.make(ctx, name, d.Size, owner)
@@ -134,7 +134,7 @@ func (a *Azure) importDisk(ctx context.Context, m *machine, r record, d diskReco
 	}
 	// What makes the container's client may be a signature, which is nobody's to
 	// read off a disk.
-	source, _, _ := strings.Cut(a.opts.Staging.NewBlobClient(blobName).URL(), "?")
+	source := unqueried(a.opts.Staging.NewBlobClient(blobName).URL())
 	disk.Properties.CreationData = &armcompute.CreationData{
 		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: to.Ptr(source), StorageAccountID: to.Ptr(a.opts.StorageAccount)}
 	name := diskName(r.Name, d, blobName)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/vhd"
 )
 
@@ -22,8 +24,16 @@ var errNoCopy = errors.New("no copy on the service's side")
 func (a *Azure) copyFrom(ctx context.Context, name, source string, size int64, owner string) (*staged, error) {
 	s := &staged{blob: a.opts.Staging.NewPageBlobClient(name), lease: owner, size: size}
 	_, err := s.blob.StartCopyFromURL(ctx, source, nil)
-	if _, code := codeOf(err); code == "PendingCopyOperation" || code == "LeaseIdMissing" {
-		err = nil // an earlier attempt, whose answer was lost
+	if _, code := codeOf(err); code == "LeaseIdMissing" {
+		// An earlier attempt, that was cut off when the blob was there. How much
+		// of the content it has nobody knows: again.
+		if err = s.take(ctx); err == nil {
+			_, err = s.blob.StartCopyFromURL(ctx, source, &blob.StartCopyFromURLOptions{AccessConditions: s.access()})
+		}
+	}
+	pending := false
+	if _, code := codeOf(err); code == "PendingCopyOperation" {
+		err, pending = nil, true // an earlier attempt, whose answer was lost
 	}
 	if err != nil {
 		if status, code := codeOf(err); status == 501 || code == "CannotVerifyCopySource" || code == "InvalidHeaderValue" || status == 404 {
@@ -42,6 +52,9 @@ func (a *Azure) copyFrom(ctx context.Context, name, source string, size int64, o
 				return nil, err
 			}
 		case blob.CopyStatusTypeSuccess, "":
+			if was, _, _ := strings.Cut(deref(p.CopySource), "?"); pending && was != unqueried(source) {
+				return nil, fmt.Errorf("%w: blob %s was copied from elsewhere meanwhile", dr.ErrConflict, name)
+			}
 			if err := s.take(ctx); err != nil {
 				return nil, err
 			}
@@ -50,6 +63,12 @@ func (a *Azure) copyFrom(ctx context.Context, name, source string, size int64, o
 			return nil, fmt.Errorf("the copy to blob %s ended as %s: %s", name, *p.CopyStatus, deref(p.CopyStatusDescription))
 		}
 	}
+}
+
+// unqueried is an address without what may be a signature.
+func unqueried(url string) string {
+	at, _, _ := strings.Cut(url, "?")
+	return at
 }
 
 // resize gives a copy of another disk's content the size and the footer that

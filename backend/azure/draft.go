@@ -213,7 +213,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 				if rec.Blob != "" && rec.Blob != x.name {
 					gone = append(gone, rec.Blob)
 				}
-				rec.Blob = x.name
+				rec.Blob, rec.Had = x.name, 0
 			}
 		}
 		r.forgetMoments()
@@ -267,7 +267,7 @@ func (d *draft) Close() error {
 			}
 			for id, x := range d.disks {
 				if rec := r.disk(id); rec != nil && x.s != nil && !x.uploads() {
-					rec.Blob = x.name
+					rec.Blob, rec.Had = x.name, 0
 				}
 			}
 			return nil
@@ -310,6 +310,6 @@ func (d *diskRecord) take(disk *armcompute.Disk) {
 	if d.Disk != "" && !sameID(d.Disk, id) {
 		d.Replaced = append(d.Replaced, d.Disk)
 	}
-	d.Blob, d.Disk = "", id
+	d.Blob, d.Disk, d.Had = "", id, 0
 	d.Unique, d.Actual, d.Owned = deref(disk.Properties.UniqueID), deref(disk.Properties.DiskSizeBytes), deref(disk.Properties.LastOwnershipUpdateTime)
 }

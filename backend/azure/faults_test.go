@@ -84,6 +84,8 @@ type errand struct {
 	tries int // of the step
 	most  int // tries of any step
 
+	failed func(step string, err error) // if set, called with what fails
+
 	mu     sync.Mutex
 	inside bool // a step is under way: calls are the backend's, not the test's
 	calls  int  // made in steps
@@ -156,6 +158,9 @@ func (e *errand) step(name string, f func(ctx context.Context) error) {
 			break
 		}
 		require.NotContains(e.t, fmt.Sprintf("%v", err), "sig=", e.what)
+		if e.failed != nil {
+			e.failed(name, err)
+		}
 		require.Less(e.t, e.tries, 4, "%s: %s: %v", e.what, name, err)
 		e.life.dead.Store(true) // whatever it has left to do
 		e.begin()
@@ -470,6 +475,39 @@ func (e *errand) failback() {
 	require.Empty(e.t, less, e.what)
 }
 
+// enlarged has disks that grow, as page blobs and as managed disks.
+func (e *errand) enlarged() {
+	before := e.left()
+	e.step("prepare", e.prepare(""))
+	e.step("fill", e.fill("p1", nil))
+	grow := func() {
+		for i := range e.disks {
+			d := &e.disks[i]
+			d.Size += 1<<20 + 512
+			e.want[d.ID] = append(e.want[d.ID], make([]byte, 1<<20+512)...)
+		}
+		e.like.Disks = slices.Clone(e.disks)
+	}
+	grow()
+	e.step("prepare larger", e.prepare(""))
+	e.same()
+	e.step("start", func(ctx context.Context) error { return e.a.Start(ctx, e.id) })
+	e.single()
+	e.scribble(20)
+	e.step("stop", func(ctx context.Context) error { return e.a.Stop(ctx, e.id) })
+	grow()
+	e.step("prepare larger yet", e.prepare(""))
+	e.same()
+	e.step("capture", e.capture("c1", dr.CrashConsistent, nil, nil, nil))
+	e.step("start again", func(ctx context.Context) error { return e.a.Start(ctx, e.id) })
+	e.single()
+	e.same()
+	e.step("remove", func(ctx context.Context) error { return e.a.Remove(ctx, e.id) })
+	more, less := e.grown(before)
+	require.Empty(e.t, more, "%s: left behind", e.what)
+	require.Empty(e.t, less, e.what)
+}
+
 // strike makes the n-th call of steps fail, and tells whether it did; 0: none.
 func (e *errand) strike(n int, w way) (struck func() bool) {
 	at, left := "", slices.Clone(w.faults)
@@ -508,7 +546,7 @@ func TestEveryCallFails(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	errands := map[string]func(*errand){"failover": (*errand).failover, "failback": (*errand).failback}
+	errands := map[string]func(*errand){"failover": (*errand).failover, "failback": (*errand).failback, "enlarged": (*errand).enlarged}
 	type failure struct {
 		errand string
 		n      int
@@ -516,7 +554,7 @@ func TestEveryCallFails(t *testing.T) {
 	}
 	var all []failure
 	total := 0
-	for _, name := range []string{"failover", "failback"} {
+	for _, name := range []string{"failover", "failback", "enlarged"} {
 		e := newErrand(t, name+" without a fault")
 		errands[name](e)
 		calls := e.calls
@@ -550,4 +588,50 @@ func TestEveryCallFails(t *testing.T) {
 	}
 	t.Logf("seed %d: %d errands, %d with a call that failed, of %d calls; a step took %d tries at most", seed, len(all), hits, total, most)
 	require.Greater(t, hits, len(all)/2)
+}
+
+// Each long operation that Azure accepts ends as Failed: it is an error that
+// says what to do, and the next attempt succeeds.
+func TestEveryLongOperationFails(t *testing.T) {
+	codes := []string{"AllocationFailed", "QuotaExceeded", "InternalServerError"}
+	errands, hits := 0, 0
+	for name, run := range map[string]func(*errand){"failover": (*errand).failover, "failback": (*errand).failback} {
+		for n := 1; ; n++ {
+			code := codes[n%len(codes)]
+			struck := false
+			t.Run(fmt.Sprintf("%s-%d-%s", name, n, code), func(t *testing.T) {
+				e := newErrand(t, fmt.Sprintf("%s, long operation %d: %s", name, n, code))
+				at := 0
+				e.r.cloud.FailLRO(func(azuretest.Call) string {
+					e.mu.Lock()
+					defer e.mu.Unlock()
+					if !e.inside {
+						return ""
+					}
+					if at++; at != n {
+						return ""
+					}
+					struck = true
+					return code
+				})
+				e.failed = func(step string, err error) {
+					var typed *dr.Error
+					require.ErrorAs(t, err, &typed, e.what)
+					require.ErrorContains(t, err, code, e.what)
+					require.NotEmpty(t, typed.Remedy, "%s: %s: %v", e.what, step, err)
+				}
+				run(e)
+			})
+			if !struck || t.Failed() {
+				break
+			}
+			errands++
+			hits++
+			if testing.Short() && n > 10 {
+				break
+			}
+		}
+	}
+	t.Logf("%d errands, in each a long operation that failed", errands)
+	require.Greater(t, hits, 20)
 }

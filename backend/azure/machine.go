@@ -162,6 +162,7 @@ func (a *Azure) look(ctx context.Context, m *machine) error {
 		return fmt.Errorf("%w: the machine %s of resource group %s is another one now, or gone", dr.ErrNotFound, m.at.name, m.at.group)
 	}
 	refs := m.references()
+	has := len(refs)
 	for _, d := range m.rec.Disks { // disks that no machine has yet
 		if d.Disk != "" && !slices.ContainsFunc(refs, func(r attached) bool { return sameID(r.id, d.Disk) }) {
 			refs = append(refs, attached{lun: d.LUN, id: d.Disk})
@@ -178,6 +179,9 @@ func (a *Azure) look(ctx context.Context, m *machine) error {
 		}
 		if err != nil {
 			return explain(err)
+		}
+		if i >= has && m.vm != nil && deref(d.Tags[tagMachine]) != string(m.id) {
+			return nil // detached by a person: none of the machine's any more
 		}
 		refs[i].disk = &d.Disk
 		return nil
@@ -299,16 +303,25 @@ func (m *machine) holds(r *record) dr.PointID {
 	if r.Torn || r.Holds == "" || m.power == dr.On {
 		return ""
 	}
+	if !m.untouched(r) {
+		return ""
+	}
+	return r.Holds
+}
+
+// untouched tells whether no machine can have written to the managed disks since
+// their content was recorded.
+func (m *machine) untouched(r *record) bool {
 	for _, d := range r.Disks {
 		if d.Blob != "" || d.Disk == "" {
 			continue
 		}
 		x, ok := m.live(d.Disk)
 		if !ok || deref(x.disk.Properties.UniqueID) != d.Unique || !deref(x.disk.Properties.LastOwnershipUpdateTime).Equal(d.Owned) {
-			return ""
+			return false
 		}
 	}
-	return r.Holds
+	return true
 }
 
 // own notes what the managed disks are like now, so that holds can tell.

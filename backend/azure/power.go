@@ -43,7 +43,9 @@ func (a *Azure) start(ctx context.Context, m *machine) error {
 		if r.Torn {
 			return dr.ErrTorn
 		}
-		if r.Holds == "" && !r.New {
+		n := len(r.Disks)
+		m.refresh(r)
+		if r.Holds == "" && !r.New && len(r.Disks) == n {
 			return errUnchanged
 		}
 		r.Holds, r.New = "", false
@@ -262,8 +264,14 @@ func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
 			sp.OSDisk = &osDisk
 			continue
 		}
-		data = slices.DeleteFunc(data, func(x *armcompute.DataDisk) bool { return deref(x.Lun) == d.LUN })
-		data = append(data, &armcompute.DataDisk{Lun: to.Ptr(d.LUN), CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesAttach), ManagedDisk: ref, DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete)})
+		now := armcompute.DataDisk{Lun: to.Ptr(d.LUN), DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete)}
+		i := slices.IndexFunc(data, func(x *armcompute.DataDisk) bool { return deref(x.Lun) == d.LUN })
+		if i >= 0 { // what its owner has set stays: caching, and what is deleted with the machine
+			now = *data[i]
+			data = slices.Delete(data, i, i+1)
+		}
+		now.CreateOption, now.ManagedDisk, now.Name, now.DiskSizeGB = to.Ptr(armcompute.DiskCreateOptionTypesAttach), ref, nil, nil
+		data = append(data, &now)
 	}
 	sp.DataDisks = data
 	props.StorageProfile = &sp

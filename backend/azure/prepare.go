@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -208,15 +209,36 @@ func (a *Azure) freeName(ctx context.Context, id dr.MachineID, p backend.Placeme
 // reuse brings a replica that is there up to what is asked for: it gets disks
 // that it lacks, and smaller ones grow.
 func (a *Azure) reuse(ctx context.Context, m *machine, p backend.Placement, size string) (backend.Replica, error) {
+	o, err := parseOptions(p.Options)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if was, err := a.optionsOf(&m.rec); err != nil {
+		return backend.Replica{}, err
+	} else if was.Zone != o.Zone && !m.rec.staged() {
+		return backend.Replica{}, remedied(fmt.Errorf("%w: the replica's disks are in zone %q, and can't be moved to %q", dr.ErrInvalid, was.Zone, o.Zone), "remove the replica and prepare it anew, or keep the zone")
+	}
+	gone, err := a.missing(ctx, m)
+	if err != nil {
+		return backend.Replica{}, err
+	}
 	var grow []dr.DiskID
 	r, err := a.update(ctx, m.id, nil, func(r *record) error {
 		m.refresh(r)
+		r.lose(gone)
 		grow = nil
 		n := len(r.Disks)
 		r.arrange(p.Machine.Disks)
 		for _, want := range p.Machine.Disks {
-			if d := r.disk(want.ID); d.Size < want.Size {
+			d := r.disk(want.ID)
+			if d.Size < want.Size {
+				if d.Had == 0 && (d.Blob != "" || d.Disk != "") {
+					d.Had = d.Size
+				}
 				d.Size = want.Size
+				r.Holds = ""
+			}
+			if d.Had > 0 { // also if that was cut off before
 				grow = append(grow, want.ID)
 			}
 		}
@@ -243,9 +265,6 @@ func (a *Azure) reuse(ctx context.Context, m *machine, p backend.Placement, size
 // becomes a page blob again: whole GiB are the only sizes that it could grow to.
 func (a *Azure) enlarge(ctx context.Context, m *machine, r record, id dr.DiskID) (record, error) {
 	d := *r.disk(id)
-	if d.Blob == "" && d.Disk == "" {
-		return r, nil
-	}
 	s, name, err := a.toBlob(ctx, m, d, r.Gen, uuid.NewString())
 	if err != nil {
 		return r, err
@@ -255,10 +274,56 @@ func (a *Azure) enlarge(ctx context.Context, m *machine, r record, id dr.DiskID)
 	}
 	return a.update(ctx, m.id, nil, func(r *record) error {
 		x := r.disk(id)
-		if x == nil || x.Blob == name {
+		if x == nil {
 			return errUnchanged
 		}
-		x.Blob = name
+		x.Blob, x.Had = name, 0
 		return nil
 	})
+}
+
+// missing finds disks whose content somebody has deleted.
+func (a *Azure) missing(ctx context.Context, m *machine) (map[dr.DiskID]bool, error) {
+	gone := make([]bool, len(m.rec.Disks))
+	err := a.all(ctx, len(gone), func(ctx context.Context, i int) error {
+		d := m.rec.Disks[i]
+		switch _, live := m.live(d.Disk); {
+		case d.Blob != "":
+			_, err := a.opts.Staging.NewBlobClient(d.Blob).GetProperties(ctx, nil)
+			if gone[i] = isNotFound(err); !gone[i] && err != nil {
+				return explain(err)
+			}
+		case d.Disk != "" && m.vm == nil:
+			gone[i] = !live
+		}
+		return nil
+	}, nil)
+	lost := map[dr.DiskID]bool{}
+	for i, is := range gone {
+		if is {
+			lost[m.rec.Disks[i].ID] = true
+			a.opts.Log.Warn("somebody has deleted what a disk was kept in; it is to be filled anew", "machine", m.id, "disk", m.rec.Disks[i].ID)
+		}
+	}
+	return lost, err
+}
+
+// lose forgets the content of disks that is gone: they hold no point, and read
+// as zeros until they are written.
+func (r *record) lose(gone map[dr.DiskID]bool) {
+	for i := range r.Disks {
+		d := &r.Disks[i]
+		if !gone[d.ID] {
+			continue
+		}
+		if d.Blob == "" {
+			d.Disk, d.Unique, d.Actual, d.Owned = "", "", 0, time.Time{}
+		}
+		d.Blob, d.Had = "", 0
+		if d.Disk != "" && d.Actual > 0 && d.Actual < d.Size {
+			d.Had = d.Actual
+		}
+		r.recall(dr.PointID(r.Begun))
+		r.Holds, r.Begun = "", ""
+	}
 }

@@ -121,8 +121,14 @@ func (a *Azure) revokeBases(ctx context.Context, r record) error {
 
 // remember keeps the name of a point about whose changes nothing is known.
 func (r *record) remember(mo moment) {
-	if mo.Done && !slices.Contains(r.Older, mo.Point) {
-		r.Older = append(r.Older, mo.Point)
+	if mo.Done {
+		r.recall(mo.Point)
+	}
+}
+
+func (r *record) recall(p dr.PointID) {
+	if p != "" && !slices.Contains(r.Older, p) {
+		r.Older = append(r.Older, p)
 		r.Older = r.Older[max(0, len(r.Older)-maxOlder):]
 	}
 }

@@ -61,12 +61,13 @@ func (a *Azure) make(ctx context.Context, name string, size int64, owner string)
 }
 
 // open opens a blob for writing, and takes it from whoever wrote to it before.
-func (a *Azure) open(ctx context.Context, name string, size int64, owner string) (*staged, error) {
+// Grows says that it may have to become larger, or that this was cut off.
+func (a *Azure) open(ctx context.Context, name string, size int64, owner string, grows bool) (*staged, error) {
 	s := &staged{blob: a.opts.Staging.NewPageBlobClient(name), lease: owner, size: size}
 	if err := s.take(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.fit(ctx, name)
+	return s, s.fit(ctx, name, grows)
 }
 
 // take gets the lease, which has no end: it is given back, or taken away.
@@ -113,25 +114,27 @@ func (s *staged) access() *blob.AccessConditions {
 }
 
 // fit gives the blob the size that the disk should have. A disk never shrinks.
-func (s *staged) fit(ctx context.Context, name string) error {
+func (s *staged) fit(ctx context.Context, name string, grows bool) error {
 	p, err := s.blob.GetProperties(ctx, nil)
 	if err != nil {
 		return err
 	}
 	had, want := deref(p.ContentLength)-vhd.FooterSize, vhd.Padded(s.size)
-	if had == want {
+	if had == want && !grows {
 		return nil
 	}
 	if had > want {
 		return fmt.Errorf("%w: blob %s has %d bytes, more than a disk of %d needs", dr.ErrConflict, name, had, s.size)
 	}
-	// The footer is where the disk goes on. What it had of its own behind
-	// its size, as padding, is nobody's.
-	if _, err := s.blob.Resize(ctx, want+vhd.FooterSize, &pageblob.ResizeOptions{AccessConditions: s.access()}); err != nil {
-		return err
-	}
-	if err := s.clear(ctx, had, want-had); err != nil {
-		return err
+	// The footer is where the disk goes on: it goes before there is room, so
+	// that one who is cut off leaves none behind within the disk.
+	if had < want {
+		if err := s.clear(ctx, had, vhd.FooterSize); err != nil {
+			return err
+		}
+		if _, err := s.blob.Resize(ctx, want+vhd.FooterSize, &pageblob.ResizeOptions{AccessConditions: s.access()}); err != nil {
+			return err
+		}
 	}
 	return s.seal(ctx, name)
 }

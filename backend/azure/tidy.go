@@ -187,5 +187,6 @@ func (a *Azure) tidyPoints(ctx context.Context, r *record) error {
 // tolerable tells whether a failure to tidy up is one that only a person can
 // end, and that is no reason to fail for what has its effect already.
 func tolerable(err error) bool {
-	return errors.Is(err, errRefused) || errors.Is(err, fs.ErrPermission)
+	_, code := codeOf(err)
+	return errors.Is(err, fs.ErrPermission) || code == "ScopeLocked" || code == "OperationNotAllowed"
 }
