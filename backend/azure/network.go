@@ -140,9 +140,16 @@ func (a *Azure) productionCard(ctx context.Context, nic dr.NIC, to string) (card
 	}
 	s, err := a.subnets.Get(ctx, vnet.group, vnet.name, subnet, nil)
 	if err != nil {
-		return card{}, fmt.Errorf("subnet %s of network %s in group %s: %w", subnet, vnet.name, vnet.group, explain(err))
+		return card{}, noNetwork(fmt.Errorf("subnet %s of network %s in group %s: %w", subnet, vnet.name, vnet.group, explain(err)))
 	}
 	return card{Subnet: deref(s.ID), VNet: vnet, Address: wanted(nic, s.Subnet), ranges: rangesOf(s.Subnet)}, nil
+}
+
+func noNetwork(err error) error {
+	if isNotFound(err) {
+		return remedied(err, "make the network first, or correct its name")
+	}
+	return err
 }
 
 // drillCard puts a card into the drill's network: into the subnet that is named
@@ -179,7 +186,7 @@ func (a *Azure) drillCard(ctx context.Context, nic dr.NIC, to string, mapped boo
 	for pages := a.subnets.NewListPager(vnet.group, vnet.name, nil); pages.More(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return card{}, fmt.Errorf("network %s in group %s: %w", vnet.name, vnet.group, explain(err))
+			return card{}, noNetwork(fmt.Errorf("network %s in group %s: %w", vnet.name, vnet.group, explain(err)))
 		}
 		all = append(all, page.Value...)
 	}

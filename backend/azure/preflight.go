@@ -3,6 +3,7 @@ package azure
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
@@ -17,9 +18,20 @@ func (a *Azure) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Probl
 	if err != nil {
 		return nil, fail("preflight", id, "", -1, err)
 	}
+	found := m.problems(a.opts.Location)
+	locks, err := a.locksOn(ctx, m.at.group)
+	return append(found, locks...), fail("preflight", id, "", -1, err)
+}
+
+// problems are those that the machine and its disks show. location is where this
+// library works.
+func (m *machine) problems(location string) []backend.Problem {
 	var found []backend.Problem
 	add := func(blocker bool, code string, disk dr.DiskID, remedy, format string, args ...any) {
 		found = append(found, backend.Problem{Code: code, Disk: disk, Text: fmt.Sprintf(format, args...), Remedy: remedy, Blocker: blocker})
+	}
+	if m.vm != nil && m.vm.Location != nil && !strings.EqualFold(strings.ReplaceAll(*m.vm.Location, " ", ""), location) {
+		add(true, "region", "", "open a backend for that region", "the machine is in %s, and this backend works in %s: snapshots are made where the disk is", *m.vm.Location, location)
 	}
 	if m.unmanaged() {
 		add(true, "disk-unmanaged", "", "convert them to managed disks", "the machine has disks that are page blobs of a storage account")
@@ -51,18 +63,23 @@ func (a *Azure) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Probl
 			add(false, "several-disks", "", "", "the machine has several disks: while it writes, a point of one moment takes a restore point, which Azure makes once an hour")
 		}
 	}
-	locks := a.locks.NewListAtResourceGroupLevelPager(m.at.group, nil)
-	for locks.More() {
-		page, err := locks.NextPage(ctx)
+	return found
+}
+
+// locksOn are a resource group's management locks, as far as one may see them.
+func (a *Azure) locksOn(ctx context.Context, group string) (found []backend.Problem, err error) {
+	for pages := a.locks.NewListAtResourceGroupLevelPager(group, nil); pages.More(); {
+		page, err := pages.NextPage(ctx)
+		if status, _ := codeOf(err); status == http.StatusForbidden {
+			return nil, nil // to see them is a privilege of its own, and not needed
+		}
 		if err != nil {
-			if status, _ := codeOf(err); status == 403 {
-				break // to see locks is a privilege of its own, and not needed
-			}
-			return nil, fail("preflight", id, "", -1, err)
+			return nil, err
 		}
 		for _, l := range page.Value {
 			if l.Properties != nil {
-				add(false, "lock", "", "remove the lock before machines are to be removed or come home", "resource group %s has the management lock %s (%s)", m.at.group, deref(l.Name), deref(l.Properties.Level))
+				found = append(found, backend.Problem{Code: "lock", Remedy: "remove the lock before machines are to be removed or come home",
+					Text: fmt.Sprintf("resource group %s has the management lock %s (%s)", group, deref(l.Name), deref(l.Properties.Level))})
 			}
 		}
 	}
