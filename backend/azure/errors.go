@@ -59,6 +59,7 @@ var remedies = map[string]struct {
 	"InvalidAuthenticationToken":                            {fs.ErrPermission, "log in anew: the credential is of no use any more"},
 	"TooManyRequests":                                       {dr.ErrBusy, "Azure throttles the subscription; it is tried again"},
 	"OperationNotAllowed":                                   {errRefused, "its message says what to change"},
+	"Conflict":                                              {dr.ErrBusy, "another request works on it; it is tried again"},
 	"AnotherOperationInProgress":                            {dr.ErrBusy, "another operation works on it; it is tried again"},
 	"PrivateIPAddressInUse":                                 {errRefused, "another card has taken the address meanwhile; it is tried again with the next"},
 	"SnapshotCountExceeded":                                 {errRefused, "the disk has as many snapshots as Azure allows: remove some"},

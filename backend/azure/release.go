@@ -208,10 +208,12 @@ func (a *Azure) momentNames(m *machine, r record, mo moment) []string {
 	if mo.Base {
 		rounds = []string{"base-"}
 	}
-	names := map[string]bool{}
+	var names []string
 	note := func(disk dr.DiskID) {
 		for _, round := range rounds {
-			names[a.snapshotName(m, disk, round+mo.Attempt)] = true
+			if n := a.snapshotName(m, disk, round+mo.Attempt); !slices.Contains(names, n) {
+				names = append(names, n)
+			}
 		}
 	}
 	for _, d := range r.Disks {
@@ -220,16 +222,16 @@ func (a *Azure) momentNames(m *machine, r record, mo moment) []string {
 	for _, d := range mo.Disks {
 		note(d.ID)
 	}
-	return slices.Sorted(maps.Keys(names))
+	return names
 }
 
 // unfreeze deletes all that an attempt may have made.
 func (a *Azure) unfreeze(ctx context.Context, m *machine, r record, mo moment) error {
-	list := a.momentNames(m, r, mo)
 	if !mo.Base {
 		if err := a.unrestore(ctx, restoreName(m.id, mo)); err != nil {
 			return err
 		}
 	}
+	list := a.momentNames(m, r, mo)
 	return a.all(ctx, len(list), func(ctx context.Context, i int) error { return a.unsnap(ctx, list[i]) }, nil)
 }

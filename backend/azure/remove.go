@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -44,23 +45,8 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 	if err != nil {
 		return err
 	}
-	if r.Name != "" { // lists may be late
-		add := func(kind, id string) { tagged[kind] = append(tagged[kind], id) }
-		add("microsoft.compute/virtualmachines", a.computeID("virtualMachines", r.at()))
-		m := &machine{id: id}
-		for _, mo := range r.Moments {
-			for _, name := range a.momentNames(m, r, mo) {
-				add("microsoft.compute/snapshots", a.computeID("snapshots", place{a.opts.ResourceGroup, name}))
-			}
-		}
-		if len(r.Moments) > 0 {
-			add("microsoft.compute/restorepointcollections", a.computeID("restorePointCollections", place{a.opts.ResourceGroup, restoreSet(id)}))
-		}
-		for _, d := range r.Disks {
-			if d.Disk != "" {
-				add("microsoft.compute/disks", d.Disk)
-			}
-		}
+	for kind, ids := range a.named(id, r) {
+		tagged[kind] = append(tagged[kind], ids...)
 	}
 	for _, rule := range r.Rules {
 		if group, name, ok := strings.Cut(rule, "/securityRules/"); ok {
@@ -95,6 +81,44 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 		}
 	}
 	return a.drop(ctx, recordBlob(id))
+}
+
+// named is what a record says that there may be: lists are late.
+func (a *Azure) named(id dr.MachineID, r record) map[string][]string {
+	if r.Name == "" {
+		return nil
+	}
+	found := map[string][]string{
+		"microsoft.compute/virtualmachines":         {a.computeID("virtualMachines", r.at())},
+		"microsoft.compute/restorepointcollections": {a.computeID("restorePointCollections", place{a.opts.ResourceGroup, restoreSet(id)})},
+		"microsoft.network/publicipaddresses":       {a.networkID("publicIPAddresses", place{r.Group, r.Name + "-address"})},
+		"microsoft.network/networksecuritygroups":   {a.networkID("networkSecurityGroups", place{r.Group, r.Name + "-guard"})},
+	}
+	add := func(kind, id string) { found[kind] = append(found[kind], id) }
+	cards := 1
+	if r.Placement != nil {
+		cards = max(1, len(r.Placement.Machine.NICs))
+	}
+	for i := range cards {
+		add("microsoft.network/networkinterfaces", a.networkID("networkInterfaces", place{r.Group, cardName(r.Name, i)}))
+	}
+	for _, d := range r.Disks {
+		for _, x := range append(slices.Clone(d.Replaced), d.Disk) {
+			if x != "" {
+				add("microsoft.compute/disks", x)
+			}
+		}
+		if d.Blob != "" { // imported, and not recorded yet
+			add("microsoft.compute/disks", a.computeID("disks", place{r.Group, diskName(r.Name, d, d.Blob)}))
+		}
+	}
+	m := &machine{id: id, rec: r, has: true, at: r.at()}
+	for _, mo := range r.Moments {
+		for _, name := range a.momentNames(m, r, mo) {
+			add("microsoft.compute/snapshots", a.computeID("snapshots", place{a.opts.ResourceGroup, name}))
+		}
+	}
+	return found
 }
 
 // tagged lists what carries a machine's tag in a resource group, by kind.
