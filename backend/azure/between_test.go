@@ -12,7 +12,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/azure"
 	"github.com/lifeboat-dr/lifeboat/backend/azure/azuretest"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -22,15 +21,20 @@ import (
 func original(t *testing.T) *errand {
 	t.Helper()
 	e := newErrand(t, t.Name())
+	e.customer()
+	return e
+}
+
+func (e *errand) customer() {
+	e.t.Helper()
 	var err error
 	e.id, err = e.r.add(e.disks)
-	require.NoError(t, err)
-	require.NoError(t, e.r.power(e.id, dr.On))
+	require.NoError(e.t, err)
+	require.NoError(e.t, e.r.power(e.id, dr.On))
 	for _, d := range e.disks {
-		require.NoError(t, e.r.write(e.id, d.ID, e.want[d.ID], 0))
+		require.NoError(e.t, e.r.write(e.id, d.ID, e.want[d.ID], 0))
 	}
-	require.NoError(t, e.r.power(e.id, dr.Off))
-	return e
+	require.NoError(e.t, e.r.power(e.id, dr.Off))
 }
 
 // pollTo ends a long operation.
@@ -300,5 +304,3 @@ func TestLockedDisksAreKept(t *testing.T) {
 	e.single()
 	e.same()
 }
-
-var _ backend.Sweeper = (*azure.Azure)(nil)

@@ -236,8 +236,8 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 // release gives the leases back.
 func (d *draft) release(ctx context.Context) error {
 	var errs []error
-	for _, x := range d.disks {
-		if x.s != nil {
+	for _, rec := range d.m.rec.Disks {
+		if x := d.disks[rec.ID]; x != nil && x.s != nil {
 			errs = append(errs, x.s.release(ctx))
 		}
 	}

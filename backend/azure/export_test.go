@@ -9,6 +9,9 @@ import (
 // ErrRefused is what refusals of Azure are.
 var ErrRefused = errRefused
 
+// Serially makes all calls one after the other, for traces.
+func (a *Azure) Serially() { a.width = 1 }
+
 // DiskAt is where a disk's bytes are: for tests, which look at them with eyes of
 // their own.
 type DiskAt struct {

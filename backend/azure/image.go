@@ -191,9 +191,11 @@ func (i *image) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.closed = true
-	for name, done := range i.held {
-		done()
-		delete(i.held, name)
+	for _, d := range i.mo.Disks {
+		if done := i.held[d.bytes()]; done != nil {
+			done()
+		}
 	}
+	clear(i.held)
 	return nil
 }

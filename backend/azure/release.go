@@ -3,7 +3,6 @@ package azure
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
@@ -92,15 +91,15 @@ func (a *Azure) release(ctx context.Context, id dr.MachineID, which func(dr.Poin
 // revokeBases takes back the addresses by which processes that are gone could
 // read what is kept as a base only.
 func (a *Azure) revokeBases(ctx context.Context, r record) error {
-	names := map[string]bool{}
+	var list []string
 	for _, mo := range r.Moments {
 		if (mo.Released || mo.Base) && !mo.Gone {
 			for _, d := range mo.Disks {
-				names[d.Before], names[d.After] = true, true
+				list = append(list, d.Before, d.After)
 			}
 		}
 	}
-	list := slices.Sorted(maps.Keys(names))
+	list = unique(list)
 	return a.all(ctx, len(list), func(ctx context.Context, i int) error {
 		if list[i] == "" || a.grants.used(list[i]) {
 			return nil

@@ -46,7 +46,7 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 		return err
 	}
 	for kind, ids := range a.named(id, r) {
-		tagged[kind] = append(tagged[kind], ids...)
+		tagged[kind] = append(ids, tagged[kind]...)
 	}
 	for _, rule := range r.Rules {
 		if group, name, ok := strings.Cut(rule, "/securityRules/"); ok {

@@ -1,7 +1,9 @@
 package azuretest
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -50,6 +52,7 @@ type faults struct {
 	mu   sync.Mutex
 	n    int
 	hook func(Call) *Fault
+	see  func(Call, http.Header, []byte)
 }
 
 // OnCall sets what is asked before each call; nil lets all happen. It is called
@@ -58,6 +61,15 @@ func (f *faults) OnCall(hook func(Call) *Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hook = hook
+}
+
+// OnRequest sets what sees each call whole before anything comes of it, also of
+// its fault: the headers and the body as they were sent, signatures and all. nil
+// sees nothing. It is called by many goroutines, and must not keep the body.
+func (f *faults) OnRequest(see func(c Call, h http.Header, body []byte)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.see = see
 }
 
 // Calls returns how many calls there were.
@@ -75,12 +87,27 @@ func (f *faults) begin(service string, r *http.Request) (Call, *Fault) {
 	f.mu.Lock()
 	f.n++
 	c := Call{N: f.n, Service: service, Method: r.Method, Path: r.URL.Path, Query: q.Encode()}
-	hook := f.hook
+	hook, see := f.hook, f.see
 	f.mu.Unlock()
+	if see != nil {
+		body, err := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
+		see(c, r.Header, body)
+	}
 	if hook == nil {
 		return c, nil
 	}
 	return c, hook(c)
+}
+
+// failing ends a body as it had ended.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	return 0, io.EOF
 }
 
 // wrap puts the faults before a service.
