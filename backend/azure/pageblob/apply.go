@@ -24,8 +24,10 @@ const (
 	zeroBlock = 64 << 10
 	// parallelDisks bounds the disks of one machine that are written at once.
 	parallelDisks = 4
-	// copyPoll is how often Azure is asked whether a copy is done.
-	copyPoll = time.Second
+	// copyPoll is when Azure is asked first whether a copy is done, and
+	// maxCopyPoll how often it is later.
+	copyPoll    = 20 * time.Millisecond
+	maxCopyPoll = 5 * time.Second
 )
 
 // extents says what of the blob is to be written so that it holds the point:
@@ -87,16 +89,14 @@ func (p *pass) promoted(ctx context.Context, t *target) error {
 		return err
 	}
 	b := p.pages(t).BlobClient()
-	r, err := b.StartCopyFromURL(ctx, src.URL(), &blob.StartCopyFromURLOptions{
-		AccessConditions: p.leases.condition(), Metadata: map[string]*string{metaPoint: to.Ptr("")},
-	})
+	r, err := p.startCopy(ctx, b, src.URL())
 	if err != nil {
 		return err
 	}
 	state := r.CopyStatus
-	for state != nil && *state == blob.CopyStatusTypePending {
+	for wait := copyPoll; state != nil && *state == blob.CopyStatusTypePending; wait = min(2*wait, maxCopyPoll) {
 		select {
-		case <-time.After(copyPoll):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -106,10 +106,40 @@ func (p *pass) promoted(ctx context.Context, t *target) error {
 		}
 		state = g.CopyStatus
 	}
-	if state == nil || *state != blob.CopyStatusTypeSuccess {
-		return fmt.Errorf("copying the snapshot of %s over it ended as %v", t.name, state)
+	if state == nil {
+		return fmt.Errorf("the service does not say whether it copied the snapshot of %s", t.name)
+	}
+	if *state != blob.CopyStatusTypeSuccess {
+		return fmt.Errorf("copying the snapshot of %s over it: %s", t.name, *state)
 	}
 	return nil
+}
+
+// startCopy begins a copy over a blob, instead of one that a pass left which
+// was cut off.
+func (p *pass) startCopy(ctx context.Context, b *blob.Client, from string) (blob.StartCopyFromURLResponse, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		r, err := b.StartCopyFromURL(ctx, from, &blob.StartCopyFromURLOptions{
+			AccessConditions: p.leases.condition(),
+			// Else it would take the snapshot's, which names its draft.
+			Metadata: map[string]*string{metaPoint: to.Ptr(string(p.parent.mf.Point.ID))},
+		})
+		if !bloberror.HasCode(err, bloberror.PendingCopyOperation) || try == tries {
+			return r, err
+		}
+		g, err := b.GetProperties(ctx, nil)
+		if err != nil {
+			return r, err
+		}
+		if g.CopyID == nil {
+			continue
+		}
+		_, err = b.AbortCopyFromURL(ctx, *g.CopyID, &blob.AbortCopyFromURLOptions{LeaseAccessConditions: p.leases.condition().LeaseAccessConditions})
+		if err != nil && !bloberror.HasCode(err, bloberror.NoPendingCopyOperation) {
+			return r, err
+		}
+	}
 }
 
 // apply writes the point to a blob that holds its parent, or what target.from

@@ -216,3 +216,56 @@ func TestAnswersThatAreLostAreAskedForAgain(t *testing.T) {
 		}
 	}
 }
+
+// A point that is deleted when a dead process has written half of it leaves
+// nothing in those that are written to the same blobs.
+func TestAHalfAppliedPointIsDeleted(t *testing.T) {
+	client := simulated.start(t)
+	base := plan("base", planned{}, map[dr.DiskID]sketch{
+		"a": sketch{size: 1 << 20}.with(0, noise(1, 300_000)), "b": sketch{size: 20 << 20}.with(0, noise(2, 5000)),
+	})
+	other := plan("other", base, map[dr.DiskID]sketch{"a": base.disks["a"].with(1000, noise(3, 1000)), "b": base.disks["b"]})
+	half := plan("half", base, map[dr.DiskID]sketch{ // back from other, and grown
+		"a": base.disks["a"].with(100_000, noise(4, 200_000)).with(500_000, noise(5, 1000)),
+		"b": base.disks["b"].resized(22<<20).with(21<<20, noise(6, 5000)), "c": sketch{size: 512}.with(0, noise(7, 512)),
+	})
+	after := plan("after", base, map[dr.DiskID]sketch{"a": base.disks["a"].with(299_000, noise(8, 2000)), "b": base.disks["b"].with(7, noise(9, 7))})
+	stride := 3 // odd, so that the ways take turns
+	switch {
+	case *every:
+		stride = 1
+	case testing.Short():
+		stride = 9
+	}
+	for _, far := range []int64{1, 1 << 40} {
+		for n := 1; ; n += stride {
+			s := tuned(client(nil))
+			for _, p := range []planned{base, other} {
+				require.NoError(t, put(t.Context(), s, p))
+				require.NoError(t, s.Process(t.Context(), "m"))
+			}
+			require.NoError(t, put(t.Context(), s, half))
+			f := &faulty{n: n, way: n % 2, through: web}
+			dying := tuned(client(f))
+			dying.promoteFrom = far
+			_ = dying.Process(t.Context(), "m")
+			s = tuned(client(nil))
+			s.promoteFrom = far
+			require.NoError(t, s.Delete(t.Context(), "m", "half"))
+			require.NoError(t, put(t.Context(), s, after))
+			require.NoError(t, s.Process(t.Context(), "m"))
+			require.Equal(t, []dr.PointID{"base", "other", "after"}, listed(t, s), f.where())
+			for _, p := range []planned{base, other, after} {
+				holds(t, s, p)
+			}
+			sound(t, s)
+			_, err := s.Prune(t.Context())
+			require.NoError(t, err)
+			onlyNeeded(t, s)
+			gone(t, s)
+			if f.where() == "" {
+				break
+			}
+		}
+	}
+}

@@ -62,7 +62,7 @@
 // # Bounds
 //
 // A draft holds Concurrency+1 segments of 8 MiB, readers of staged data share
-// eight more, Process four MiB for each request in flight. What grows is the map
+// twelve more, Process four MiB for each request in flight. What grows is the map
 // of a draft: 24 bytes a piece, a piece for each write that does not go on
 // where the one before ended. Azure bills what is written to a blob between two
 // snapshots, equal bytes too: they are best left out by block sums.

@@ -43,38 +43,60 @@ func (s *stalled) Do(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// fourPoints are written over each other, of a machine with one disk if alone:
+// then no other disk's lease warns of what is wrong.
+func fourPoints(alone bool) (base, old, next, last planned) {
+	disks := func(all map[dr.DiskID]sketch) map[dr.DiskID]sketch {
+		if alone {
+			return map[dr.DiskID]sketch{"a": all["a"]}
+		}
+		return all
+	}
+	base = plan("base", planned{}, disks(map[dr.DiskID]sketch{
+		"a": sketch{size: 256 << 10}.with(0, noise(1, 100_000)), "b": sketch{size: 4096},
+	}))
+	old = plan("old", base, disks(map[dr.DiskID]sketch{
+		// Zeros are written without being read from the stage first.
+		"a": base.disks["a"].with(5000, make([]byte, 60_000)), "b": base.disks["b"].with(1, noise(3, 3)),
+		"c": sketch{size: 1024}.with(0, noise(4, 700)),
+	}))
+	next = plan("next", old, disks(map[dr.DiskID]sketch{
+		"a": old.disks["a"].with(2000, noise(5, 50_000)), "b": old.disks["b"], "c": old.disks["c"].with(5, noise(6, 600)),
+	}))
+	// The last one is written beside all others, and heals nothing.
+	last = plan("last", next, disks(map[dr.DiskID]sketch{
+		"a": next.disks["a"].with(200_000, noise(7, 5000)), "b": next.disks["b"].with(0, noise(8, 4096)), "c": next.disks["c"],
+	}))
+	return base, old, next, last
+}
+
 // A process that wakes up when another has done its work, and more, changes
 // nothing.
 func TestAStaleProcessChangesNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, client func(policy.Transporter) *container.Client) {
-		base := plan("base", planned{}, map[dr.DiskID]sketch{
-			"a": sketch{size: 256 << 10}.with(0, noise(1, 100_000)), "b": sketch{size: 4096},
-		})
-		old := plan("old", base, map[dr.DiskID]sketch{
-			"a": base.disks["a"].with(3000, noise(2, 130_000)), "b": base.disks["b"].with(1, noise(3, 3)),
-			"c": sketch{size: 1024}.with(0, noise(4, 700)),
-		})
-		next := plan("next", old, map[dr.DiskID]sketch{
-			"a": old.disks["a"].with(2000, noise(5, 5000)), "b": old.disks["b"], "c": old.disks["c"].with(5, noise(6, 600)),
-		})
-		last := plan("last", next, map[dr.DiskID]sketch{
-			"a": next.disks["a"].with(90_000, noise(7, 5000)), "b": next.disks["b"].with(0, noise(8, 4096)), "c": next.disks["c"],
-		})
 		stride := 1
 		if t.Name() == "TestAStaleProcessChangesNothing/azurite" {
 			stride = 9
 		} else if testing.Short() {
 			stride = 8
 		}
-		for _, after := range []bool{false, true} {
+		for variant := range 4 {
+			after, alone := variant%2 == 1, variant > 1
+			base, old, next, last := fourPoints(alone)
 			for n := 1; ; n += stride {
 				s := tuned(client(nil))
-				for _, p := range []planned{base, old} {
-					require.NoError(t, put(t.Context(), s, p))
-					if p.ID == "base" {
-						require.NoError(t, s.Process(t.Context(), "m"))
-					}
+				require.NoError(t, put(t.Context(), s, base))
+				require.NoError(t, s.Process(t.Context(), "m"))
+				d, err := s.Create(t.Context(), old.Point)
+				require.NoError(t, err)
+				require.NoError(t, d.(dr.Zeroer).Zero(t.Context(), "a", 5000, 60_000))
+				for _, disk := range old.Machine.Disks[1:] {
+					id := disk.ID
+					_, err := d.WriteAt(t.Context(), id, old.disks[id].read(0, 900), 0)
+					require.NoError(t, err)
 				}
+				require.NoError(t, d.Commit(t.Context(), old.Point))
+				require.NoError(t, d.Close())
 				via := newStalled(n, after)
 				done := make(chan error, 1)
 				stale := tuned(client(via))
@@ -103,7 +125,7 @@ func TestAStaleProcessChangesNothing(t *testing.T) {
 					}
 					sound(t, s)
 				}
-				_, err := s.Prune(t.Context())
+				_, err = s.Prune(t.Context())
 				require.NoError(t, err)
 				onlyNeeded(t, s)
 				gone(t, s)

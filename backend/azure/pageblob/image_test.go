@@ -242,8 +242,11 @@ func TestDamageIsNamed(t *testing.T) {
 			require.NoError(t, err)
 			found = append(found, d.Object)
 		}
-		if name != "m/m/"+headName {
-			require.Equal(t, []string{name}, found)
+		require.Equal(t, []string{name}, found)
+		if name == "m/m/"+headName { // nothing is garbage because nobody names it
+			_, err = tuned(c).Prune(t.Context())
+			require.ErrorIs(t, err, dr.ErrCorrupt)
+			require.ErrorIs(t, put(t.Context(), tuned(c), p), dr.ErrCorrupt)
 		}
 		require.NoError(t, s.put(t.Context(), name, whole))
 	}
@@ -265,4 +268,23 @@ func TestDamageIsNamed(t *testing.T) {
 		n++
 	}
 	require.Equal(t, 1, n)
+}
+
+// A container that is not there is no store without points.
+func TestAMissingContainerIsSaid(t *testing.T) {
+	onBoth(t, func(t *testing.T, client func(policy.Transporter) *container.Client) {
+		c := client(nil)
+		_, err := c.Delete(t.Context(), nil)
+		require.NoError(t, err)
+		s := tuned(c)
+		n := 0
+		for _, err := range s.List(t.Context(), "m") {
+			require.ErrorIs(t, err, dr.ErrNotFound)
+			n++
+		}
+		require.Equal(t, 1, n)
+		require.ErrorIs(t, s.Process(t.Context(), "m"), dr.ErrNotFound)
+		_, err = s.Prune(t.Context())
+		require.Error(t, err)
+	})
 }

@@ -3,11 +3,11 @@ package pageblob
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"strings"
+	"sync/atomic"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
@@ -15,9 +15,14 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
+
+// deletesAtOnce bounds the deletions in flight: a point of a large disk leaves a
+// hundred thousand segments.
+const deletesAtOnce = 16
 
 // maxObject is the most that is read of a head or a manifest, in bytes.
 const maxObject = 1 << 30
@@ -175,14 +180,18 @@ func (s *Store) removeAll(ctx context.Context, prefix string) (int64, error) {
 		}
 		all = append(all, o)
 	}
-	var n int64
-	var errs []error
+	var n atomic.Int64
+	var g errgroup.Group
+	g.SetLimit(deletesAtOnce)
 	for _, o := range all {
-		if err := s.remove(ctx, o.name, ""); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		n += o.size
+		g.Go(func() error {
+			err := s.remove(ctx, o.name, "")
+			if err == nil {
+				n.Add(o.size)
+			}
+			return err
+		})
 	}
-	return n, errors.Join(errs...)
+	err := g.Wait()
+	return n.Load(), err
 }

@@ -5,6 +5,9 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -82,50 +85,73 @@ func (s *Store) sweep(ctx context.Context, m dr.MachineID, objects []object) (in
 	if err != nil {
 		return 0, err
 	}
-	if len(left) == 0 && !h.mergeable() {
+	idle := func(b base) bool {
+		// Its blob is deleted now, or never was made.
+		is := func(o object) bool { return o.page && o.snapshot == "" && o.name == machineDir(m)+b.Name }
+		return !h.hasContent(b.Holds) && !h.hasContent(b.Applying) && (slices.ContainsFunc(left, is) || !slices.ContainsFunc(objects, is))
+	}
+	if len(left) == 0 && !h.mergeable() && !slices.ContainsFunc(h.Blobs, idle) {
 		return 0, nil
 	}
-	_, err = s.changeHead(ctx, m, func(h *head) (bool, error) {
+	_, err = s.changeHead(ctx, m, func(now *head) (bool, error) {
+		h = now
 		if left, err = s.leftOver(ctx, m, h, objects); err != nil {
 			return false, err
 		}
-		h.Blobs = slices.DeleteFunc(h.Blobs, func(b base) bool {
-			return slices.ContainsFunc(left, func(o object) bool { return o.page && o.snapshot == "" && o.name == machineDir(m)+b.Name })
-		})
+		h.Blobs = slices.DeleteFunc(h.Blobs, idle)
 		return true, s.merge(ctx, m, h)
 	})
 	if err != nil {
 		return 0, err
 	}
-	// What was merged away is freed; what is left over now was so before.
-	var n int64
-	for _, o := range left {
-		size := o.size
-		if o.page {
-			if size, err = s.pagesOf(ctx, o); err != nil {
-				return n, err
+	// What was merged away is freed; what is left over now was so before. A
+	// blob goes after its snapshots.
+	var n atomic.Int64
+	for _, bases := range []bool{false, true} {
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(deletesAtOnce)
+		for _, o := range left {
+			if bases == (o.page && o.snapshot == "") {
+				g.Go(func() error {
+					size, err := s.sweepOne(gctx, o)
+					n.Add(size)
+					return err
+				})
 			}
 		}
-		err := s.remove(ctx, o.name, o.snapshot)
-		if isLeaseLost(err) {
-			// The process that has the lease is dead, or is about to see that
-			// it has lost its turn.
-			if err := s.breakLease(ctx, o.name); err != nil {
-				return n, err
-			}
-			err = s.remove(ctx, o.name, o.snapshot)
-		}
-		switch c := status(err); {
-		case err == nil:
-			n += size
-		case o.page && (c == 409 || c == 412):
-			// A snapshot was taken since, or somebody has a lease again.
-			s.log.Info("left to the next Prune", "object", o.name, "error", plain(err).Error())
-		default:
-			return n, err
+		if err := g.Wait(); err != nil {
+			return n.Load(), err
 		}
 	}
-	return n, nil
+	return n.Load(), nil
+}
+
+// sweepOne deletes what is left over, and returns what that gives back.
+func (s *Store) sweepOne(ctx context.Context, o object) (size int64, err error) {
+	size = o.size
+	if o.page {
+		if size, err = s.pagesOf(ctx, o); err != nil {
+			return 0, err
+		}
+	}
+	err = s.remove(ctx, o.name, o.snapshot)
+	if isLeaseLost(err) {
+		// The process that has the lease is dead, or is about to see that it
+		// has lost its turn.
+		if err := s.breakLease(ctx, o.name); err != nil {
+			return 0, err
+		}
+		err = s.remove(ctx, o.name, o.snapshot)
+	}
+	if c := status(err); o.page && (c == 409 || c == 412) {
+		// A snapshot was taken since, or somebody has a lease again.
+		s.log.Info("left to the next Prune", "object", o.name, "error", plain(err).Error())
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return size, nil
 }
 
 // pagesOf returns how much of a page blob is written, and of a snapshot 0.
@@ -143,7 +169,7 @@ func (s *Store) pagesOf(ctx context.Context, o object) (n int64, err error) {
 	return n, err
 }
 
-// leftOver returns what the head does not need, snapshots before their blobs.
+// leftOver returns what the head does not need.
 func (s *Store) leftOver(ctx context.Context, m dr.MachineID, h *head, objects []object) ([]object, error) {
 	dir := machineDir(m)
 	staged := h.staged()

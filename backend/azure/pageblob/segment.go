@@ -168,7 +168,7 @@ type segmentCache struct {
 	used list.List                // most recently used first
 }
 
-const cachedSegments = 8
+const cachedSegments = 12 // three for each of parallelDisks
 
 type cachedSegment struct {
 	name string

@@ -2,22 +2,40 @@ package pageblob
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // readHead reads a machine's head; a machine without points has an empty one.
+// But nothing is ever put before the head: if there is something, it is lost.
 func (s *Store) readHead(ctx context.Context, m dr.MachineID) (*head, azcore.ETag, error) {
 	if err := ended(ctx); err != nil {
 		return nil, "", err
 	}
 	name := machineDir(m) + headName
 	b, tag, err := s.get(ctx, name)
-	if isNotFound(err) {
-		return &head{Format: headFormat, Next: 1}, "", nil
+	if bloberror.HasCode(err, bloberror.BlobNotFound) {
+		var other object
+		for o, lerr := range s.list(ctx, machineDir(m), false) {
+			if lerr != nil {
+				return nil, "", lerr
+			}
+			other = o
+			break
+		}
+		if other.name == "" {
+			return &head{Format: headFormat, Next: 1}, "", nil
+		}
+		// Unless it was made in the meantime.
+		b, tag, err = s.get(ctx, name)
+		if bloberror.HasCode(err, bloberror.BlobNotFound) {
+			return nil, "", fmt.Errorf("%w: object %s is missing, but there is %s", dr.ErrCorrupt, name, other.name)
+		}
 	}
 	if err != nil {
 		return nil, "", err
@@ -65,6 +83,12 @@ func (s *Store) turnHead(ctx context.Context, m dr.MachineID, change func(*head)
 		}
 		before := h.copy()
 		ok, err := change(h)
+		if isNotFound(err) || errors.Is(err, dr.ErrCorrupt) {
+			// What this head names may be gone because another does not.
+			if now, _, herr := s.readHead(ctx, m); herr == nil && now.Rev != before.Rev {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, nil, err
 		}
