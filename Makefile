@@ -52,7 +52,7 @@ windows:
 	GOOS=windows $(GO) vet $(WINDOWS)
 	GOOS=windows $(GO) build -o /dev/null ./examples/vault
 	GOOS=windows $(GO) build -o /dev/null ./examples/vsphere-to-directory
-	$(GO) vet -tags live ./backend/vmware
+	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
 # Needs the vulnerability database; says so where it can't be had.
 vuln:

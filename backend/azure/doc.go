@@ -123,8 +123,10 @@
 // # Not verified on
 //
 // Nothing here was run against a real subscription. Tests run against azuretest
-// over HTTP by unmodified clients of the SDK; `go test -tags live ./backend/azure`
-// runs the whole suite on a subscription of yours. Assumed of Azure are:
+// over HTTP by unmodified clients of the SDK; `go test -tags live -run TestLive$
+// ./backend/azure` makes a round trip on a subscription of yours (live_test.go
+// says by which variables), though not the whole suite, which needs a guest that
+// writes. Assumed of Azure are:
 //
 //   - an address granted for reading reads pages, page ranges and their
 //     differences (the header x-ms-previous-snapshot-url) of incremental
