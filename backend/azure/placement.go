@@ -144,20 +144,22 @@ func (a *Azure) zoneOf(m *machine, o PlacementOptions) string {
 	return o.Zone
 }
 
-// check refuses what can't be made, before anything is.
+// check refuses what can't be made, before anything is. A machine that is there
+// has its cards and its size.
 func (a *Azure) check(ctx context.Context, m *machine, like dr.Machine, o PlacementOptions, isolated bool, networks map[string]string) (size string, cards []card, err error) {
 	if err := checkDisks(like, o); err != nil {
 		return "", nil, err
 	}
+	if m.vm != nil && m.rec.VMID != "" {
+		return m.rec.Size, nil, nil
+	}
 	if cards, err = a.plan(ctx, like, o, isolated, networks); err != nil {
 		return "", nil, err
 	}
-	if m.vm == nil {
-		if err := a.exist(ctx, o); err != nil {
-			return "", nil, err
-		}
+	if err := a.exist(ctx, o); err != nil {
+		return "", nil, err
 	}
-	size, err = a.choose(ctx, m, like, o, len(cards))
+	size, err = a.choose(ctx, like, o, len(cards))
 	return size, cards, err
 }
 

@@ -162,11 +162,7 @@ func (z size) fits(like dr.Machine, o PlacementOptions, cards int) string {
 
 // choose is the size that is asked for, or else the smallest that has the
 // processors and the memory of the machine: of families for general use first.
-// A machine that is there keeps its own.
-func (a *Azure) choose(ctx context.Context, m *machine, like dr.Machine, o PlacementOptions, cards int) (string, error) {
-	if m.vm != nil && m.rec.VMID != "" {
-		return m.rec.Size, nil
-	}
+func (a *Azure) choose(ctx context.Context, like dr.Machine, o PlacementOptions, cards int) (string, error) {
 	if o.Size != "" {
 		z, err := a.sizes.of(ctx, a, o.Size)
 		if err != nil {
