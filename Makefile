@@ -1,6 +1,7 @@
-# make demo   the whole cycle on this machine: no cloud, no cluster, no root
-# make test   every test; installs what it lacks if it is root
-# make bench  the benchmarks, once each
+# make demo        from VMware to Azure and back, both simulated in one process
+# make demo-local  the same cycle with machines on this computer, which may be killed
+# make test        every test; installs what it lacks if it is root
+# make bench       the benchmarks, once each
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,16 +14,19 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo test tools azurite check race fuzz windows vuln bench
+.PHONY: demo demo-local test tools azurite check race fuzz windows vuln bench
 
-demo: tools
+demo:
+	$(GO) run ./examples/vmware-to-azure
+
+demo-local: tools
 	$(GO) run ./examples/quickstart
 
 test: tools azurite check
 	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory race windows fuzz vuln
 
-# Debian packages that tests and the demo run for real.
+# Debian packages that tests and the local demo run for real.
 tools:
 	@.ci/tools
 
