@@ -43,10 +43,12 @@ check:
 # Where many goroutines meet. What does one thing after the other, over HTTPS,
 # is left out: it takes minutes under the detector.
 RACE := ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
-ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls
+ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall
+# Azurite has one thread, and runs no race of ours.
+ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite
 race:
-	$(GO) test -race -short -timeout $(TIMEOUT) $(RACE)
-	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)' ./backend/vmware/...
+	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ELSEWHERE)' $(RACE)
+	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)|$(ELSEWHERE)' ./backend/vmware/... ./backend/azure/...
 
 # Every fuzz target, a little while each: their corpora run in `go test` too.
 fuzz:
@@ -56,6 +58,7 @@ windows:
 	GOOS=windows $(GO) vet $(WINDOWS)
 	GOOS=windows $(GO) build -o /dev/null ./examples/vault
 	GOOS=windows $(GO) build -o /dev/null ./examples/vsphere-to-directory
+	GOOS=windows $(GO) build -o /dev/null ./examples/vmware-to-azure
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
 # Needs the vulnerability database; says so where it can't be had.

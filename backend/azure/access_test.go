@@ -92,9 +92,6 @@ func (r *rig) group(t testing.TB, in, name string, rules ...*armnetwork.Security
 	ctx := context.Background()
 	p, err := r.network(t).NewSecurityGroupsClient().BeginCreateOrUpdate(ctx, in, name, armnetwork.SecurityGroup{Location: to.Ptr(r.cloud.Location()),
 		Properties: &armnetwork.SecurityGroupPropertiesFormat{SecurityRules: rules}}, nil)
-	if err != nil && strings.Contains(err.Error(), "404") {
-		t.Skip("this simulator knows no security groups")
-	}
 	require.NoError(t, err)
 	g, err := p.PollUntilDone(ctx, nil)
 	require.NoError(t, err)
@@ -115,9 +112,6 @@ func (r *rig) rules(t testing.TB, id string) (all []*armnetwork.SecurityRule) {
 	require.NoError(t, err)
 	return g.Properties.SecurityRules
 }
-
-// needGroups skips what a simulator without security groups can't show.
-func (r *rig) needGroups(t testing.TB) { t.Helper(); r.group(t, sources, "probe") }
 
 // reaches asks the Network Watcher whether a packet gets to a machine.
 func (r *rig) reaches(t testing.TB, id dr.MachineID, from, port string) bool {
@@ -244,7 +238,6 @@ func TestPublicAddressOfSomebodyElse(t *testing.T) {
 
 func TestAllow(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
-	r.needGroups(t)
 	id := r.started(t, "k", web())
 	before := r.cloud.Resources()
 	in := azure.AccessInput{Machine: id, From: "203.0.113.77/24"}
@@ -283,7 +276,6 @@ func TestAllow(t *testing.T) {
 // rule, and the group.
 func TestAllowTwice(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
-	r.needGroups(t)
 	m := web()
 	m.OS = "windows"
 	id := r.started(t, "k", m)
@@ -377,7 +369,6 @@ func TestAllowAtOnce(t *testing.T) {
 // An address and a rule that are given at once don't undo each other.
 func TestAccessAtOnce(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
-	r.needGroups(t)
 	id := r.started(t, "k", web())
 	begun, allowed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -447,7 +438,6 @@ func TestAllowTellsTheSubnetsGroup(t *testing.T) {
 
 func TestAllowRefusals(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
-	r.needGroups(t)
 	id := r.started(t, "k", web())
 	before := r.cloud.Resources()
 	for _, from := range []string{"", "*", "0.0.0.0/0", "::/0", "0.0.0.0", "everybody", "203.0.113.0/33", "VirtualNetwork", "fe80::1%eth0"} {
@@ -470,7 +460,6 @@ func TestAllowRefusals(t *testing.T) {
 // of originals, which Remove doesn't delete.
 func TestAccessUndoneAfterTheMachine(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
-	r.needGroups(t)
 	before := r.cloud.Resources()
 	ctx := context.Background()
 	id, err := r.add([]dr.Disk{{ID: "a", Size: 4 << 20}})
@@ -626,7 +615,6 @@ func TestAccessInput(t *testing.T) {
 // The whole of the article's table as steps of a failover's plan, and back.
 func TestAccessInAPlan(t *testing.T) {
 	r := newRig(t, azuretest.Options{OnRunCommand: func(string, []string) (string, error) { return "0.0.0.0:22\n", nil }})
-	r.needGroups(t)
 	ctx := context.Background()
 	hq := memory.New(memory.Options{Site: "hq"})
 	m := web()

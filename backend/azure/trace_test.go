@@ -39,8 +39,8 @@ type asked struct {
 
 // at tells whether the request is of this method, and of a path that has this
 // in it.
-func (a asked) at(method, part string) bool {
-	return a.Method == method && strings.Contains(a.Path, part)
+func (x asked) at(method, part string) bool {
+	return x.Method == method && strings.Contains(x.Path, part)
 }
 
 // traced records what an errand asks of Azure, one call after the other.
