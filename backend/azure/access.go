@@ -33,6 +33,13 @@ const (
 	// listens on the ports. Its result is [PortCheck]; that nothing listens is
 	// an error. It needs the guest's agent.
 	ActionCheckPort = "azure.check-port@1"
+	// ActionVMwareTools disables VMware Tools in a Windows guest that came from
+	// VMware, by run command, or enables them, with AccessInput.Enable, in one
+	// that is to go home. Its result is [VMwareTools]. Put it behind the start of
+	// a failover, and before the shutdown of a failback; make it optional, as
+	// guests that came from elsewhere often lack Azure's agent. The article: "For
+	// Windows VMs, Site Recovery disables the VMware tools during failover."
+	ActionVMwareTools = "azure.vmware-tools@1"
 )
 
 // AccessInput is what these actions are given as a step's input.
@@ -45,6 +52,8 @@ type AccessInput struct {
 	From string `json:"from,omitempty"`
 	// Ports; none: 3389 of Windows machines, 22 of others.
 	Ports []int `json:"ports,omitempty"`
+	// Enable turns what an action disables on again.
+	Enable bool `json:"enable,omitempty"`
 }
 
 // AccessActions are the actions' code, to be registered with an orchestrator.
@@ -82,6 +91,7 @@ func AccessActions(resolve func(site string) (*Azure, error)) dr.Actions {
 		ActionAllow:         step((*Azure).allow),
 		ActionScreenshot:    step((*Azure).screenshot),
 		ActionCheckPort:     step((*Azure).checkPort),
+		ActionVMwareTools:   step((*Azure).vmwareTools),
 	}
 }
 

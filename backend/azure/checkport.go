@@ -3,13 +3,9 @@ package azure
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
-	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -21,28 +17,17 @@ type PortCheck struct {
 }
 
 // checkPort is the code of ActionCheckPort. The script prints only what it was
-// asked for: of more than 4096 bytes Azure tells the end.
+// asked for: of a long list Azure would tell the end only.
 func (a *Azure) checkPort(ctx context.Context, m *machine, in AccessInput, c *dr.Call) (any, error) {
 	if c.Undo {
 		return nil, nil
 	}
-	if m.power != dr.On {
-		return nil, remedied(fmt.Errorf("%w: the machine is off", dr.ErrNotAllowed), "start the machine first")
-	}
 	ports := in.ports(m)
-	command, script := listeners(m.windows(), ports)
-	p, err := a.vms.BeginRunCommand(ctx, m.at.group, m.at.name, armcompute.RunCommandInput{CommandID: to.Ptr(command), Script: []*string{to.Ptr(script)}}, nil)
-	r, err := await(ctx, a, p, err)
+	output, err := a.run(ctx, m, listeners(m.windows(), ports))
 	if err != nil {
-		if status, code := codeOf(err); status == http.StatusConflict && code == "Conflict" {
-			return nil, remedied(fmt.Errorf("%w: %w", dr.ErrBusy, explain(err)), "a guest runs one command at a time; it is tried again")
-		}
-		return nil, explain(err)
+		return nil, err
 	}
-	var out PortCheck
-	for _, v := range r.Value {
-		out.Output += deref(v.Message)
-	}
+	out := PortCheck{Output: output}
 	for _, port := range ports {
 		if listens(out.Output, port) {
 			out.Listening = append(out.Listening, port)
@@ -54,18 +39,18 @@ func (a *Azure) checkPort(ctx context.Context, m *machine, in AccessInput, c *dr
 	return out, nil
 }
 
-// listeners is a command that prints "address:port", a line each, of what
+// listeners is a script that prints "address:port", a line each, of what
 // listens on the ports. Nothing of it is a caller's text.
-func listeners(windows bool, ports []int) (command, script string) {
+func listeners(windows bool, ports []int) string {
 	var list []string
 	for _, p := range ports {
 		list = append(list, strconv.Itoa(p))
 	}
 	if windows {
-		return "RunPowerShellScript", "Get-NetTCPConnection -State Listen -LocalPort " + strings.Join(list, ",") +
+		return "Get-NetTCPConnection -State Listen -LocalPort " + strings.Join(list, ",") +
 			" -ErrorAction SilentlyContinue | ForEach-Object { \"$($_.LocalAddress):$($_.LocalPort)\" }"
 	}
-	return "RunShellScript", "(ss -Hltn || netstat -ltn) 2>/dev/null | awk '{print $4}' | grep -E ':(" + strings.Join(list, "|") + ")$'"
+	return "(ss -Hltn || netstat -ltn) 2>/dev/null | awk '{print $4}' | grep -E ':(" + strings.Join(list, "|") + ")$'"
 }
 
 // listens reads what the guest printed. What is bound to the loopback address
