@@ -304,3 +304,31 @@ func TestLockedDisksAreKept(t *testing.T) {
 	e.single()
 	e.same()
 }
+
+// A write that has failed reads its caller's buffer no more, though the HTTP
+// client may still be at sending it. The race detector tells.
+func TestWriteLetsGoOfItsBuffer(t *testing.T) {
+	e := newErrand(t, t.Name())
+	e.disks = []dr.Disk{{ID: "os", Size: 8 << 20, Boot: true}}
+	e.like.Disks = e.disks
+	e.step("prepare", e.prepare(""))
+	d, err := e.a.Draft(t.Context(), e.id, dr.Point{ID: "p1", Machine: e.like})
+	require.NoError(t, err)
+	defer d.Close()
+	_, err = d.WriteAt(t.Context(), "os", []byte{1}, 0)
+	require.NoError(t, err)
+	e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
+		if strings.Contains(c.Query, "comp=page") {
+			return &azuretest.Fault{Status: http.StatusServiceUnavailable, Code: "ServerBusy"}
+		}
+		return nil
+	})
+	p := bytes.Repeat([]byte{1}, 4<<20)
+	for i := range 10 {
+		_, err = d.WriteAt(t.Context(), "os", p, 0)
+		require.Error(t, err)
+		for j := range p {
+			p[j] = byte(i + 2)
+		}
+	}
+}

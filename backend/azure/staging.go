@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -149,7 +150,9 @@ func (s *staged) seal(ctx context.Context, name string) error {
 // put writes whole sectors, clear writes that they are zero.
 func (s *staged) put(ctx context.Context, p []byte, off int64) error {
 	return s.do(ctx, func(c *pageblob.Client) error {
-		_, err := c.UploadPages(ctx, streaming.NopCloser(bytes.NewReader(p)), blob.HTTPRange{Offset: off, Count: int64(len(p))},
+		body := &lent{r: bytes.NewReader(p)}
+		defer body.end()
+		_, err := c.UploadPages(ctx, streaming.NopCloser(body), blob.HTTPRange{Offset: off, Count: int64(len(p))},
 			&pageblob.UploadPagesOptions{AccessConditions: s.access()})
 		return err
 	})
@@ -174,6 +177,35 @@ func (s *staged) do(ctx context.Context, call func(*pageblob.Client) error) erro
 	c = s.blob
 	s.mu.Unlock()
 	return call(c)
+}
+
+// lent is a caller's buffer as a request's body. The HTTP client may be at
+// sending it when the request is answered already: it gets nothing more then.
+type lent struct {
+	mu    sync.Mutex
+	r     *bytes.Reader
+	ended bool
+}
+
+func (l *lent) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return 0, io.ErrClosedPipe
+	}
+	return l.r.Read(p)
+}
+
+func (l *lent) Seek(off int64, whence int) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Seek(off, whence)
+}
+
+func (l *lent) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
 }
 
 func (s *staged) clear(ctx context.Context, off, n int64) error {
