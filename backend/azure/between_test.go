@@ -332,3 +332,73 @@ func TestWriteLetsGoOfItsBuffer(t *testing.T) {
 		}
 	}
 }
+
+// Machines that are written and started again and again, as those of drills are,
+// gather no snapshots.
+func TestBasesOfEarlierDraftsGo(t *testing.T) {
+	e := newErrand(t, t.Name())
+	e.step("prepare", e.prepare(""))
+	for _, p := range []dr.PointID{"p1", "p2", "p3", "p4"} {
+		e.step("fill", e.fill(p, nil))
+		e.step("start", func(ctx context.Context) error { return e.a.Start(ctx, e.id) })
+		e.step("stop", func(ctx context.Context) error { return e.a.Stop(ctx, e.id) })
+		n := 0
+		for _, id := range e.r.cloud.Resources() {
+			if strings.Contains(id, "/snapshots/") {
+				n++
+			}
+		}
+		require.Equal(t, len(e.disks), n, "the bases of %s", p)
+	}
+}
+
+// Sweeping takes nothing from a process that is at work on the machine.
+func TestSweepSparesWhatIsAtWork(t *testing.T) {
+	e := started(t)
+	worker := e.a
+	e.begin()
+	all := func(dr.PointID) bool { return true }
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = e.a.Sweep(context.Background(), e.id, all)
+			}
+		}
+	})
+	for _, p := range []dr.PointID{"c1", "c2", "c3"} {
+		want := dr.CrashConsistent
+		if p == "c2" {
+			want = dr.ApplicationConsistent
+		}
+		img, err := worker.Capture(t.Context(), e.id, p, want)
+		require.NoError(t, err)
+		b := make([]byte, e.disks[0].Size)
+		_, err = img.ReadAt(t.Context(), "os", b, 0)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(e.want["os"], b))
+		require.NoError(t, img.Close())
+		require.NoError(t, worker.Release(t.Context(), e.id, p))
+	}
+	require.NoError(t, worker.Stop(t.Context(), e.id))
+	for _, p := range []dr.PointID{"p2", "p3"} {
+		d, err := worker.Draft(t.Context(), e.id, dr.Point{ID: p, Machine: e.like})
+		require.NoError(t, err)
+		copy(e.want["os"], p)
+		for range 4 {
+			_, err = d.WriteAt(t.Context(), "os", e.want["os"], 0)
+			require.NoError(t, err)
+		}
+		require.NoError(t, d.Commit(t.Context(), dr.Point{ID: p, Machine: e.like}))
+		require.NoError(t, d.Close())
+		require.NoError(t, worker.Start(t.Context(), e.id))
+		require.NoError(t, worker.Stop(t.Context(), e.id))
+	}
+	close(stop)
+	wg.Wait()
+	e.same()
+}

@@ -113,7 +113,10 @@ func explain(err error) error {
 		code = http.StatusText(r.StatusCode)
 	}
 	short := fmt.Errorf("%s (HTTP %d)%s", code, r.StatusCode, message(r))
-	if say, ok := remedies[r.ErrorCode]; ok {
+	if r.ErrorCode == "OperationNotAllowed" && strings.Contains(strings.ToLower(short.Error()), "quota") {
+		code = "QuotaExceeded" // Compute's word for it
+	}
+	if say, ok := remedies[code]; ok {
 		return &explained{fmt.Errorf("%w: %w", say.sentinel, short), say.remedy, err}
 	}
 	switch r.StatusCode {

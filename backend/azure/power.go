@@ -90,7 +90,11 @@ func (a *Azure) settle(ctx context.Context, m *machine) error {
 	}
 	err = a.dropReplaced(ctx, m, r)
 	if err == nil && r.Untidy {
-		if err = a.tidy(ctx, m.id); err == nil {
+		// Bases of earlier drafts tell nothing any more.
+		if err = a.release(ctx, m.id, func(dr.PointID) bool { return false }); err == nil {
+			err = a.tidy(ctx, m.id)
+		}
+		if err == nil {
 			_, err = a.update(ctx, m.id, nil, func(now *record) error {
 				if now.Draft != r.Draft || now.Gen != r.Gen || !now.Untidy {
 					return errUnchanged

@@ -66,7 +66,7 @@ func (a *Azure) tidy(ctx context.Context, id dr.MachineID) error {
 	if len(found["microsoft.compute/restorepointcollections"]) == 0 {
 		return nil
 	}
-	return a.tidyPoints(ctx, &r)
+	return a.tidyPoints(ctx, id)
 }
 
 // over is the newest generation that nobody can be making anything of any more.
@@ -154,8 +154,8 @@ func (a *Azure) tidySnapshots(ctx context.Context, r *record, over int, found []
 
 // tidyPoints deletes restore points of attempts that are over, and the
 // collection if none is left and none is being made.
-func (a *Azure) tidyPoints(ctx context.Context, r *record) error {
-	set := restoreSet(r.ID)
+func (a *Azure) tidyPoints(ctx context.Context, id dr.MachineID) error {
+	set := restoreSet(id)
 	x, err := a.sets.Get(ctx, a.opts.ResourceGroup, set, &armcompute.RestorePointCollectionsClientGetOptions{Expand: to.Ptr(armcompute.RestorePointCollectionExpandOptionsRestorePoints)})
 	if isNotFound(err) {
 		return nil
@@ -163,10 +163,14 @@ func (a *Azure) tidyPoints(ctx context.Context, r *record) error {
 	if err != nil {
 		return explain(err)
 	}
+	r, _, err := a.load(ctx, id) // after the list, as above
+	if err != nil {
+		return err
+	}
 	wanted := map[string]bool{}
 	for _, mo := range r.Moments {
 		if !mo.Base && !mo.Released && !mo.Gone {
-			wanted[restoreName(r.ID, mo)] = true
+			wanted[restoreName(id, mo)] = true
 		}
 	}
 	if x.Properties != nil {

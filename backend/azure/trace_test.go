@@ -212,6 +212,7 @@ var volatile = []struct {
 	{"id", regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)},
 	{"name", regexp.MustCompile(`[0-9a-f]{20}`)},
 	{"grant", regexp.MustCompile(`/md/[0-9a-f]+/[a-z]+`)},
+	{"attempt", regexp.MustCompile(`\bp[A-Z2-7]{12}\b`)},
 	{"content", regexp.MustCompile(`-(os|data\d+)-[0-9a-f]{8}\b`)},
 }
 
