@@ -126,3 +126,19 @@ func TestChangesGoOnWithANewAddress(t *testing.T) {
 	require.Equal(t, n, told)
 	require.Equal(t, 4, asked)
 }
+
+// A machine is removed though a process died while a restore point of it was
+// being made.
+func TestRemoveWhileARestorePointIsMade(t *testing.T) {
+	e := started(t)
+	e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
+		if c.Method == http.MethodPut && strings.Contains(c.Path, "/restorePoints/") {
+			e.life.dead.Store(true)
+		}
+		return nil
+	})
+	_, err := e.a.Capture(t.Context(), e.id, "c1", dr.ApplicationConsistent)
+	require.Error(t, err)
+	e.begin()
+	require.NoError(t, e.a.Remove(t.Context(), e.id))
+}

@@ -167,6 +167,7 @@ func (c *Cloud) deleteCollection(q *request) (reply, error) {
 
 // mayDelete refuses while a restore point is being made or read.
 func (c *Cloud) mayDelete(p *restorePoint) error {
+	look[*restorePoint](c, p.id) // time passes for what it is busy with
 	if err := c.free(p.entries()...); err != nil {
 		return err
 	}
