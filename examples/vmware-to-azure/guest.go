@@ -17,7 +17,7 @@ type computer struct {
 }
 
 // pause is between two rounds of a guest's work: about 100 writes a second to
-// each disk, anywhere on it.
+// each disk.
 const pause = 10 * time.Millisecond
 
 // label is the first sector of each disk: whose it is, and its number.
@@ -104,12 +104,17 @@ func (w *witness) run(name string, disks []*content, at position, c computer) er
 	return nil
 }
 
-// round is some work: data on each disk, and then the number that says so.
+// round is some work: data on each disk, and then the number that says so. As
+// guests do, this one mostly writes to the same part of a disk, here an eighth.
 func (l *life) round(disks int) []write {
 	var all []write
 	for i := range disks {
 		n := int64(4<<10) << rand.IntN(4)
-		all = append(all, write{i, dataAt + rand.Int64N((l.from[i].size-dataAt-n)/512)*512, n})
+		room := l.from[i].size - dataAt - n
+		if rand.IntN(8) > 0 {
+			room /= 8
+		}
+		all = append(all, write{i, dataAt + rand.Int64N(room/512+1)*512, n})
 	}
 	return append(slices.Clip(all), write{0, headAt, headLen})
 }
