@@ -11,14 +11,15 @@ import (
 )
 
 // A replica that has its machine is found without being told again where its
-// cards go: the commit of a failback asks for it as the machine is described,
-// with the networks of this platform, which nothing maps.
+// cards go, and in which zone it is: the commit of a failback asks for it as the
+// machine is described, with the networks of this platform, which nothing maps,
+// and without options.
 func TestAMachineThatIsThereIsFoundWhateverItsNetworks(t *testing.T) {
 	r := newRig(t, azuretest.Options{})
 	r.opts.Network = ""
 	r.a = r.open(t)
 	ctx := t.Context()
-	p := backend.Placement{Key: "found", Networks: map[string]string{"home": "prod/default"},
+	p := backend.Placement{Key: "found", Networks: map[string]string{"home": "prod/default"}, Options: []byte(`{"zone": "1"}`),
 		Machine: dr.Machine{ID: "m", Name: "m", Disks: []dr.Disk{{ID: "os", Size: 4 << 20, Boot: true}}, NICs: []dr.NIC{{ID: "a", Network: "home", DHCP: true}}}}
 	made, err := r.a.Prepare(ctx, p)
 	require.NoError(t, err)

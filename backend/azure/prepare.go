@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -215,6 +216,12 @@ func (a *Azure) reuse(ctx context.Context, m *machine, p backend.Placement, size
 	}
 	if was, err := a.optionsOf(&m.rec); err != nil {
 		return backend.Replica{}, err
+	} else if o.Zone == "" && o.AvailabilitySet == "" && was.Zone != "" && !m.rec.staged() {
+		// Who says nothing of the zone means the one that the disks are in.
+		o.Zone = was.Zone
+		if p.Options, err = json.Marshal(o); err != nil {
+			return backend.Replica{}, err
+		}
 	} else if was.Zone != o.Zone && !m.rec.staged() {
 		return backend.Replica{}, remedied(fmt.Errorf("%w: the replica's disks are in zone %q, and can't be moved to %q", dr.ErrInvalid, was.Zone, o.Zone), "remove the replica and prepare it anew, or keep the zone")
 	}
