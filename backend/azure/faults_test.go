@@ -605,7 +605,7 @@ func TestEveryLongOperationFails(t *testing.T) {
 		every = 12
 	}
 	for name, run := range map[string]func(*errand){"failover": (*errand).failover, "failback": (*errand).failback} {
-		for n := 1 + int(*seed)%every; ; n += every {
+		for n := 1 + int(*seed%uint64(every)); ; n += every {
 			code := codes[n/every%len(codes)]
 			struck := false
 			t.Run(fmt.Sprintf("%s-%d-%s", name, n, code), func(t *testing.T) {
