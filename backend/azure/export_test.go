@@ -3,6 +3,7 @@ package azure
 import (
 	"context"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -40,6 +41,12 @@ func (a *Azure) Where(ctx context.Context, id dr.MachineID) (group, name string,
 		return "", "", err
 	}
 	return m.at.group, m.at.name, nil
+}
+
+// PlacementOf is what the record says of where a replica is.
+func (a *Azure) PlacementOf(ctx context.Context, id dr.MachineID) (backend.Placement, error) {
+	r, _, err := a.load(ctx, id)
+	return *r.Placement, err
 }
 
 // KeyOf is a replica's key.

@@ -32,4 +32,9 @@ func TestAMachineThatIsThereIsFoundWhateverItsNetworks(t *testing.T) {
 	found, err := r.a.Prepare(ctx, backend.Placement{Key: "found", Machine: m})
 	require.NoError(t, err)
 	require.Equal(t, made.ID, found.ID)
+	was, err := r.a.PlacementOf(ctx, made.ID)
+	require.NoError(t, err)
+	require.JSONEq(t, string(p.Options), string(was.Options), "what it was made with is not forgotten")
+	require.Equal(t, p.Networks, was.Networks)
+	require.Equal(t, p.Machine.NICs, was.Machine.NICs)
 }

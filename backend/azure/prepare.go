@@ -1,8 +1,8 @@
 package azure
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -96,6 +96,12 @@ func (a *Azure) prepareReplica(ctx context.Context, p backend.Placement, o Place
 	}
 	if m.power != dr.Off {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: id, Err: dr.ErrRunning, Remedy: "stop the replica"}
+	}
+	if m.has && m.rec.Placement != nil {
+		p = inherit(p, *m.rec.Placement)
+		if o, err = parseOptions(p.Options); err != nil {
+			return backend.Replica{}, err
+		}
 	}
 	size, cards, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
 	if err == nil && !m.has { // later, the address may be its own
@@ -207,6 +213,21 @@ func (a *Azure) freeName(ctx context.Context, id dr.MachineID, p backend.Placeme
 	return unique, nil
 }
 
+// inherit completes a placement of a replica that is there: who says nothing of
+// where it is means where it was made, and a drill's machine stays one. The
+// commit of a failback asks for it so.
+func inherit(p, was backend.Placement) backend.Placement {
+	text := string(bytes.TrimSpace(p.Options))
+	if text == "" || text == "null" || text == "{}" {
+		p.Options = was.Options
+		if p.Networks == nil {
+			p.Networks, p.Machine.NICs = was.Networks, was.Machine.NICs
+		}
+	}
+	p.Isolated = p.Isolated || was.Isolated
+	return p
+}
+
 // reuse brings a replica that is there up to what is asked for: it gets disks
 // that it lacks, and smaller ones grow.
 func (a *Azure) reuse(ctx context.Context, m *machine, p backend.Placement, size string) (backend.Replica, error) {
@@ -216,12 +237,6 @@ func (a *Azure) reuse(ctx context.Context, m *machine, p backend.Placement, size
 	}
 	if was, err := a.optionsOf(&m.rec); err != nil {
 		return backend.Replica{}, err
-	} else if o.Zone == "" && o.AvailabilitySet == "" && was.Zone != "" && !m.rec.staged() {
-		// Who says nothing of the zone means the one that the disks are in.
-		o.Zone = was.Zone
-		if p.Options, err = json.Marshal(o); err != nil {
-			return backend.Replica{}, err
-		}
 	} else if was.Zone != o.Zone && !m.rec.staged() {
 		return backend.Replica{}, remedied(fmt.Errorf("%w: the replica's disks are in zone %q, and can't be moved to %q", dr.ErrInvalid, was.Zone, o.Zone), "remove the replica and prepare it anew, or keep the zone")
 	}
