@@ -18,11 +18,13 @@
 //   - capture.go, snapshot.go, restorepoint.go, image.go, changes.go, grants.go,
 //     release.go: the Source;
 //   - prepare.go, placement.go, size.go, network.go, draft.go, adopt.go,
-//     staging.go, copyblob.go, convert.go, power.go, remove.go: the Target;
-//   - probe.go, access.go, publicaddress.go, allow.go, effective.go, checkport.go:
-//     proof that a machine lives, and the actions by which one gets to it;
-//   - wait.go, parallel.go, errors.go, secrets.go: long operations, and failures
-//     as errors that say what to do and give nothing away.
+//     upload.go, staging.go, copyblob.go, convert.go, power.go, tidy.go,
+//     remove.go: the Target;
+//   - probe.go, access.go, publicaddress.go, allow.go, effective.go, checkport.go,
+//     vmwaretools.go, runcommand.go: proof that a machine lives, and the actions
+//     by which one gets to it;
+//   - wait.go, patience.go, parallel.go, errors.go, secrets.go: long operations,
+//     and failures as errors that say what to do and give nothing away.
 //
 // What may not live here: flows, stores, and anything of another platform. The
 // store of points on page blobs is package pageblob; the simulator for tests is
@@ -137,6 +139,8 @@
 //   - the storage service copies from such an address to a page blob, in a time
 //     that a caller can wait for, and ends the copy if the address is revoked; if
 //     it refuses, this process reads and writes the bytes;
+//   - an address granted for writing to an upload disk reads it, too, which only
+//     writes need that are no whole sectors;
 //   - an address can be granted again while one is good, and is the same; five at
 //     most are for all snapshots of a disk;
 //   - lastOwnershipUpdateTime changes whenever a disk's machine was started,
