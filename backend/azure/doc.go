@@ -134,7 +134,9 @@
 //     differences (the header x-ms-previous-snapshot-url) of incremental
 //     snapshots and of restore points, of ranges written and cleared;
 //   - what differs between two incremental snapshots is complete also where
-//     snapshots between them were deleted;
+//     snapshots between them were deleted, and tells of a page that was written
+//     and then written back: that nothing differs is what proves a moment of
+//     several disks;
 //   - snapshots of one disk are in the order in which they were asked for;
 //   - the storage service copies from such an address to a page blob, in a time
 //     that a caller can wait for, and ends the copy if the address is revoked; if
