@@ -51,7 +51,9 @@ type PointStore interface {
 
 // Processor is an ability of stores that receive data first and make points
 // of it later. "Latest" means Process and then the newest; "latest processed"
-// means the newest. A store without it processes on Commit.
+// means the newest. A replication cycle ends with Process, so that the two differ
+// by what came last, or by what a process that died has left. A store without it
+// processes on Commit.
 type Processor interface {
 	Process(ctx context.Context, m dr.MachineID) error
 }

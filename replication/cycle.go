@@ -31,6 +31,11 @@ const releaseGrace = 30 * time.Second
 // them: the store is a recoverypoint.Pender and the image no dr.Settler. The
 // next cycle then goes on, or sweeps them. In all other cases nothing is left
 // at the source. [Cycle.Abandon] gives up for good.
+//
+// A store that receives first and makes points later (recoverypoint.Processor)
+// processes at the end of a cycle, when the capture has been let go of: that it
+// can't then is told to the log, as the data is safe. It processes at the next
+// cycle's beginning at the latest, which needs what was received as its parent.
 type Cycle struct {
 	Source backend.Source
 	Points recoverypoint.PointStore

@@ -170,6 +170,51 @@ func TestSameNameOnce(t *testing.T) {
 	}
 }
 
+// slow is a store that fails to process at the calls to come that are true.
+type slow struct {
+	*memstore.Store
+	fails []bool
+}
+
+func (s *slow) Process(ctx context.Context, m dr.MachineID) error {
+	if len(s.fails) > 0 {
+		fail := s.fails[0]
+		if s.fails = s.fails[1:]; fail {
+			return errFault
+		}
+	}
+	return s.Store.Process(ctx, m)
+}
+
+// What is received is processed when the cycle ends, or when the next begins:
+// that tells changes since it, and not since the last point that could be listed.
+func TestACycleProcessesWhatIsReceived(t *testing.T) {
+	w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{Deferred: true})
+	store := &slow{Store: w.store}
+	w.cycle.Points = store
+	first, err := w.cycle.Replicate(t.Context(), "vm", dr.CrashConsistent)
+	require.NoError(t, err)
+	w.stored("vm", first.ID)
+
+	w.write(w.home, "vm", "a", 0, 3*blk, 1)
+	store.fails = []bool{false, true} // at the end
+	second, err := w.cycle.Replicate(t.Context(), "vm", dr.CrashConsistent)
+	require.NoError(t, err, "the data is safe")
+	_, err = store.Open(t.Context(), "vm", second.ID)
+	require.ErrorIs(t, err, dr.ErrNotFound, "received, and no point yet")
+	require.Empty(t, w.captures(w.home, "vm"))
+
+	w.write(w.home, "vm", "a", 5*blk, 10, 2)
+	store.fails = []bool{true} // at the beginning
+	_, err = w.cycle.Replicate(t.Context(), "vm", dr.CrashConsistent)
+	require.ErrorIs(t, err, errFault, "without its parent it would send everything since the first again")
+	third, err := w.cycle.ReplicateAs(t.Context(), "vm", "", dr.CrashConsistent, replication.CycleOptions{})
+	require.NoError(t, err)
+	require.Equal(t, second.ID, third.Point.Parent)
+	require.LessOrEqual(t, third.Written, int64(blk))
+	require.Equal(t, w.content(w.home, "vm"), w.stored("vm", third.Point.ID))
+}
+
 func TestReleaseThatFails(t *testing.T) {
 	w := newWorld(t, memory.Options{}, memory.Options{}, memstore.Options{})
 	w.home.FailNext(memory.OpRelease, errFault)
