@@ -48,8 +48,8 @@ var remedies = map[string]struct {
 	remedy   string
 }{
 	"ScopeLocked":                                           {errRefused, "a management lock keeps it from being changed or deleted: remove the lock, or ask who set it"},
-	"AllocationFailed":                                      {errRefused, "the region or zone has no room for this size now: try again later, or choose another size, another zone or none (placement options size, zone)"},
-	"ZonalAllocationFailed":                                 {errRefused, "the zone has no room for this size now: choose another zone or size (placement options zone, size)"},
+	"AllocationFailed":                                      {errRefused, "the region or zone has no room for this size now: try again later, or choose another size (placement option size); another zone takes a replica that is prepared anew"},
+	"ZonalAllocationFailed":                                 {errRefused, "the zone has no room for this size now: choose another size (placement option size), or prepare the replica anew in another zone"},
 	"OverconstrainedAllocationRequest":                      {errRefused, "no room fits all that is asked of this machine: give up the zone, the availability set or the size"},
 	"OverconstrainedZonalAllocationRequest":                 {errRefused, "no room in the zone fits all that is asked of this machine: give up the zone or the size"},
 	"SkuNotAvailable":                                       {errRefused, "the size is not to be had in this region or zone: choose another (placement option size)"},

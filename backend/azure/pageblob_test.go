@@ -2,6 +2,7 @@ package azure_test
 
 import (
 	"bytes"
+	"context"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -61,4 +62,43 @@ func TestAPointOnPageBlobsIsAdopted(t *testing.T) {
 	got := make([]byte, len(content))
 	require.NoError(t, r.read(rep.ID, "d", got, 0))
 	require.True(t, bytes.Equal(content, got))
+}
+
+// A copy that nobody waits for any more is ended: else its blob couldn't be
+// deleted, and would be written to for as long as it takes.
+func TestACopyThatIsGivenUpIsEnded(t *testing.T) {
+	r := newRig(t, azuretest.Options{})
+	slow := azuretest.NewBlobs(azuretest.BlobOptions{CopyPolls: 1 << 30})
+	t.Cleanup(slow.Close)
+	var err error
+	r.container, err = slow.Container(t.Context(), "staging", "lifeboat")
+	require.NoError(t, err)
+	r.opts.Staging = r.container
+	r.a = r.open(t)
+	points, err := slow.Container(t.Context(), "staging", "points")
+	require.NoError(t, err)
+	store := pageblob.New(points, pageblob.Options{})
+	p := dr.Point{ID: "p", Time: time.Unix(1, 0).UTC(), Consistency: dr.CrashConsistent,
+		Machine: dr.Machine{ID: "m", Name: "app", Disks: []dr.Disk{{ID: "d", Size: 1 << 20, Boot: true}}}}
+	d, err := store.Create(t.Context(), p)
+	require.NoError(t, err)
+	require.NoError(t, d.Commit(t.Context(), p))
+	require.NoError(t, store.Process(t.Context(), "m"))
+	img, err := store.Open(t.Context(), "m", "p")
+	require.NoError(t, err)
+	rep, err := r.a.Prepare(t.Context(), backend.Placement{Key: "k", Machine: p.Machine})
+	require.NoError(t, err)
+	draft, err := r.a.Draft(t.Context(), rep.ID, p)
+	require.NoError(t, err)
+	a, ok := dr.As[dr.Adopter](draft)
+	require.True(t, ok)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = a.Adopt(ctx, img)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	left, err := r.inventory(t)
+	require.NoError(t, err)
+	for _, name := range left {
+		require.NotContains(t, name, ".vhd")
+	}
 }

@@ -292,6 +292,18 @@ func readPages(ctx context.Context, c *pageblob.Client, p []byte, off int64) (in
 	return n, errors.Join(err, body.Close())
 }
 
+// abortCopy ends the copy to a blob; one that has ended is no matter.
+func (a *Azure) abortCopy(ctx context.Context, c *blob.Client) error {
+	p, err := c.GetProperties(ctx, nil)
+	if err == nil && p.CopyID != nil {
+		_, err = c.AbortCopyFromURL(ctx, *p.CopyID, nil)
+	}
+	if status, code := codeOf(err); err == nil || isNotFound(err) || status == http.StatusConflict && code == "NoPendingCopyOperation" {
+		return nil
+	}
+	return explain(err)
+}
+
 // drop deletes a blob, whoever has it leased. One that isn't there is no error.
 func (a *Azure) drop(ctx context.Context, name string) error {
 	c := a.opts.Staging.NewBlobClient(name)
@@ -300,7 +312,14 @@ func (a *Azure) drop(ctx context.Context, name string) error {
 		if err == nil || isNotFound(err) {
 			return nil
 		}
-		if _, code := codeOf(err); code != "LeaseIdMissing" {
+		switch _, code := codeOf(err); code {
+		case "LeaseIdMissing":
+		case "PendingCopyOperation": // of a copy that is not wanted any more
+			if err := a.abortCopy(ctx, c); err != nil {
+				return err
+			}
+			continue
+		default:
 			return explain(err)
 		}
 		l, err := lease.NewBlobClient(c, nil)
