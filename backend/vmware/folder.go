@@ -135,6 +135,9 @@ func (f *folderFile) part(ctx context.Context, p []byte, off int64) (int, error)
 		return 0, err
 	}
 	defer f.busy.Release(1)
+	if f.life.Err() != nil { // the read might be faster than its cancelling
+		return 0, context.Cause(f.life)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(f.life, func() { cancel(context.Cause(f.life)) })()
