@@ -105,7 +105,7 @@ func parseManifest(b []byte) (*manifest, error) {
 		r := d.Root
 		seg, err1 := hex.DecodeString(r.Segment)
 		sum, err2 := hex.DecodeString(r.Sum)
-		if err1 != nil || err2 != nil || len(seg) != 16 || len(sum) != 16 || d.Size == 0 ||
+		if err1 != nil || err2 != nil || len(seg) != 16 || len(sum) != 16 || dr.Sum(sum).IsZero() || d.Size == 0 ||
 			r.Length <= 0 || r.Length > maxBlob || r.Offset < segmentHead || int64(r.Offset)+int64(r.Length) > maxSegment {
 			return nil, bad("root")
 		}
