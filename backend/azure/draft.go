@@ -258,11 +258,13 @@ func (d *draft) Close() error {
 	}
 	ctx, cancel := grace(context.Background())
 	defer cancel()
-	// A blob that only this draft knows of is lost to the next.
+	// A blob that only this draft knows of is lost to the next. A commit that
+	// failed may have had its effect: then all of it is the machine's.
 	var errs []error
+	torn := false
 	if len(d.disks) > 0 {
 		_, err := d.a.update(ctx, d.m.id, nil, func(r *record) error {
-			if r.Draft != d.owner {
+			if torn = r.Draft == d.owner && r.Torn; !torn {
 				return errUnchanged
 			}
 			for id, x := range d.disks {
@@ -272,10 +274,11 @@ func (d *draft) Close() error {
 			}
 			return nil
 		})
+		torn = torn && err == nil // else it is found by what the record says of it
 		errs = append(errs, err)
 	}
 	for _, x := range d.disks {
-		if x.uploads() {
+		if torn && x.uploads() {
 			errs = append(errs, d.a.abandon(ctx, x.name))
 		}
 	}

@@ -42,9 +42,9 @@ type PlacementOptions struct {
 	SecurityGroup string `json:"securityGroup,omitempty"`
 	// Upload is "direct" for disks that are written without a page blob before
 	// them, where the image lives elsewhere anyway: nothing is stored twice, and
-	// disks may have 32 TiB; but a copy that is cut off begins again. "" or
-	// "staged": by page blobs, which points of package pageblob become without
-	// a byte moving through this process.
+	// disks may have 32 TiB. "" or "staged": by page blobs, which points of
+	// package pageblob become without a byte moving through this process. A copy
+	// that is cut off begins again either way.
 	Upload string `json:"upload,omitempty"`
 	// Tags are put on everything that is made, beside this library's own.
 	Tags map[string]string `json:"tags,omitempty"`

@@ -249,10 +249,7 @@ func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
 			return err
 		}
 	}
-	vm := *m.vm
-	props := *m.vm.Properties
-	props.InstanceView, vm.Resources = nil, nil
-	sp := *props.StorageProfile
+	sp := *m.vm.Properties.StorageProfile
 	data := slices.Clone(sp.DataDisks)
 	for _, d := range r.Disks {
 		if has(d) {
@@ -278,7 +275,6 @@ func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
 		data = append(data, &now)
 	}
 	sp.DataDisks = data
-	props.StorageProfile = &sp
 	p, err := a.vms.BeginUpdate(ctx, m.at.group, m.at.name, armcompute.VirtualMachineUpdate{Properties: &armcompute.VirtualMachineProperties{StorageProfile: &sp}}, nil)
 	if _, err = await(ctx, a, p, err); err != nil {
 		return fmt.Errorf("exchange the machine's disks: %w", explain(err))
