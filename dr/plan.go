@@ -33,6 +33,10 @@ type Step struct {
 	Undo     string `json:"undo,omitempty"`     // action that takes the step back, run with Call.Undo set
 	NoReturn bool   `json:"noReturn,omitempty"` // once it has started, cancelling and undoing are over: the run goes forward
 	Optional bool   `json:"optional,omitempty"` // its failure is recorded and reported, and the run goes on
+	// Waits says that the action only waits, for another run mostly: it takes
+	// none of the places by which an engine bounds how much is done at once.
+	// Else runs that wait for each other could fill them all.
+	Waits bool `json:"waits,omitempty"`
 
 	Attempts int           `json:"attempts,omitempty"` // tries before it counts as failed; 0: DefaultAttempts
 	Timeout  time.Duration `json:"timeout,omitempty"`  // of one attempt; of a gate: refused when it runs out; 0: none

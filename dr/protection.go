@@ -24,11 +24,17 @@ type Place struct {
 // use the same record: after a failover Active and Standby have changed
 // places, and everything that follows is the same code.
 type Protection struct {
-	ID      ProtectionID `json:"id"`
-	Name    string       `json:"name,omitempty"`
-	Home    string       `json:"home"`    // the site where the machine belongs
-	Active  Place        `json:"active"`  // where it runs
-	Standby Place        `json:"standby"` // where it is, or would be, recovered
+	ID   ProtectionID `json:"id"`
+	Name string       `json:"name,omitempty"`
+	Home string       `json:"home"` // the site where the machine belongs
+	// Policy names the replication policy; "" is the default one. Which policy
+	// that is a process knows, as it knows what site a name stands for.
+	Policy string `json:"policy,omitempty"`
+	// Group names the replication group whose machines share consistent
+	// moments; "" is none.
+	Group   string `json:"group,omitempty"`
+	Active  Place  `json:"active"`  // where it runs
+	Standby Place  `json:"standby"` // where it is, or would be, recovered
 
 	State       State            `json:"state"`
 	Replication ReplicationState `json:"replication,omitempty"`

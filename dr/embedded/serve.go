@@ -39,6 +39,25 @@ func (s *serving) add() bool {
 
 func (s *serving) done() { s.wg.Done() }
 
+// place waits for one of the places of Options.Parallel. Steps that only wait
+// need none: they would keep what they wait for from having one.
+func (s *serving) place(ctx context.Context, task dr.Task) error {
+	if task.Step.Waits {
+		return ctx.Err()
+	}
+	return s.slots.Acquire(ctx, 1)
+}
+
+// tryPlace is place that doesn't wait.
+func (s *serving) tryPlace(task dr.Task) bool { return task.Step.Waits || s.slots.TryAcquire(1) }
+
+// leave gives the place back.
+func (s *serving) leave(task dr.Task) {
+	if !task.Step.Waits {
+		s.slots.Release(1)
+	}
+}
+
 // Serve runs the steps. When ctx ends it stops the actions, and returns when
 // they have returned and what they came to is recorded: an action that doesn't
 // stop when its context ends keeps it from returning, as calling it again

@@ -103,11 +103,11 @@ func (r *run) letGo(tasks []dr.Task) {
 func (r *run) begin(t *turn, s *serving, k key, task dr.Task) (again bool, err error) {
 	give := r.granted[k]
 	if give == nil {
-		if task.Failed > 0 || task.Suspect() || !s.slots.TryAcquire(1) {
+		if task.Failed > 0 || task.Suspect() || !s.tryPlace(task) {
 			r.await(t, s, k, task)
 			return false, nil
 		}
-		give = func() { s.slots.Release(1) }
+		give = func() { s.leave(task) }
 	}
 	delete(r.granted, k)
 	if !s.add() {
@@ -176,16 +176,16 @@ func (r *run) slot(ctx context.Context, s *serving, task dr.Task) (give func(), 
 		}
 		alone = sync.OnceFunc(func() { s.alone.Release(1) })
 	}
-	if s.slots.Acquire(ctx, 1) != nil {
+	if s.place(ctx, task) != nil {
 		alone()
 		return nil, false
 	}
 	if task.Suspect() {
 		r.e.log.Warn("the process died in each of this step's last attempts: it is begun alone", "run", r.id, "step", task.Step.ID, "undo", task.Kind == dr.TaskUndo)
 		timer := time.AfterFunc(aloneFor, alone)
-		return func() { timer.Stop(); alone(); s.slots.Release(1) }, true
+		return func() { timer.Stop(); alone(); s.leave(task) }, true
 	}
-	return func() { s.slots.Release(1) }, true
+	return func() { s.leave(task) }, true
 }
 
 // gate opens a gate, or sets the clock for one.

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -52,6 +53,41 @@ var servePromises = []promise{
 		e.serve("there")
 		e.ends("r", dr.RunDone)
 		e.ledger.follows(e, "r", p)
+	}},
+	{"steps that only wait take no place from those that work", func(e *env) {
+		const many = 300 // more than an engine does at once
+		begun := make(chan struct{}, many)
+		worked := make(chan struct{})
+		var steps []dr.Step
+		for i := range many {
+			id := fmt.Sprintf("w%d", i)
+			e.on[id] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+				begun <- struct{}{}
+				select {
+				case <-worked:
+					return e.life.effect(ctx, c)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			steps = append(steps, with(step(id), func(s *dr.Step) { s.Waits = true }))
+		}
+		e.on["work"] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+			for range many { // all of them wait at once
+				select {
+				case <-begun:
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			close(worked)
+			return e.life.effect(ctx, c)
+		}
+		e.serve()
+		e.start("waiting", plan(steps...))
+		e.start("working", plan(step("work")))
+		e.ends("working", dr.RunDone)
+		e.ends("waiting", dr.RunDone)
 	}},
 	{"a shutdown is no failure: the step is done later", func(e *env) {
 		e.on["a"] = hang
