@@ -73,13 +73,20 @@ type RunLister interface {
 // every status seen, and returns the last. With an engine that can't Watch it
 // asks four times a second.
 func Wait(ctx context.Context, o Orchestrator, run RunID, each func(Status)) (Status, error) {
-	var last Status
-	see := func(s Status) bool {
-		last = s
+	return WaitUntil(ctx, o, run, func(s Status) bool {
 		if each != nil {
 			each(s)
 		}
-		return s.State.Ended()
+		return false
+	})
+}
+
+// WaitUntil is Wait that also returns when enough says so of a status.
+func WaitUntil(ctx context.Context, o Orchestrator, run RunID, enough func(Status) bool) (Status, error) {
+	var last Status
+	see := func(s Status) bool {
+		last = s
+		return enough(s) || s.State.Ended()
 	}
 	if w, ok := As[Watcher](o); ok {
 		for s, err := range w.Watch(ctx, run) {

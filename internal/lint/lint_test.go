@@ -37,6 +37,7 @@ var layers = []struct {
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
+	{"failover/recoveryplan", []string{"dr", "backend", "recoverypoint", "replication", "failover", "failback"}}, // plans fail back, too
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},
