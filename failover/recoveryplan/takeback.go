@@ -144,10 +144,19 @@ func (e *Env) startReverse(ctx context.Context, in machineInput, run, back dr.Ru
 	return true, nil
 }
 
+// finishReverse waits for the end, or until only a person can help: a drill that
+// runs unattended, and a run that is being taken back, must come to their ends
+// and say what is left.
 func (e *Env) finishReverse(ctx context.Context, c *dr.Call, back dr.RunID) error {
-	st, err := e.await(ctx, c, back, "")
-	if err != nil {
-		return err
+	st, err := dr.WaitUntil(ctx, e.Runs, back, func(s dr.Status) bool {
+		tell(c, s)
+		return s.State == dr.RunStuck
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("wait for run %s: %w", back, err)
+	case st.State == dr.RunStuck:
+		return dr.Permanent(fmt.Errorf("run %s is stuck, and goes on when a person decides: %s", back, st.Reason))
 	}
 	return dr.Permanent(st.Err())
 }

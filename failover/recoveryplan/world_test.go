@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,7 +42,8 @@ func shop() recoveryplan.Plan {
 
 func machines(ids ...dr.ProtectionID) (all []recoveryplan.Machine) {
 	for _, id := range ids {
-		all = append(all, recoveryplan.Machine{Protection: id})
+		// A flow that is taken back waits so long for a guest that may yet go down.
+		all = append(all, recoveryplan.Machine{Protection: id, ShutdownTimeout: recoveryplan.Duration(50 * time.Millisecond)})
 	}
 	return all
 }
@@ -62,10 +64,13 @@ type world struct {
 	life    *life
 	rnd     *rand.Rand
 	runs    int
+	killAt  int64 // this write of a life kills it; 0: none
 }
 
 type life struct {
-	dead atomic.Bool
+	dead   atomic.Bool
+	writes atomic.Int64 // to the journal, before and after counted
+	killed chan struct{}
 	stop context.CancelFunc
 	done chan error
 }
@@ -96,9 +101,15 @@ func newWorld(t *testing.T, p recoveryplan.Plan) *world {
 // open begins a life of the process.
 func (w *world) open() {
 	w.Helper()
-	l := &life{done: make(chan error, 1)}
+	l := &life{done: make(chan error, 1), killed: make(chan struct{})}
+	at := w.killAt
 	e, err := embedded.Open(w.path, embedded.Options{BackoffFirst: 1, BackoffMost: 1, Parallel: 4, Intercept: func(embedded.Write) error {
 		if l.dead.Load() {
+			return os.ErrClosed
+		}
+		if l.writes.Add(1) == at {
+			l.dead.Store(true)
+			close(l.killed)
 			return os.ErrClosed
 		}
 		return nil
