@@ -71,8 +71,8 @@ type life struct {
 	dead   atomic.Bool
 	writes atomic.Int64 // to the journal, before and after counted
 	killed chan struct{}
-	stop context.CancelFunc
-	done chan error
+	stop   context.CancelFunc
+	done   chan error
 }
 
 func newWorld(t *testing.T, p recoveryplan.Plan) *world {
