@@ -197,3 +197,13 @@ func Children(s dr.Status, step dr.StepStatus) []dr.RunID {
 	}
 	return nil
 }
+
+// MachinesOf lists the machines that a plan's run is about, in the plan's order.
+func MachinesOf(s dr.Status) (ids []dr.ProtectionID) {
+	for _, x := range s.Steps {
+		if id, ok := stepMachine(x.ID, stageOpen); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -38,6 +38,7 @@ var layers = []struct {
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover/recoveryplan", []string{"dr", "backend", "recoverypoint", "replication", "failover", "failback"}}, // plans fail back, too
+	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},
