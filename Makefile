@@ -59,6 +59,8 @@ windows:
 	GOOS=windows $(GO) build -o /dev/null ./examples/vault
 	GOOS=windows $(GO) build -o /dev/null ./examples/vsphere-to-directory
 	GOOS=windows $(GO) build -o /dev/null ./examples/vmware-to-azure
+	GOOS=windows $(GO) build -o /dev/null ./examples/plan
+	GOOS=windows $(GO) build -o /dev/null ./examples/drill
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
 # Needs the vulnerability database; says so where it can't be had.
