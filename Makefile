@@ -44,10 +44,12 @@ check:
 # is left out: it takes minutes under the detector.
 RACE := ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
 ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall
+# A disk that loses power at each of thousands of operations, one after the other.
+ALONE := TestPowerCut|TestEveryDamage|TestDiskFull
 # Azurite has one thread, and runs no race of ours.
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite
 race:
-	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ELSEWHERE)' $(RACE)
+	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ALONE)|$(ELSEWHERE)' $(RACE)
 	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)|$(ELSEWHERE)' ./backend/vmware/... ./backend/azure/...
 
 # Every fuzz target, a little while each: their corpora run in `go test` too.
