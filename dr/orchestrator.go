@@ -178,6 +178,8 @@ type Status struct {
 	Flow    string       `json:"flow"`
 	State   RunState     `json:"state"`
 	Reason  string       `json:"reason,omitempty"` // why it failed, was cancelled, or waits
+	Ending  RunState     `json:"ending,omitempty"` // what it has ended as, or will have once it is undone
+	Locks   []string     `json:"locks,omitempty"`  // the plan's: what the run is about
 	Started time.Time    `json:"started,omitzero"`
 	Ended   time.Time    `json:"ended,omitzero"`
 	Steps   []StepStatus `json:"steps"` // in the plan's order

@@ -2,6 +2,7 @@ package dr
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -10,7 +11,7 @@ import (
 // in no journal.
 func (r *Run) Status() Status {
 	s := Status{Run: r.id, Flow: r.plan.Flow, Started: r.started, Ended: r.ended, Reason: r.reason,
-		Steps: make([]StepStatus, len(r.steps))}
+		Ending: r.ending, Locks: slices.Clone(r.plan.Locks), Steps: make([]StepStatus, len(r.steps))}
 	undo := r.toUndo()
 	var waiting, stuck []string
 	busy := false
