@@ -29,6 +29,9 @@ var layers = []struct {
 	{"dr", nil},
 	{"dr/embedded", []string{"dr", "internal"}},
 	{"dr/enginetest", []string{"dr", "internal"}},
+	{"dr/health", []string{"dr", "recoverypoint"}},
+	{"dr/jobs", []string{"dr", "dr/health"}},
+	{"dr/observe", []string{"dr"}},
 	{"backend", []string{"dr"}},
 	{"backend/", []string{"dr", "backend", "internal"}},                       // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "recoverypoint", "internal"}}, // page blobs are points and replicas
@@ -36,6 +39,7 @@ var layers = []struct {
 	{"recoverypoint", []string{"dr"}},
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
+	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover/recoveryplan", []string{"dr", "backend", "recoverypoint", "replication", "failover", "failback"}}, // plans fail back, too
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
