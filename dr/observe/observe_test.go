@@ -92,8 +92,10 @@ func TestWhatARunTells(t *testing.T) {
 	asked := By(ctx, "ann")
 	require.NoError(t, o.Start(asked, "r1", p))
 	require.ErrorIs(t, o.Start(asked, "r1", p), dr.ErrRunExists)
+	decided := false
 	s, err := dr.Wait(ctx, o, "r1", func(s dr.Status) {
-		if s.State == dr.RunWaiting {
+		if s.State == dr.RunWaiting && !decided {
+			decided = true
 			require.NoError(t, o.Decide(ctx, "r1", "ok?", dr.Decision{Verdict: dr.Approve, By: "bob"}))
 		}
 	})
