@@ -14,7 +14,7 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo demo-local test tools azurite check race fuzz windows vuln bench
+.PHONY: demo demo-local test tools azurite check modules race fuzz windows vuln bench
 
 demo:
 	$(GO) run ./examples/vmware-to-azure
@@ -24,7 +24,7 @@ demo-local: tools
 
 test: tools azurite check
 	$(GO) test -timeout $(TIMEOUT) ./...
-	$(MAKE) --no-print-directory race windows fuzz vuln
+	$(MAKE) --no-print-directory modules race windows fuzz vuln
 
 # Debian packages that tests and the local demo run for real.
 tools:
@@ -39,6 +39,12 @@ check:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) mod tidy -diff
+
+# Examples that are modules of their own, so that what they need is not needed
+# by who embeds the library.
+MODULES := examples/prometheus
+modules:
+	@for m in $(MODULES); do echo "module $$m"; (cd $$m; $(GO) mod tidy -diff; $(GO) vet ./...; $(GO) run $(STATICCHECK) ./...; $(GO) build -o /dev/null ./...; $(GO) test -timeout $(TIMEOUT) ./...); done
 
 # Where many goroutines meet. What does one thing after the other, over HTTPS,
 # is left out: it takes minutes under the detector.
