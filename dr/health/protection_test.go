@@ -29,7 +29,6 @@ func young() Facts {
 }
 
 func TestHealthOfAProtection(t *testing.T) {
-	const w, c = Warning, Critical
 	for _, k := range []struct {
 		name string
 		set  func(*Facts)

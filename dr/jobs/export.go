@@ -87,7 +87,9 @@ func rows(b *bufio.Writer, j Job) {
 		row(b, append(head, t.ID, t.Name, string(t.State), string(t.Waits), when(t.Started), when(t.Ended),
 			strconv.FormatFloat(t.Took.Seconds(), 'f', 3, 64), strconv.Itoa(t.Attempts), strconv.FormatInt(done, 10), strconv.FormatInt(total, 10), code, text))
 		for _, c := range t.Jobs {
-			rows(b, c)
+			if !c.Repeated {
+				rows(b, c)
+			}
 		}
 	}
 }

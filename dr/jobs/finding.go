@@ -72,6 +72,9 @@ func runErrors(s dr.Status, j Job) []health.Error {
 	for _, t := range j.Tasks {
 		e.Inner = append(e.Inner, t.Errors...)
 		for _, c := range t.Jobs {
+			if c.Repeated {
+				continue
+			}
 			if c.State == Failed || c.State == Cancelled || c.State == PartiallySucceeded {
 				failed++
 				e.Inner = append(e.Inner, c.Errors...)

@@ -30,6 +30,9 @@ type Job struct {
 	// Missing says that there is no such run: it has not been started yet, or
 	// was purged. The state is then that of the task which drives it.
 	Missing bool `json:"missing,omitempty"`
+	// Repeated says that an earlier task drives the run too, and shows its
+	// job whole: here are only its ID and state.
+	Repeated bool `json:"repeated,omitempty"`
 }
 
 // Task is one step of a job.
@@ -64,7 +67,7 @@ type Options struct {
 	// open are 0 in Of; Load and List take the time of day.
 	Now time.Time
 	// Children names the runs that a step drives, in order, whether they have
-	// been started or not. Nil: none.
+	// been started or not. Several steps may drive one run. Nil: none.
 	Children func(dr.Status, dr.StepStatus) []dr.RunID
 	// Child looks up the status of a run that Children named. Load and List
 	// ask the orchestrator.
@@ -78,6 +81,7 @@ type Options struct {
 	// clean-up, and a failover for completion, while the record says so.
 	Record func(dr.ProtectionID) (dr.Protection, bool)
 	// Waits says what a gate waits for; nil, or "": a manual action.
+	// OtherRuns for one that the run answers which drives this one.
 	Waits func(dr.Status, dr.StepStatus) Wait
 	// Name gives a task a name for people; nil, or "": action or gate.
 	Name func(dr.Status, dr.StepStatus) string
@@ -87,10 +91,18 @@ type Options struct {
 const maxDepth = 8
 
 // Of makes a job of a run's status. It is pure if o's functions are.
-func Of(s dr.Status, o Options) Job { return o.job(s, nil) }
+func Of(s dr.Status, o Options) Job {
+	return tree{o, map[dr.RunID]Job{}}.job(s, nil)
+}
+
+// tree is being made: seen are the jobs in it, without their tasks.
+type tree struct {
+	Options
+	seen map[dr.RunID]Job
+}
 
 // job makes a job below those of the path.
-func (o Options) job(s dr.Status, path []dr.RunID) Job {
+func (o tree) job(s dr.Status, path []dr.RunID) Job {
 	path = append(path[:len(path):len(path)], s.Run)
 	j := Job{ID: s.Run, Flow: s.Flow, State: runState(s), Reason: s.Reason, Started: s.Started, Ended: s.Ended,
 		Took: o.took(s.Started, s.Ended), Tasks: make([]Task, len(s.Steps))}
@@ -111,10 +123,11 @@ func (o Options) job(s dr.Status, path []dr.RunID) Job {
 		j.Tasks[i] = o.task(s, st, path)
 		children = append(children, j.Tasks[i].Jobs...)
 	}
-	j.state(s, children, o)
+	j.state(s, children, o.Options)
 	j.Progress = progressOf(j.Tasks)
 	j.Errors = runErrors(s, j)
 	j.controls(s)
+	o.seen[j.ID] = Job{ID: j.ID, Parent: j.Parent, Flow: j.Flow, State: j.State, Waits: j.Waits, Started: j.Started, Ended: j.Ended, Took: j.Took, Repeated: true}
 	return j
 }
 
@@ -126,8 +139,14 @@ func (j *Job) state(s dr.Status, children []Job, o Options) {
 		for _, t := range j.Tasks {
 			if t.State == Waiting {
 				j.Waits = t.Waits
-				break
+				return
 			}
+			if t.Waits == OtherRuns {
+				j.Waits = OtherRuns
+			}
+		}
+		if j.Waits == OtherRuns {
+			j.State = InProgress
 		}
 	case Completed, CompletedWithInformation:
 		if w := o.awaits(s, j.Protections); w != "" {
@@ -159,7 +178,7 @@ func (o Options) awaits(s dr.Status, about []dr.ProtectionID) Wait {
 	return ""
 }
 
-func (o Options) task(s dr.Status, st dr.StepStatus, path []dr.RunID) Task {
+func (o tree) task(s dr.Status, st dr.StepStatus, path []dr.RunID) Task {
 	t := Task{ID: st.ID, Name: st.Action, State: stepStates[st.State], Started: st.Started, Ended: st.Ended,
 		Took: o.took(st.Started, st.Ended), Attempts: st.Attempt, Disks: st.Progress, Errors: stepErrors(s, st)}
 	if t.State == "" {
@@ -179,6 +198,9 @@ func (o Options) task(s dr.Status, st dr.StepStatus, path []dr.RunID) Task {
 			if w := o.Waits(s, st); w != "" {
 				t.Waits = w
 			}
+			if t.Waits == OtherRuns {
+				t.State = InProgress
+			}
 		}
 	}
 	if o.Children == nil {
@@ -192,7 +214,10 @@ func (o Options) task(s dr.Status, st dr.StepStatus, path []dr.RunID) Task {
 
 // child follows a run that a task drives. One that is above itself is not
 // followed: no run waits for itself, so what named it is wrong.
-func (o Options) child(id dr.RunID, t Task, path []dr.RunID) Job {
+func (o tree) child(id dr.RunID, t Task, path []dr.RunID) Job {
+	if j, again := o.seen[id]; again {
+		return j
+	}
 	if o.Child != nil && len(path) < maxDepth && !slices.Contains(path, id) {
 		if s, ok := o.Child(id); ok {
 			return o.job(s, path)
@@ -206,7 +231,10 @@ func (j *Job) controls(s dr.Status) {
 	case dr.RunRunning:
 		j.Controls = []Control{MayCancel}
 	case dr.RunWaiting:
-		j.Controls = []Control{MayCancel, MayResume}
+		j.Controls = []Control{MayCancel}
+		if j.State == Waiting { // else it goes on by itself
+			j.Controls = append(j.Controls, MayResume)
+		}
 	case dr.RunStuck:
 		j.Controls = []Control{MayResume}
 	case dr.RunFailed, dr.RunCancelled:

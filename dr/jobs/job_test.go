@@ -1,12 +1,14 @@
 package jobs
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,8 +58,8 @@ func constants(t *testing.T, typ string) (all []string) {
 func TestJobStates(t *testing.T) {
 	child := func(states ...dr.RunState) Options {
 		return Options{
-			Children: func(_ dr.Status, st dr.StepStatus) (ids []dr.RunID) {
-				if st.ID == "s0" {
+			Children: func(s dr.Status, st dr.StepStatus) (ids []dr.RunID) {
+				if s.Run == "" && st.ID == "s0" {
 					for i := range states {
 						ids = append(ids, dr.RunID(strconv.Itoa(i)))
 					}
@@ -187,7 +189,7 @@ func plan(machines int) (dr.Status, Options) {
 		parent.Steps = append(parent.Steps, dr.StepStatus{ID: fmt.Sprintf("m%d", i), Action: "plan.machine@1", State: dr.StepRunning, Started: noon})
 	}
 	return parent, Options{
-		Now:      noon.Add(time.Minute),
+		Now: noon.Add(time.Minute),
 		Children: func(s dr.Status, st dr.StepStatus) []dr.RunID {
 			if s.Run != "plan" {
 				return nil
@@ -233,6 +235,48 @@ func TestTreeOfAPlan(t *testing.T) {
 	require.False(t, j.about("plan.m0"))
 	_, err := json.Marshal(j)
 	require.NoError(t, err)
+}
+
+// The steps of a recovery plan drive a machine's run up to a gate, let it go
+// on, wait for its end: it is one job nevertheless. Gates that the plan answers
+// ask nothing of a person.
+func TestSeveralStepsDriveOneRun(t *testing.T) {
+	parent := dr.Status{Run: "plan", State: dr.RunRunning, Steps: steps(dr.StepDone, dr.StepRunning, dr.StepPending)}
+	child := dr.Status{Run: "web", State: dr.RunWaiting, Steps: steps(dr.StepDone, dr.StepWaiting)}
+	o := Options{
+		Children: func(s dr.Status, _ dr.StepStatus) []dr.RunID {
+			if s.Run == "plan" {
+				return []dr.RunID{"web"}
+			}
+			return nil
+		},
+		Child: func(dr.RunID) (dr.Status, bool) { return child, true },
+		Waits: func(s dr.Status, _ dr.StepStatus) Wait {
+			if s.Run == "web" {
+				return OtherRuns
+			}
+			return ""
+		},
+	}
+	j := Of(parent, o)
+	first, second := j.Tasks[0].Jobs[0], j.Tasks[1].Jobs[0]
+	require.Len(t, first.Tasks, 2)
+	require.True(t, second.Repeated)
+	require.Empty(t, second.Tasks)
+	require.Equal(t, []State{InProgress, InProgress, InProgress}, []State{first.State, second.State, first.Tasks[1].State})
+	require.Equal(t, OtherRuns, first.Waits)
+	require.Equal(t, []Control{MayCancel}, first.Controls)
+	require.Equal(t, 2+2, j.Progress.Steps, "the child's, and those that only go on with it")
+	require.Equal(t, 1, j.Progress.StepsDone)
+	var out bytes.Buffer
+	require.NoError(t, WriteCSV(&out, these(j)))
+	require.Equal(t, 1+3+2, strings.Count(out.String(), "\r\n"), "each task once")
+
+	child.State, child.Steps = dr.RunFailed, steps(dr.StepFailed)
+	parent.State, parent.Steps = dr.RunDone, steps(dr.StepDone, dr.StepDone)
+	j = Of(parent, o)
+	require.Equal(t, Failed, j.State, "its only machine failed")
+	require.Len(t, j.Errors[0].Inner, 1)
 }
 
 // What names itself as its child must not hang a console.

@@ -32,13 +32,12 @@ const longest = 30 * 24 * time.Hour
 func progressOf(tasks []Task) Progress {
 	var p Progress
 	for _, t := range tasks {
+		below := false
 		for _, j := range t.Jobs {
 			p.add(j.Progress)
-			if j.Missing {
-				p.step(t.State)
-			}
+			below = below || !j.Missing && !j.Repeated
 		}
-		if len(t.Jobs) == 0 {
+		if !below {
 			p.step(t.State)
 		}
 		if t.State == InProgress || t.State == Cancelling {

@@ -37,7 +37,11 @@ type Wait string
 const (
 	ManualAction Wait = "manual action" // a gate's answer, or a decision on a step that is stuck
 	CleanUp      Wait = "clean-up"      // of the test failover that it brought up
-	Completion   Wait = "completion"    // of what a person completes: a failover's commit, a failback's second phase
+	// OtherRuns: a gate that no person is meant to answer, but the run which
+	// drives this one, as where the machines of a recovery plan wait for each
+	// other. It is InProgress.
+	OtherRuns  Wait = "other runs"
+	Completion Wait = "completion" // of what a person completes: a failover's commit, a failback's second phase
 )
 
 // stepStates is what a task's state is. A step that is being undone or was
@@ -92,7 +96,12 @@ func runState(s dr.Status) State {
 func overChildren(own State, children []Job) (State, Wait) {
 	var failed, partly, told, open int
 	var wait Wait
+	n := 0
 	for _, c := range children {
+		if c.Repeated {
+			continue
+		}
+		n++
 		switch c.State {
 		case Failed, Cancelled:
 			failed++
@@ -107,7 +116,7 @@ func overChildren(own State, children []Job) (State, Wait) {
 		}
 	}
 	switch {
-	case len(children) > 0 && failed == len(children):
+	case n > 0 && failed == n:
 		return Failed, ""
 	case open > 0: // started, and not waited for
 		return InProgress, ""

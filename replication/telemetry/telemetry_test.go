@@ -242,7 +242,7 @@ func key(name string, set attribute.Set) string {
 		if s != "" {
 			s += ","
 		}
-		s += string(kv.Key) + "=" + kv.Value.Emit()
+		s += string(kv.Key) + "=" + kv.Value.String()
 	}
 	return name + "{" + s + "}"
 }
@@ -399,6 +399,6 @@ func (s *span) End(o ...trace.SpanEndOption) {
 func (s *span) SetStatus(c codes.Code, _ string) { s.status = c }
 func (s *span) SetAttributes(kv ...attribute.KeyValue) {
 	for _, a := range kv {
-		s.attrs[string(a.Key)] = a.Value.Emit()
+		s.attrs[string(a.Key)] = a.Value.String()
 	}
 }
