@@ -88,7 +88,7 @@ func TestHealthOfAProtection(t *testing.T) {
 		{"first copy fails", func(f *Facts) { f.Protection.State, f.Cycle = dr.Synchronizing, errors.New("boom") }, []string{"warning replication-failing"}, "boom", noon},
 		{"pins beyond retention", func(f *Facts) {
 			f.Policy.ApplicationEvery = 0
-			f.Points = []dr.Point{point("old", 100*time.Hour, 1), point("older", 99*time.Hour, 1), point("p9", time.Minute, 1)}
+			f.Points = []dr.Point{point("free", 101*time.Hour, 1), point("old", 100*time.Hour, 1), point("older", 99*time.Hour, 1), point("p9", time.Minute, 1)}
 			f.Protection.Pins = map[dr.PointID]string{"old": "run-1", "older": "run-1", "p9": "run-2"}
 		}, []string{"warning pinned-beyond-retention"}, "run-1 keeps 2 points beyond 72h0m0s, the oldest old", noon.Add(-28 * time.Hour)},
 		{"more", func(f *Facts) { f.More = []Error{{Code: "sshd-off", Level: Critical, Time: noon}} }, []string{"critical sshd-off"}, "", noon},
@@ -164,6 +164,14 @@ func TestHealthOfASite(t *testing.T) {
 	require.Equal(t, SiteReport{Entity: Entity{Kind: KindSite, ID: "nowhere"}, RPO: -1, Time: noon}, Site("nowhere", all, noon))
 	_, err := json.Marshal(s)
 	require.NoError(t, err)
+
+	long, bad := young(), young()
+	long.Cycle, long.FailedAt = errors.New("boom"), noon.Add(-time.Hour)
+	bad.Cycle, bad.FailedAt, bad.Protection.ID = dr.ErrCorrupt, noon.Add(-time.Minute), "db"
+	e := Site("here", []Report{Of(long), Of(bad)}, noon).Errors[0]
+	require.Equal(t, Critical, e.Level)
+	require.Contains(t, e.Message, "protection db")
+	require.Equal(t, noon.Add(-time.Hour), e.Time, "a milder one had begun before")
 }
 
 func BenchmarkOf(b *testing.B) {

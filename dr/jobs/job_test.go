@@ -104,7 +104,7 @@ func TestJobStates(t *testing.T) {
 		{"a failover that was not committed", dr.Status{Run: "r", State: dr.RunDone, Locks: locks, Steps: steps(dr.StepDone)},
 			record(dr.Protection{State: dr.FailedOver, Failover: &dr.Failover{Run: "r"}}), Waiting, Completion},
 		{"one that was", dr.Status{Run: "r", State: dr.RunDone, Locks: locks, Steps: steps(dr.StepDone)},
-			record(dr.Protection{State: dr.Committed}), Completed, ""},
+			record(dr.Protection{State: dr.Committed, Failover: &dr.Failover{Run: "r"}}), Completed, ""},
 		{"done", dr.Status{State: dr.RunDone, Steps: steps(dr.StepDone, dr.StepDone)}, Options{}, Completed, ""},
 		{"an optional step failed", dr.Status{State: dr.RunDone, Steps: steps(dr.StepFailed, dr.StepDone)}, Options{}, CompletedWithInformation, ""},
 		{"a person skipped a step", dr.Status{State: dr.RunDone, Steps: steps(dr.StepSkipped, dr.StepDone)}, Options{}, CompletedWithInformation, ""},

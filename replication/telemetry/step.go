@@ -26,7 +26,7 @@ func (t *Telemetry) Actions(a dr.Actions) dr.Actions {
 }
 
 func (t *Telemetry) traced(name string, do dr.Action) dr.Action {
-	with := [2][]attribute.KeyValue{
+	with := [2][]attribute.KeyValue{ // full: what is appended goes to a copy
 		{attrAction.String(name), attrUndo.Bool(false)},
 		{attrAction.String(name), attrUndo.Bool(true)},
 	}
@@ -43,7 +43,6 @@ func (t *Telemetry) traced(name string, do dr.Action) dr.Action {
 		returned := false
 		defer func() {
 			now := t.o.Now()
-			labels := labels[:len(labels):len(labels)] // shared by attempts that run side by side
 			switch {
 			case !returned:
 				labels = append(labels, t.failed(ctx, span, "step", &dr.PanicError{Value: "see the run"}))
