@@ -82,6 +82,13 @@ type CycleOptions struct {
 	Progress func(dr.Progress)
 	// Full replaces Cycle.Copy's if true.
 	Full bool
+
+	// image is a capture that was taken under the point's name; nil: the cycle
+	// captures. The cycle closes it, whatever happens.
+	image dr.Image
+	// begun, if set, is called when the draft is there and nothing is copied
+	// yet, and leave when all is.
+	begun func(ctx context.Context) (leave func(), err error)
 }
 
 // Replicate makes a recovery point of the machine, named after the time of the
@@ -144,16 +151,18 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if o.Machine != nil {
 		line = o.Machine.ID
 	}
-	// What an earlier cycle's store has received and not processed is what this
-	// one's changes are told since.
-	if err := Process(ctx, c.Points, line); err != nil {
-		return Report{}, err
-	}
-	known, err := c.look(ctx, line)
+	known, err := c.processed(ctx, line)
 	if err != nil {
+		if o.image != nil {
+			// No draft of it was begun: nobody could go on with it.
+			err = join(err, c.letGo(ctx, o.image, id, name))
+		}
 		return Report{}, err
 	}
 	if p, ok := known.points[name]; ok && name != "" {
+		if o.image != nil {
+			_ = o.image.Close()
+		}
 		return Report{Point: p, Existed: true}, c.release(ctx, id, name)
 	}
 	auto := name == ""
@@ -165,10 +174,12 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	known.dropStale(name)
 	swept := c.sweep(ctx, id, line, name, known)
 
-	_, found := known.pending[name]
-	img, err := c.capture(ctx, id, name, want, found || !o.Group.IsZero())
-	if err != nil {
-		return Report{Swept: swept}, err
+	img := o.image
+	if img == nil {
+		_, found := known.pending[name]
+		if img, err = c.capture(ctx, id, name, want, found || !o.Group.IsZero()); err != nil {
+			return Report{Swept: swept}, err
+		}
 	}
 	if begun, ok := known.pending[name]; ok && auto && !sameMoment(begun, img.Point()) {
 		// The source has let go of that moment: a new one has a new name.
@@ -206,9 +217,8 @@ func (c *Cycle) resumable(img dr.Image, begun, auto bool, err error) bool {
 		// one, the capture is theirs.
 		return !auto && errors.Is(err, dr.ErrBusy)
 	}
-	_, live := dr.As[dr.Settler](img)
 	_, pender := dr.As[recoverypoint.Pender](c.Points)
-	return pender && !live && !dr.IsPermanent(err)
+	return pender && !isLive(img) && !dr.IsPermanent(err)
 }
 
 // keep copies the image into the store. begun says that there is a draft.
@@ -219,6 +229,11 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		return Report{}, false, err
 	}
 	p.Parent, p.Base, p.Group = parent.ID, o.Base, o.Group
+	if begun, ok := known.pending[p.ID]; ok && p.Group.IsZero() && sameMoment(begun, p) && !isLive(img) {
+		// A group's mark was earned before its draft was begun, and is of this
+		// very moment: whoever goes on with the draft keeps it.
+		p.Group = begun.Group
+	}
 	if o.Machine != nil {
 		disks := p.Machine.Disks
 		p.Machine = *o.Machine
@@ -251,7 +266,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		earlier, ok := known.pending[name]
 		return Report{}, ok && sameMoment(earlier, p), c.fail("create point", dr.StoreSide, line, name, err, remedy(err))
 	}
-	r, err = Copy(ctx, draft, img, opts)
+	r, err = c.copy(ctx, draft, img, opts, o)
 	cl := draft.Close()
 	if err != nil {
 		return r, true, c.placed(err, line, name)
@@ -313,13 +328,36 @@ func (c *Cycle) capture(ctx context.Context, id dr.MachineID, name dr.PointID, w
 	return nil, err
 }
 
-// drop lets go of a capture that nobody will go on with, and of its draft.
-func (c *Cycle) drop(ctx context.Context, img dr.Image, id, line dr.MachineID, name dr.PointID) error {
+// isLive says that an image's moment can't be captured a second time.
+func isLive(img dr.Image) bool {
+	_, live := dr.As[dr.Settler](img)
+	return live
+}
+
+// copy is Copy, once it is this point's turn.
+func (c *Cycle) copy(ctx context.Context, draft dr.Draft, img dr.Image, opts CopyOptions, o CycleOptions) (Report, error) {
+	if o.begun != nil {
+		leave, err := o.begun(ctx)
+		if err != nil {
+			return Report{}, err
+		}
+		defer leave()
+	}
+	return Copy(ctx, draft, img, opts)
+}
+
+// letGo closes and releases a capture that nobody will go on with.
+func (c *Cycle) letGo(ctx context.Context, img dr.Image, id dr.MachineID, name dr.PointID) error {
 	err := img.Close()
 	if err != nil {
 		err = c.fail("close capture", dr.SourceSide, id, name, err, "")
 	}
-	err = join(err, c.release(ctx, id, name))
+	return join(err, c.release(ctx, id, name))
+}
+
+// drop lets go of a capture that nobody will go on with, and of its draft.
+func (c *Cycle) drop(ctx context.Context, img dr.Image, id, line dr.MachineID, name dr.PointID) error {
+	err := c.letGo(ctx, img, id, name)
 	if del := c.Points.Delete(ctx, line, name); del != nil {
 		err = join(err, c.fail("discard draft", dr.StoreSide, line, name, del, ""))
 	}
@@ -362,13 +400,18 @@ func (c *Cycle) newName(known *known) dr.PointID {
 	if c.Now != nil {
 		now = c.Now
 	}
-	t := now()
+	known.lastNamed = laterName(now(), known.lastNamed)
+	return known.lastNamed
+}
+
+// laterName is the name of a point of that time, or of the first moment after
+// the point of the name last.
+func laterName(t time.Time, last dr.PointID) dr.PointID {
 	name := CycleName(t)
-	for name <= known.lastNamed {
-		last, _ := cycleTime(known.lastNamed)
-		name = CycleName(last.Add(1))
+	if name <= last {
+		t, _ := cycleTime(last)
+		name = CycleName(t.Add(1))
 	}
-	known.lastNamed = name
 	return name
 }
 

@@ -22,19 +22,27 @@ func (e *Env) ReplicateOver(ctx context.Context, p dr.Protection, name dr.PointI
 }
 
 func (e *Env) replicate(ctx context.Context, p dr.Protection, name dr.PointID, want dr.Consistency, o CycleOptions) (Report, error) {
-	from, err := e.Sites.Site(p.Active.Site)
+	c, err := e.cycle(p)
 	if err != nil {
 		return Report{}, err
+	}
+	return c.ReplicateAs(ctx, p.Active.Machine, name, want, o)
+}
+
+// cycle is that of the protection's present direction.
+func (e *Env) cycle(p dr.Protection) (*Cycle, error) {
+	from, err := e.Sites.Site(p.Active.Site)
+	if err != nil {
+		return nil, err
 	}
 	to, err := e.Sites.Site(p.Standby.Site)
 	if err != nil {
-		return Report{}, err
+		return nil, err
 	}
-	c := Cycle{
+	return &Cycle{
 		Source: from.Backend, Points: to.Points, SourceSite: p.Active.Site, StoreSite: p.Standby.Site,
 		Copy: e.Copy, Now: e.Now, Log: e.Log,
-	}
-	return c.ReplicateAs(ctx, p.Active.Machine, name, want, o)
+	}, nil
 }
 
 // Abandon gives up a point of that name which ReplicateAs or ReplicateOver

@@ -348,15 +348,21 @@ func (e *Env) Replicate(ctx context.Context, id dr.ProtectionID, want dr.Consist
 		}
 		return rep, err
 	}
-	_, err = e.Amend(ctx, id, func(now *dr.Protection) error {
+	return rep, e.noteLast(ctx, p, rep.Point)
+}
+
+// noteLast records the newest point of a protection that was p when its cycle
+// began.
+func (e *Env) noteLast(ctx context.Context, p dr.Protection, last dr.Point) error {
+	_, err := e.Amend(ctx, p.ID, func(now *dr.Protection) error {
 		// A clock that was set back makes no point older than the one it follows.
-		follows := now.Last.ID == p.Last.ID || now.Last.Time.Before(rep.Point.Time)
+		follows := now.Last.ID == p.Last.ID || now.Last.Time.Before(last.Time)
 		if now.Active == p.Active && now.Standby.Site == p.Standby.Site && follows {
-			now.Last = rep.Point
+			now.Last = last
 		}
 		return nil
 	})
-	return rep, err
+	return err
 }
 
 // Expire deletes the recovery points that the policy doesn't keep, other than

@@ -18,6 +18,15 @@ type known struct {
 	lastNamed dr.PointID              // the last point at all that a cycle named
 }
 
+// processed is look, when points are made of all that the store has received:
+// what an earlier cycle has sent is what this one's changes are told since.
+func (c *Cycle) processed(ctx context.Context, line dr.MachineID) (*known, error) {
+	if err := Process(ctx, c.Points, line); err != nil {
+		return nil, err
+	}
+	return c.look(ctx, line)
+}
+
 func (c *Cycle) look(ctx context.Context, line dr.MachineID) (*known, error) {
 	k := &known{points: map[dr.PointID]dr.Point{}, pending: map[dr.PointID]dr.Point{}}
 	for p, err := range c.Points.List(ctx, line) {
