@@ -32,6 +32,16 @@ type Quiescer interface {
 	Quiesce(ctx context.Context, id dr.MachineID, want dr.Consistency) (got dr.Consistency, thaw func(context.Context) error, err error)
 }
 
+// LiveCapturer is an ability of backends that capture running machines pass by
+// pass: to say so before the capture. Who quiesces several machines for a
+// moment must have read most of such a one before.
+type LiveCapturer interface {
+	// CapturesLive tells whether a capture of the machine as it is now would
+	// be a dr.Settler. One that comes to its last pass while the machine is
+	// quiesced must use that freeze, and Settle after it must not thaw.
+	CapturesLive(ctx context.Context, id dr.MachineID) (bool, error)
+}
+
 // Sweeper is an ability of backends: to remove what crashes left behind.
 type Sweeper interface {
 	// Sweep releases every capture of the machine that this library made

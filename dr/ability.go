@@ -59,6 +59,17 @@ type Settler interface {
 	Settle(ctx context.Context) (more bool, err error)
 }
 
+// Lingerer is an ability of Settlers: another pass before the frozen one, so
+// that little is left when several machines are frozen together.
+type Lingerer interface {
+	// Linger ends the pass that was just copied, as Settle does, but begins
+	// another one of the live disk whatever is left. It returns how many
+	// bytes were written meanwhile, which that pass will copy; negative if
+	// that isn't known. With dr.ErrUnsupported another pass would bring
+	// nothing, and none was begun.
+	Linger(ctx context.Context) (left int64, err error)
+}
+
 // SumBlock is the granularity of block sums, in bytes. A disk's last block
 // may be shorter.
 const SumBlock = 64 << 10

@@ -100,7 +100,7 @@ func (c *Consistency) UnmarshalText(b []byte) error {
 type GroupMark struct {
 	Group   string      `json:"group,omitempty"`   // the replication group
 	ID      string      `json:"id,omitempty"`      // the common moment
-	Members []MachineID `json:"members,omitempty"` // every machine that has a point with this mark
+	Members []MachineID `json:"members,omitempty"` // every machine that was captured then; one whose copy failed for good has no point of it
 }
 
 // IsZero reports whether the point is of one machine alone.

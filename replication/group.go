@@ -207,9 +207,14 @@ func (m *member) replicate(g *groupCycle) error {
 	}
 	o := CycleOptions{begun: g.turn, Progress: m.progress(g)}
 	name, why := dr.PointID(""), error(nil)
-	if o.image, why = m.common(g); why == nil {
-		o.Group = g.mark
-		o.Group.ID = string(g.called())
+	if live, err := m.capturesLive(); err != nil {
+		g.fail(err)
+	} else if live {
+		if done, err := m.replicateLive(g, o.Progress); done || err != nil {
+			return err
+		}
+	} else if o.image, why = m.common(g); why == nil {
+		o.Group = g.marked()
 	}
 	if o.image != nil {
 		name = g.called()
@@ -240,23 +245,41 @@ func (m *member) finishEarlier(g *groupCycle) error {
 // common captures the machine at the moment that it shares with the others.
 // With an error there is no such moment; there may be an image all the same.
 func (m *member) common(g *groupCycle) (dr.Image, error) {
+	if err := m.await(g); err != nil {
+		return nil, err
+	}
+	for _, s := range []stage{copied, ready} {
+		if err := g.meet(m.ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return m.freeze(m.ctx, g.moment, g.want)
+}
+
+// await returns when the moment has a name, and nothing of that name is at the
+// source.
+func (m *member) await(g *groupCycle) error {
 	known, err := m.cycle.look(m.ctx, m.machine)
 	if err != nil {
-		return nil, g.fail(err)
+		return g.fail(err)
 	}
 	g.follow(known.lastNamed)
 	if err := g.meet(m.ctx, looked); err != nil {
-		return nil, err
+		return err
 	}
 	// Capture finds what there is under a name, and a clock that was set back
 	// gives names again: from here on there is nothing of this one.
 	if err := m.cycle.release(m.ctx, m.machine, g.called()); err != nil {
-		return nil, g.fail(err)
+		return g.fail(err)
 	}
-	if err := g.meet(m.ctx, ready); err != nil {
-		return nil, err
-	}
-	return m.freeze(m.ctx, g.moment, g.want)
+	return nil
+}
+
+// marked is the mark of the common moment, once that has its name.
+func (g *groupCycle) marked() dr.GroupMark {
+	mark := g.mark
+	mark.ID = string(g.called())
+	return mark
 }
 
 // turn waits until fewer machines than Parallel are being copied. Their drafts
@@ -281,8 +304,7 @@ func (g *groupCycle) report() GroupReport {
 	var r GroupReport
 	r.Frozen, r.Why = g.verdict()
 	if r.Why == nil {
-		r.Mark, r.Whole = g.mark, true
-		r.Mark.ID = string(g.called())
+		r.Mark, r.Whole = g.marked(), true
 	}
 	for _, m := range g.members {
 		r.Machines = append(r.Machines, GroupResult{Protection: m.id, Report: m.report, Resumed: m.resumed, Frozen: m.frozen, Err: m.err})

@@ -15,7 +15,8 @@ type stage int
 
 const (
 	looked   stage = iota // what the stores have is known: the moment can be named
-	ready                 // nothing is left to do but to freeze
+	copied                // of machines that are captured live little is left to be read
+	ready                 // and nothing is left to do but to freeze
 	quiesced              // no machine writes
 	captured              // and every one was captured since
 	thawed                // and none had thawed before

@@ -42,9 +42,10 @@ type (
 )
 
 var (
-	_ backend.Prober     = prober{}
-	_ backend.Quiescer   = quiescer{}
-	_ backend.Shutdowner = shutdowner{}
+	_ backend.Prober       = prober{}
+	_ backend.Quiescer     = quiescer{}
+	_ backend.LiveCapturer = quiescer{}
+	_ backend.Shutdowner   = shutdowner{}
 )
 
 func (p prober) Unwrap() any     { return p.next }

@@ -250,6 +250,20 @@ func (q quiescer) Quiesce(ctx context.Context, id dr.MachineID, want dr.Consiste
 	}, nil
 }
 
+// CapturesLive implements [backend.LiveCapturer]: whatever isn't known to be
+// stopped is.
+func (q quiescer) CapturesLive(ctx context.Context, id dr.MachineID) (bool, error) {
+	m, err := q.h.machine("capture", id)
+	if err != nil {
+		return false, err
+	}
+	rec := m.record()
+	if rec == nil {
+		return false, &dr.Error{Op: "capture", Side: dr.SourceSide, Machine: id, Err: dr.ErrNotFound}
+	}
+	return rec.Power != dr.Off, nil
+}
+
 // quiet is what a stopped machine's disks are consistent with: what its
 // content was known to be, or what a clean shutdown leaves, else as after a
 // power cut.

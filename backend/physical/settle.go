@@ -54,8 +54,9 @@ type moment struct {
 }
 
 var (
-	_ dr.Settler = (*liveImage)(nil)
-	_ Freezes    = (*liveImage)(nil)
+	_ dr.Settler  = (*liveImage)(nil)
+	_ dr.Lingerer = (*liveImage)(nil)
+	_ Freezes     = (*liveImage)(nil)
 )
 
 // Frozen implements [Freezes].
@@ -133,6 +134,41 @@ func (l *liveImage) Settle(ctx context.Context) (bool, error) {
 		return false, l.fail("settle", "", -1, err)
 	}
 	return more, nil
+}
+
+// Linger implements [dr.Lingerer]. Without a tracker every pass is of whole disks,
+// and one more leaves no less.
+func (l *liveImage) Linger(ctx context.Context) (int64, error) {
+	l.settle.Lock()
+	defer l.settle.Unlock()
+	left, err := l.linger(ctx)
+	if err != nil {
+		return 0, l.fail("linger", "", -1, err)
+	}
+	return left, nil
+}
+
+func (l *liveImage) linger(ctx context.Context) (int64, error) {
+	if l.m.host.cfg.Tracker == nil || l.final != nil {
+		return 0, dr.ErrUnsupported
+	}
+	if err := l.spoilt(); err != nil {
+		return 0, err
+	}
+	mark, err := l.cut(ctx) // before what is dirty is counted, as in next
+	if err != nil {
+		return 0, err
+	}
+	dirty := l.began
+	left, err := l.count(ctx, dirty)
+	if errors.Is(err, dr.ErrChangesLost) {
+		dirty, left, err = "", -1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	l.again(dirty, mark)
+	return left, nil
 }
 
 func (l *liveImage) step(ctx context.Context) (bool, error) {
