@@ -254,7 +254,7 @@ func (f *fleet) forget() {
 
 // tries makes points of the group, and returns the last mark whose points break
 // what the writer keeps true; nil if none does.
-func (f *fleet) tries(n int) (worst error, marks int) {
+func (f *fleet) tries(n int) (marks int, worst error) {
 	l := f.openLedger()
 	defer l.close(f.t)
 	for range n {
@@ -266,18 +266,18 @@ func (f *fleet) tries(n int) (worst error, marks int) {
 		marks++
 		require.True(f.t, r.Whole)
 		if err := broken(f.read(r.Machines[0].Report.Point.ID, r.Machines[1].Report.Point.ID)); err != nil {
-			return fmt.Errorf("mark %s: %w", r.Mark.ID, err), marks
+			return marks, fmt.Errorf("mark %s: %w", r.Mark.ID, err)
 		}
 		f.forget()
 	}
-	return nil, marks
+	return marks, nil
 }
 
 // TestGroupPointsKeepWhatIsTrueAcrossMachines is the proof that a mark means
 // something: a thousand of them, none broken.
 func TestGroupPointsKeepWhatIsTrueAcrossMachines(t *testing.T) {
 	f := newFleet(t, 2, memory.Options{}, memstore.Options{}, nil)
-	worst, marks := f.tries(1000)
+	marks, worst := f.tries(1000)
 	require.NoError(t, worst)
 	require.Equal(t, 1000, marks, "a mark that could be earned must be")
 	f.quiet()

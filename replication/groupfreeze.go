@@ -17,9 +17,13 @@ type hold struct {
 	got    dr.Consistency // what the quiesce has reached
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	thaw   func() error // the first call thaws, all say how it went
 	undo   []func() bool
 	began  time.Time
+
+	backend func(context.Context) error // what Quiesce returned
+	once    sync.Once
+	thawed  chan struct{} // closed when it has
+	how     error         // read after thawed
 }
 
 // hold quiesces the machine. It thaws when release is called, when the window is
@@ -35,15 +39,25 @@ func (m *member) hold(ctx context.Context, g *moment, want dr.Consistency) (*hol
 		return nil, g.fail(m.cycle.fail("quiesce", dr.SourceSide, m.machine, "", err, ""))
 	}
 	h.got = max(got, dr.CrashConsistent)
-	h.thaw = sync.OnceValue(func() error {
-		// Whoever gave up waiting, the machine must not stay frozen.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(h.ctx), releaseGrace)
-		defer cancel()
-		return thaw(ctx)
-	})
+	h.backend, h.thawed = thaw, make(chan struct{})
 	// A capture that hangs beyond the window holds up nothing but itself.
 	h.undo = append(h.undo, context.AfterFunc(h.ctx, func() { _ = h.thaw() }))
 	return h, nil
+}
+
+// thaw thaws by the first call; all wait for it, and say how it went. Whoever gave
+// up waiting, the machine must not stay frozen: so it has a context of its own.
+func (h *hold) thaw() error {
+	h.once.Do(func() {
+		go func() {
+			defer close(h.thawed)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(h.ctx), releaseGrace)
+			defer cancel()
+			h.how = h.backend(ctx)
+		}()
+	})
+	<-h.thawed
+	return h.how
 }
 
 // release thaws. An error says that the machine may have thawed before, and that
