@@ -100,6 +100,7 @@ func (c *Consistency) UnmarshalText(b []byte) error {
 type GroupMark struct {
 	Group   string      `json:"group,omitempty"`   // the replication group
 	ID      string      `json:"id,omitempty"`      // the common moment
+	Time    time.Time   `json:"time,omitzero"`     // when it was, for all alike: platforms' clocks differ
 	Members []MachineID `json:"members,omitempty"` // every machine that was captured then; one whose copy failed for good has no point of it
 }
 

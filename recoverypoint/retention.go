@@ -107,8 +107,8 @@ func (p Policy) Want(points []dr.Point, now time.Time) dr.Consistency {
 //
 // Of thinned points the first application-consistent one of each interval
 // stays, if there is none the first that bears a group's mark, else the first
-// of all: so points of a group that were captured at the same Time are thinned
-// alike, and stay common.
+// of all: so points of a group's common moment are thinned alike, and stay
+// common. Their interval is that of the mark's Time, if it has one.
 func Expired(points []dr.Point, p Policy, now time.Time, pinned map[dr.PointID]string) []dr.PointID {
 	if p.Validate() != nil {
 		return nil
@@ -158,7 +158,11 @@ func (p Policy) interval(q dr.Point) int64 {
 	// Seconds and the rest apart: a time in nanoseconds overflows in 2262,
 	// and before 1678.
 	every := int64(p.Every / time.Second)
-	s := q.Time.Unix()
+	t := q.Time
+	if !q.Group.IsZero() && !q.Group.Time.IsZero() {
+		t = q.Group.Time
+	}
+	s := t.Unix()
 	if s < 0 {
 		s -= every - 1
 	}

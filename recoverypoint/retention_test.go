@@ -169,3 +169,23 @@ func TestThePolicySaysWhatReplicationShouldDo(t *testing.T) {
 	require.Equal(t, dr.ApplicationConsistent, p.Want(nil, t0))
 	require.Equal(t, dr.CrashConsistent, Policy{}.Want(nil, t0))
 }
+
+// TestGroupPointsAreThinnedAlike also where the platforms' clocks put them on
+// either side of an interval's end.
+func TestGroupPointsAreThinnedAlike(t *testing.T) {
+	hour := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	points := func(apart time.Duration) []dr.Point {
+		var all []dr.Point
+		for i := range 4 {
+			at := hour.Add(time.Duration(i) * 30 * time.Minute)
+			all = append(all, dr.Point{ID: dr.PointID(fmt.Sprint("p", i)), Time: at.Add(apart), Consistency: dr.CrashConsistent,
+				Group: dr.GroupMark{Group: "g", ID: fmt.Sprint("m", i), Time: at}})
+		}
+		return all
+	}
+	p := Policy{Every: time.Hour}
+	now := hour.Add(24 * time.Hour)
+	early, late := Expired(points(-10*time.Millisecond), p, now, nil), Expired(points(10*time.Millisecond), p, now, nil)
+	require.Equal(t, late, early)
+	require.Equal(t, []dr.PointID{"p1"}, early, "the last is the newest")
+}

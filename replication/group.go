@@ -277,8 +277,9 @@ func (m *member) await(g *groupCycle) error {
 
 // marked is the mark of the common moment, once that has its name.
 func (g *groupCycle) marked() dr.GroupMark {
-	mark := g.mark
-	mark.ID = string(g.called())
+	mark, name := g.mark, g.called()
+	mark.ID = string(name)
+	mark.Time, _ = cycleTime(name)
 	return mark
 }
 
