@@ -160,3 +160,72 @@ func TestGroupOfLiveMachines(t *testing.T) {
 		})
 	}
 }
+
+// A live machine's draft has the mark before that is earned: when it is not, the
+// draft goes, and every machine has an ordinary point. Nothing stays frozen.
+func TestGroupOfLiveMachinesWithoutAMoment(t *testing.T) {
+	broken := errors.New("the database doesn't answer")
+	for name, fails := range map[string]func(event string, i, call int) error{
+		"a freeze fails": func(event string, i, call int) error {
+			if event == "freeze" && i == 1 && call == 1 {
+				return broken
+			}
+			return nil
+		},
+		"a thaw fails": func(event string, i, call int) error {
+			if event == "thaw" && i == 1 && call == 1 {
+				return broken
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var frozen [2]atomic.Int64
+			g := newGroup(t, func(i int) *Host {
+				path := filepath.Join(t.TempDir(), "disk")
+				require.NoError(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+				cfg := Config{Root: t.TempDir(), Tracker: NewBitmapTracker(0),
+					Machines: []Machine{{ID: groupMachine(i), Power: dr.On, Disks: []Disk{{ID: "d", Path: path}}}}}
+				var freezes, thaws atomic.Int64
+				cfg.Hooks.Freeze = func(context.Context, Event) error {
+					err := fails("freeze", i, int(freezes.Add(1)))
+					if err == nil {
+						frozen[i].Add(1)
+					}
+					return err
+				}
+				cfg.Hooks.Thaw = func(context.Context, Event) error {
+					frozen[i].Store(0)
+					return fails("thaw", i, int(thaws.Add(1)))
+				}
+				h, err := Open(cfg)
+				require.NoError(t, err)
+				return h
+			})
+			for _, earned := range []bool{false, true} {
+				r, err := g.env.ReplicateGroup(t.Context(), g.ids, dr.FileSystemConsistent, replication.GroupOptions{})
+				require.NoError(t, err)
+				require.NoError(t, r.Err())
+				require.Equal(t, earned, r.Whole)
+				require.Equal(t, earned, !r.Mark.IsZero())
+				if !earned {
+					require.ErrorIs(t, r.Why, broken)
+				}
+				for i := range g.ids {
+					require.Zero(t, frozen[i].Load())
+					require.Equal(t, r.Mark.ID, r.Machines[i].Report.Point.Group.ID)
+					n := 0
+					for p, err := range g.store.List(t.Context(), groupMachine(i)) {
+						require.NoError(t, err)
+						require.Equal(t, earned && p.ID == r.Machines[i].Report.Point.ID, !p.Group.IsZero())
+						n++
+					}
+					require.Equal(t, map[bool]int{false: 1, true: 2}[earned], n)
+					for range g.store.Pending(t.Context(), groupMachine(i)) {
+						t.Fatal("a draft is left")
+					}
+				}
+			}
+		})
+	}
+}
