@@ -3,12 +3,14 @@ package recoveryplan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
 	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/replication"
 )
 
 // Options say how one run of a plan goes. The zero value takes the latest
@@ -177,7 +179,7 @@ func plan(p Plan, flow string, records []dr.Protection, o Options) (dr.Plan, err
 	if able == 0 {
 		return dr.Plan{}, fmt.Errorf("recovery plan %s: %s: %w: no machine of it can take part:\n%s", p.Name, flow, dr.ErrNotAllowed, why(p, mine, flow, b.to, o))
 	}
-	if err := whole(p, mine, flow); err != nil {
+	if err := whole(p, mine, records, flow, b.to, o); err != nil {
 		return dr.Plan{}, err
 	}
 	b.mine = mine
@@ -262,21 +264,32 @@ func judge(r dr.Protection, flow string, to Direction, o Options) verdict {
 	return verdict{}
 }
 
-// whole refuses to reprotect a part of a replication group.
-func whole(p Plan, mine map[dr.ProtectionID]dr.Protection, flow string) error {
-	if flow != FlowReprotect {
+// whole refuses what would tear a replication group apart. Machines that
+// need not take part any more don't count against it: a run that went on past a
+// machine that failed must be possible to repeat.
+func whole(p Plan, mine map[dr.ProtectionID]dr.Protection, records []dr.Protection, flow string, to Direction, o Options) error {
+	op := map[string]dr.Operation{FlowReprotect: dr.OpReprotect, FlowFailback: dr.OpFailback}[flow]
+	if op == "" {
 		return nil
 	}
-	sites := map[string]string{} // by group
+	var chosen []dr.Protection
+	groups := map[string][]dr.Protection{}
 	for _, id := range p.Machines() {
 		r, ok := mine[id]
-		if !ok || r.Group == "" {
+		if !ok {
 			continue
 		}
-		if s, ok := sites[r.Group]; ok && s != r.Standby.Site {
-			return fmt.Errorf("recovery plan %s: %s: %w: replication group %s would be reprotected to %s and to %s: one group, one target", p.Name, flow, dr.ErrInvalid, r.Group, s, r.Standby.Site)
+		chosen = append(chosen, r)
+		if v := judge(r, flow, to, o); r.Group != "" && v.skip == "" && v.err == nil {
+			groups[r.Group] = append(groups[r.Group], r)
 		}
-		sites[r.Group] = r.Standby.Site
+	}
+	errs := []error{replication.ValidateTogether(op, chosen, records)}
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		errs = append(errs, replication.ValidateGroup(groups[name]))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("recovery plan %s: %s: %w", p.Name, flow, err)
 	}
 	return nil
 }

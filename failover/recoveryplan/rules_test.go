@@ -448,7 +448,16 @@ var planRules = []struct {
 			}
 		}
 		_, err := recoveryplan.Reprotect(w.plan, rs, recoveryplan.Options{})
-		require.ErrorContains(t, err, "one group, one target")
+		require.ErrorContains(t, err, "a group has one target site")
+	}},
+	{"a replication group reprotects together", nil, func(t *testing.T, w *world) {
+		w.inGroup("db1", "app1")
+		w.must(recoveryplan.Planned(w.plan, w.records(), recoveryplan.Options{}))
+		w.must(recoveryplan.Commit(w.plan, w.records(), recoveryplan.Options{}))
+		_, err := recoveryplan.Reprotect(w.plan, w.records(), recoveryplan.Options{Only: []dr.ProtectionID{"db1", "db2"}})
+		require.ErrorIs(t, err, dr.ErrInvalid)
+		require.ErrorContains(t, err, "missing: app1")
+		w.must(recoveryplan.Reprotect(w.plan, w.records(), recoveryplan.Options{}))
 	}},
 	{"two runs of one plan don't run at once", nil, func(t *testing.T, w *world) {
 		p, err := recoveryplan.Test(w.plan, w.records(), recoveryplan.Options{})
