@@ -1,0 +1,3 @@
+package offline
+
+func (g *guest) windows() {}
