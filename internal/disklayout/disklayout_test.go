@@ -16,11 +16,12 @@ import (
 // disk makes a disk of 256 MiB that sfdisk parts by a script.
 func disk(t testing.TB, script string) string {
 	t.Helper()
+	guestfstest.Has(t, "sfdisk")
 	name := filepath.Join(t.TempDir(), "disk")
 	require.NoError(t, os.WriteFile(name, nil, 0o600))
 	require.NoError(t, os.Truncate(name, 256<<20))
 	if script != "" {
-		guestfstest.Run(t, "bash", "-ec", `printf '%b' "$1" | /sbin/sfdisk -q "$0"`, name, script)
+		guestfstest.Run(t, "bash", "-ec", `printf '%b' "$1" | sfdisk -q "$0"`, name, script)
 	}
 	return name
 }
@@ -90,20 +91,20 @@ func TestPartitionsAreFoundAsSfdiskMadeThem(t *testing.T) {
 // volume is activated, and what their extents hold is written to the disks.
 func TestLogicalVolumesAreFoundAsLVMMadeThem(t *testing.T) {
 	guestfstest.Need(t, os.Geteuid() == 0, "loop devices need root")
+	guestfstest.Has(t, "lvm")
 	disks := []string{disk(t, "label: gpt\nstart=2048,size=20480\nstart=40960,size=400000\n"), disk(t, "")}
 	script := `
 export LVM_SUPPRESS_FD_WARNINGS=1
 a=$(losetup -f --show -o $((40960*512)) --sizelimit $((400000*512)) "$1"); b=$(losetup -f --show "$2")
 trap 'losetup -d $a $b' EXIT
-lvm() { /sbin/lvm "$@" --config 'devices { use_devicesfile=0 filter=["a|'$a'|","a|'$b'|","r|.*|"] } activation { udev_sync=0 udev_rules=0 } global { locking_type=0 }' -qq >/dev/null; }
+lvm() { command lvm "$@" --config 'devices { use_devicesfile=0 filter=["a|'$a'|","a|'$b'|","r|.*|"] } activation { udev_sync=0 udev_rules=0 } global { event_activation=0 }' --driverloaded n --nolocking -qq >/dev/null; }
 lvm pvcreate -ff -y $a $b
 lvm vgcreate debian-vg $a $b
 lvm lvcreate -an -Zn -Wn -y -n root -L 40M debian-vg $a
 lvm lvcreate -an -Zn -Wn -y -n other -L 8M debian-vg $a
 lvm lvextend -y -L 60M debian-vg/root $b 2>&1
 lvm lvcreate -an -Zn -Wn -y -n striped -i 2 -I 64 -L 16M debian-vg
-lvm lvcreate -an -Zn -Wn -y --type thin-pool -n pool -L 8M debian-vg || true
-/sbin/lvm pvs --config 'devices { use_devicesfile=0 filter=["a|'$a'|","a|'$b'|","r|.*|"] }' --segments --noheadings -o lv_name,pv_name,pvseg_start,pvseg_size,seg_start_pe 2>/dev/null
+command lvm pvs --config 'devices { use_devicesfile=0 filter=["a|'$a'|","a|'$b'|","r|.*|"] }' --segments --noheadings -o lv_name,pv_name,pvseg_start,pvseg_size,seg_start_pe 2>/dev/null
 `
 	said := guestfstest.Run(t, "bash", append([]string{"-ec", script, "lvm"}, disks...)...)
 	t.Log(said)

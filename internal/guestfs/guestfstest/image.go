@@ -26,8 +26,8 @@ func Need(t testing.TB, ok bool, why string) {
 	t.Skip(why)
 }
 
-// Run runs a tool, also one of those in sbin, and returns what it said.
-func Run(t testing.TB, name string, args ...string) string {
+// Has finds a tool, also in sbin.
+func Has(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	for _, dir := range []string{"/usr/sbin", "/sbin"} {
@@ -36,9 +36,18 @@ func Run(t testing.TB, name string, args ...string) string {
 		}
 	}
 	Need(t, err == nil, name+" is not installed")
+	return path
+}
+
+// Run runs a tool, also one of those in sbin, and returns what it said.
+func Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	path := Has(t, name)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s %q: %s", name, args, out)
 	return string(out)
 }
@@ -120,4 +129,26 @@ func Fill(t testing.TB, dir string, seed uint64) {
 	require.NoError(t, os.Symlink("/deep/level0/../level0/level1", filepath.Join(dir, "short")))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "small"), 0o755))
 	write("small/file", 7)
+}
+
+// FillSmall writes a little of what is hard to read.
+func FillSmall(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "many/deep/deeper"), 0o755))
+	for i := range 120 {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("many/%s-%d", strings.Repeat("n", i%30), i)), nil, 0o600))
+	}
+	for _, n := range []int{0, 50, 100, 5000, 70_000} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("many/deep/size%d", n)), make([]byte, n), 0o600))
+	}
+	f, err := os.Create(filepath.Join(dir, "holes"))
+	require.NoError(t, err)
+	for i := range 60 {
+		_, err = f.WriteAt([]byte("block"), int64(i)*8192)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Close())
+	for i, n := range []int{1, 59, 100, 900} {
+		require.NoError(t, os.Symlink(strings.Repeat("t", n), filepath.Join(dir, fmt.Sprintf("link%d", i))))
+	}
 }

@@ -1,0 +1,33 @@
+package xfs
+
+import (
+	"io"
+	"testing"
+
+	"github.com/lifeboat-dr/lifeboat/internal/guestfs"
+	"github.com/lifeboat-dr/lifeboat/internal/guestfs/guestfstest"
+)
+
+func opener(r io.ReaderAt, size int64) (guestfs.Volume, error) {
+	f, err := Open(r, size)
+	if err != nil {
+		return nil, err
+	}
+	f.LogDirty()
+	return f, nil
+}
+
+// small is a file system with something of everything.
+func small(t testing.TB) string {
+	image := guestfstest.Image(t, 64<<20, "mkfs.xfs", "-q", "--unsupported", "-b", "size=1024")
+	guestfstest.Mounted(t, image, "", func(dir string) { guestfstest.FillSmall(t, dir) })
+	return image
+}
+
+func TestCorruptFileSystemsAreSurvived(t *testing.T) {
+	guestfstest.Corrupt(t, small(t), 2500, opener)
+}
+
+func FuzzFileSystem(f *testing.F) {
+	guestfstest.Fuzz(f, small(f), opener)
+}
