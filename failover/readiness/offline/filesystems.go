@@ -40,7 +40,8 @@ type FileSystem struct {
 	FS  fs.FS
 	Err error
 
-	vol guestfs.Volume
+	vol   guestfs.Volume
+	blank bool // nothing is there that is known
 }
 
 // String says where the file system is, for people.
@@ -120,6 +121,7 @@ func (f *FileSystem) open(r io.ReaderAt) {
 		f.UUID = fatUUID(head)
 		f.Err = fmt.Errorf("%w: FAT is not read", dr.ErrUnsupported)
 	case "":
+		f.blank = true
 		f.Err = fmt.Errorf("%w: no file system that is known", dr.ErrUnsupported)
 	default:
 		f.Err = fmt.Errorf("%w: %s is not read", dr.ErrUnsupported, f.Kind)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -24,6 +23,7 @@ const (
 	maxUnpacked = 2 << 30 // bytes, all archives together
 	maxMembers  = 200_000
 	maxWindow   = 128 << 20 // bytes that a decompressor may keep
+	perZero     = 64        // what a byte between archives counts: there are few
 )
 
 // initramfs calls f for each name in an initramfs: one or more archives of
@@ -48,7 +48,7 @@ func archives(r *bufio.Reader, left *int64, members *int, depth int, f func(stri
 			if _, err := r.Discard(1); err != nil {
 				return err
 			}
-			if *left--; *left < 0 {
+			if *left -= perZero; *left < 0 {
 				return tooLarge
 			}
 		case string(head) == "070701", string(head) == "070702":
@@ -125,8 +125,7 @@ func decompress(r io.Reader, head []byte) (io.Reader, error) {
 	case is("\x28\xb5\x2f\xfd"):
 		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(maxUnpacked))
 	case is("\xfd7zXZ\x00"):
-		z, err := xz.ReaderConfig{DictCap: maxWindow, SingleStream: true}.NewReader(r)
-		return z, err
+		return newXZ(r)
 	case is("\x5d\x00\x00"):
 		return lzma.ReaderConfig{DictCap: maxWindow}.NewReader(r)
 	case is("BZh"):

@@ -97,11 +97,14 @@ type guest struct {
 // the others what can't be told.
 func install(systems []FileSystem) (*guest, []string) {
 	var found []FileSystem
-	var why []string
+	var why, blank []string
 	kinds := map[string]string{}
 	for _, f := range systems {
 		if f.Err != nil {
-			if f.Kind != "swap" && f.Kind != "fat" {
+			switch {
+			case f.blank:
+				blank = append(blank, where(f)+f.Err.Error())
+			case f.Kind != "swap" && f.Kind != "fat":
 				why = append(why, where(f)+f.Err.Error())
 			}
 			continue
@@ -122,7 +125,7 @@ func install(systems []FileSystem) (*guest, []string) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, why
+		return nil, append(why, blank...)
 	}
 	f := found[0]
 	if len(found) > 1 {
