@@ -157,6 +157,7 @@ func TestTheImportRuleRefuses(t *testing.T) {
 		{"recoverypoint/vault", "internal/fsys", true}, {"recoverypoint/vault/buckettest", "recoverypoint/vault", true},
 		{"recoverypoint/vault/azbucket", "recoverypoint/vault", true}, {"recoverypoint/vault/azbucket", "backend/azure/azuretest", false},
 		{"replication", "failover", false}, {"failback", "failover", true}, {"failover", "internal/fsys", false},
+		{"failover/readiness/offline", "internal/regf", true}, {"failover/readiness/offline", "recoverypoint/vault", false},
 		{"internal/nbd", "recoverypoint/vault", false}, {"examples/vault", "recoverypoint/vault", true},
 	} {
 		require.Equal(t, c.ok, allowed(c.pkg, c.dep), fmt.Sprint(c))

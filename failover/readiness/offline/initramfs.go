@@ -49,7 +49,7 @@ func archives(r *bufio.Reader, left *int64, members *int, depth int, f func(stri
 				return err
 			}
 			if *left -= perZero; *left < 0 {
-				return tooLarge
+				return errTooLarge
 			}
 		case string(head) == "070701", string(head) == "070702":
 			if err := archive(r, left, members, f); err != nil {
@@ -67,7 +67,7 @@ func archives(r *bufio.Reader, left *int64, members *int, depth int, f func(stri
 	}
 }
 
-var tooLarge = fmt.Errorf("%w: more is in it than an initramfs holds", dr.ErrUnsupported)
+var errTooLarge = fmt.Errorf("%w: more is in it than an initramfs holds", dr.ErrUnsupported)
 
 // archive reads one of cpio's, in its "newc" form.
 func archive(r *bufio.Reader, left *int64, members *int, f func(string)) error {
@@ -90,7 +90,7 @@ func archive(r *bufio.Reader, left *int64, members *int, f func(string)) error {
 		}
 		body := int64(size+3) &^ 3
 		if *members++; *members > maxMembers || body > *left {
-			return tooLarge
+			return errTooLarge
 		}
 		*left -= body + int64(len(name)) + 110
 		n, _, _ := bytes.Cut(name, []byte{0})

@@ -36,7 +36,7 @@ func pack(t testing.TB, compress string, modules ...string) string {
 func onExt4(t testing.TB, all map[string]string) *image {
 	dir := t.TempDir()
 	files(t, dir, all)
-	return open(t, guestfstest.Image(t, 64<<20, "mke2fs", "-q", "-F", "-t", "ext4", "-d", dir))
+	return open(t, guestfstest.Image(t, 8<<20, "mke2fs", "-q", "-F", "-t", "ext4", "-d", dir))
 }
 
 func TestADebianIsKnownFromItsDisk(t *testing.T) {
@@ -136,6 +136,7 @@ func TestWhatIsWrongWithALinuxIsTold(t *testing.T) {
 		{"the first by its address", with("etc/sysconfig/network-scripts/ifcfg-a", "HWADDR=52:54:00:12:34:56\nBOOTPROTO=none\n"), dhcp, backend.No, "ifcfg-a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			all := debian()
 			maps.Copy(all, c.change)
 			maps.DeleteFunc(all, func(_, text string) bool { return text == "" })

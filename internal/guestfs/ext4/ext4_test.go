@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -36,7 +35,7 @@ func TestWhatTheKernelWroteIsRead(t *testing.T) {
 			var want map[string]string
 			guestfstest.Mounted(t, image, "", func(dir string) {
 				guestfstest.Fill(t, dir, 1)
-				syscall.Sync()
+				guestfstest.Run(t, "sync", "-f", dir)
 				want = guestfstest.Listing(t, os.DirFS(dir))
 			})
 			f, tr := tree(t, image)

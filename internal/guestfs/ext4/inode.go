@@ -18,7 +18,7 @@ const (
 // Root is the root folder.
 func (f *FS) Root() (guestfs.Node, error) { return f.Node(rootInode) }
 
-// FoldsCase: ext4 can a folder at a time, which no distribution sets up.
+// FoldsCase says no: ext4 can a folder at a time, which no distribution sets up.
 func (f *FS) FoldsCase() bool { return false }
 
 // Node reads an inode.

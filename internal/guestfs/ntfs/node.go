@@ -19,7 +19,7 @@ type node struct {
 // Root is the root folder.
 func (f *FS) Root() (guestfs.Node, error) { return f.Node(rootRecord) }
 
-// FoldsCase: names differ by more than case.
+// FoldsCase says yes: names differ by more than case.
 func (f *FS) FoldsCase() bool { return true }
 
 // Node reads a file's records.

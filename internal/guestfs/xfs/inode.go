@@ -26,7 +26,7 @@ type node struct {
 // Root is the root folder.
 func (f *FS) Root() (guestfs.Node, error) { return f.Node(f.root) }
 
-// FoldsCase: XFS doesn't, but for an option that no distribution sets.
+// FoldsCase says no: an option could, which no distribution sets.
 func (f *FS) FoldsCase() bool { return false }
 
 // Node reads an inode.
