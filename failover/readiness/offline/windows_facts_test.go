@@ -103,6 +103,7 @@ func onNTFS(t *testing.T, system, software string, dirty bool) *image {
 func TestAWindowsIsKnownFromItsDisk(t *testing.T) {
 	f := inspect(t, onNTFS(t, windowsSystem, windowsSoftware, false))
 	require.Equal(t, "windows", f.OS)
+	require.Contains(t, strings.Join(f.Unknown, "\n"), "journal was not played back")
 	require.Equal(t, "Windows Server 2022 Datacenter (build 20348)", f.Release)
 	for _, c := range []struct {
 		what   string

@@ -111,6 +111,9 @@ func (f *FS) volume() error {
 	if err != nil {
 		return err
 	}
+	// A Windows that runs doesn't set the flag: without it the journal may
+	// hold something as well.
+	f.Note = "its journal was not played back: the last changes before the moment of the point may be missing"
 	for _, a := range n.attrs {
 		switch {
 		case a.kind == attrLabel && a.resident:
