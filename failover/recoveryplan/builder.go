@@ -141,7 +141,7 @@ func (b *builder) group(g Group, ids []dr.ProtectionID, open string, ready tail)
 	}
 	at = b.judged(name+"/started", g.OnFailure, started, started)
 	for _, h := range g.Health {
-		if !applies(h.Only, h.Direction, b.flow, b.to) {
+		if !b.asks(h, ids) {
 			continue
 		}
 		id := name + "/health/" + h.Name
@@ -149,6 +149,12 @@ func (b *builder) group(g Group, ids []dr.ProtectionID, open string, ready tail)
 		at = b.mayStop(s, healthInput{Plan: b.p.Name, Flow: b.flow, Health: h}, h.OnFailure, at)
 	}
 	return b.actions(name+"/after", g.After, at)
+}
+
+// asks reports whether a group's health check runs: also its machine must take
+// part.
+func (b *builder) asks(h Health, ids []dr.ProtectionID) bool {
+	return applies(h.Only, h.Direction, b.flow, b.to) && (h.Machine == "" || slices.Contains(ids, h.Machine))
 }
 
 // sideBySide runs the machines' flows whole; a group's actions are around its
@@ -334,7 +340,7 @@ func (b *builder) beginInput() beginInput {
 		each(g.Before)
 		each(g.After)
 		for _, h := range g.Health {
-			if h.Callback != "" && applies(h.Only, h.Direction, b.flow, b.to) {
+			if h.Callback != "" && b.asks(h, b.members(g)) {
 				in.Callbacks = append(in.Callbacks, h.Callback)
 			}
 		}

@@ -47,6 +47,15 @@ func (e *Env) health(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	if why := stopped(c); why != "" {
 		return json.Marshal(ActionResult{NotRun: why})
 	}
+	if m := in.Health.Machine; m != "" {
+		// A machine that failed was reported, and the plan goes on past it.
+		var o Outcome
+		if ok, err := result(c, stageStart+"/"+string(m), &o); err != nil {
+			return nil, err
+		} else if !ok || o.State == Failed {
+			return json.Marshal(ActionResult{NotRun: fmt.Sprintf("machine %s failed", m)})
+		}
+	}
 	limit := healthTimeout(in.Health)
 	inTime, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

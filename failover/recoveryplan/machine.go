@@ -62,7 +62,7 @@ func (e *Env) machine(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 			o.Run = ""
 			return json.Marshal(o)
 		}
-		if err := e.end(ctx, c, run, "the recovery plan stopped: "+why); err != nil {
+		if err := e.takeBack(ctx, c, in, run); err != nil {
 			return nil, err
 		}
 		return json.Marshal(o)

@@ -403,6 +403,32 @@ var planRules = []struct {
 		w.must(recoveryplan.Planned(w.plan, w.records(), recoveryplan.Options{}))
 		require.Equal(t, 2, asked)
 	}},
+	{"health: a machine that failed is not waited for, and the plan goes on past it", func(p *recoveryplan.Plan) {
+		p.Groups[0].Health = []recoveryplan.Health{{Name: "ready", Machine: "db1", Callback: "never"}}
+	}, func(t *testing.T, w *world) {
+		w.calls["never"] = func(context.Context, recoveryplan.Context) (any, error) { return nil, errBroken }
+		w.intercept(breaks(backendtest.OpShutdown, "db1"))
+		r := w.must(recoveryplan.Planned(w.plan, w.records(), recoveryplan.Options{}))
+		require.Equal(t, 5, r.Count(recoveryplan.Done))
+		require.Equal(t, []string{"group/data/health/ready"}, r.NotRun)
+	}},
+	{"a drill that failed and left something is cleaned up by the same run", nil, func(t *testing.T, w *world) {
+		var once sync.Once
+		w.intercept(func(_ context.Context, c backendtest.Call, do func() error) error {
+			fail := c.Op == backendtest.OpStart && c.Machine == "awaymade-1"
+			if c.Op == backendtest.OpRemove && c.Machine == "awaymade-1" {
+				once.Do(func() { fail = true }) // its own undo fails, and the clean-up doesn't
+			}
+			if fail {
+				return dr.Permanent(errBroken)
+			}
+			return do()
+		})
+		r := w.must(recoveryplan.Drill(w.plan, w.records(), recoveryplan.Options{}))
+		require.Equal(t, 1, r.Count(recoveryplan.Failed))
+		require.Empty(t, r.Left)
+		require.Empty(t, w.all(away))
+	}},
 	{"multi-VM: a group takes its latest common point, the others the latest processed", nil, func(t *testing.T, w *world) {
 		common := w.group("db1", "app1")
 		for _, id := range w.plan.Machines() {

@@ -81,6 +81,9 @@ func (e *Env) takeBack(ctx context.Context, c *dr.Call, in machineInput, run dr.
 			return err
 		}
 	}
+	if in.Flow == FlowTest || in.Flow == FlowDrill {
+		return e.reverse(ctx, c, in, run) // also what a drill that failed has left
+	}
 	for _, s := range st.Steps {
 		if s.State == dr.StepUndoFailed {
 			return dr.Permanent(fmt.Errorf("machine %s: run %s could not be taken back: step %s: %s", in.Machine.Protection, run, s.ID, s.Err))
