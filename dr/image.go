@@ -43,7 +43,7 @@ type Image interface {
 // WriteAt and abilities are safe for concurrent use on ranges that don't
 // overlap. Commit and Close must not run together with any other method.
 //
-// Abilities that drafts may have: [Zeroer], [Summer], [Resumer], [Adopter].
+// Abilities that drafts may have: [Zeroer], [Summer], [Resumer], [Adopter], [Packer].
 type Draft interface {
 	// WriteAt writes all of p, or returns an error. It must not keep p.
 	// Offsets and lengths need no alignment; writing past the end of the
@@ -53,7 +53,7 @@ type Draft interface {
 	// Commit makes everything written durable, then visible as one step.
 	// p is the copied image's point as it stands after the last pass; the
 	// draft keeps the ID, machine, parent and group mark that it was created
-	// with, and takes p's time, consistency and cursors. Committing a point
+	// with, and takes p's time, consistency, cursors and changes. Committing a point
 	// that is already committed is a no-op. A failed Commit may be repeated;
 	// unless it succeeds nothing is visible, but whether it was durable a
 	// crash decides: so a draft may refuse to be written after it.

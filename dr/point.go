@@ -47,6 +47,9 @@ type Point struct {
 	// each. Only the backend that captured the point can read them.
 	Cursors map[DiskID]Cursor `json:"cursors,omitempty"`
 
+	// Changes tells what kind of bytes were written over the parent.
+	Changes ChangeStats `json:"changes,omitzero"`
+
 	// Base marks content that later points were written over, and that is no
 	// recovery point itself: the copy of a stopped machine's disks that
 	// reprotection starts from. Selection never offers it.

@@ -32,6 +32,11 @@ const (
 	// application-consistent point, others their latest
 	// application-consistent one.
 	LatestMultiVMApplicationConsistent Option = "latest-multi-vm-application-consistent"
+	// LatestBeforeSuspicion is the newest point from before the machine's
+	// points began to look like mass encryption (package suspicion); the
+	// latest processed if none does. In plans machines of a replication group
+	// take the group's latest common point that is so for all of them.
+	LatestBeforeSuspicion Option = "latest-before-suspicion"
 	// Custom is one particular point of one machine; never of a plan.
 	Custom Option = "custom"
 )
@@ -39,7 +44,7 @@ const (
 // Options lists all options, as a menu shows them.
 func Options() []Option {
 	return []Option{Latest, LatestProcessed, LatestApplicationConsistent,
-		LatestMultiVMProcessed, LatestMultiVMApplicationConsistent, Custom}
+		LatestMultiVMProcessed, LatestMultiVMApplicationConsistent, LatestBeforeSuspicion, Custom}
 }
 
 func (o Option) multiVM() bool {
@@ -105,7 +110,11 @@ func Choose(points []dr.Point, c Choice) (dr.Point, error) {
 
 // choose is Choose for a valid choice that is not a multi-VM one.
 func choose(m dr.MachineID, points []dr.Point, c Choice) (dr.Point, error) {
-	for _, p := range slices.Backward(points) {
+	offered := points
+	if c.Option == LatestBeforeSuspicion {
+		offered = BeforeSuspicion(points)
+	}
+	for _, p := range slices.Backward(offered) {
 		if !p.Base && fits(p, c) {
 			return p, nil
 		}
@@ -170,10 +179,24 @@ func ChooseAll(machines []Candidate, c Choice) ([]Selection, error) {
 	case c.Option.multiVM() && !grouped:
 		return nil, fmt.Errorf("%w: recovery point option %s is for plans with a replication group, and no machine of this one is in any: use %s", dr.ErrInvalid, c, alone(c.Option))
 	}
+	plan := machines
+	if c.Option == LatestBeforeSuspicion {
+		plan = slices.Clone(machines)
+		for i := range plan {
+			if plan[i].Group != "" {
+				plan[i].Points = BeforeSuspicion(plan[i].Points)
+			}
+		}
+	}
 	all := make([]Selection, len(machines))
 	for i, m := range machines {
 		all[i].Machine = m.Machine
-		if c.Option.multiVM() && m.Group != "" {
+		if c.Option == LatestBeforeSuspicion && m.Group != "" {
+			all[i].Point, all[i].Err = common(plan, plan[i], c)
+			if all[i].Err != nil {
+				all[i].Err = noCommon(m, c)
+			}
+		} else if c.Option.multiVM() && m.Group != "" {
 			all[i].Point, all[i].Err = common(machines, m, c)
 		} else {
 			all[i].Point, all[i].Err = choose(m.Machine, m.Points, Choice{Option: alone(c.Option), Point: c.Point})
@@ -255,6 +278,9 @@ func noPoint(m dr.MachineID, points []dr.Point, c Choice) error {
 	e := &dr.Error{Op: "choose " + c.String(), Side: dr.StoreSide, Machine: m}
 	newest, n := summary(points)
 	switch {
+	case n > 0 && c.Option == LatestBeforeSuspicion:
+		e.Err = fmt.Errorf("%w: %s, and all are suspicious or can't be told from those that are", dr.ErrNoPoint, newest)
+		e.Remedy = "scan the oldest point in a clean room; look for older points in another store"
 	case n == 0 && len(points) > 0:
 		e.Err = fmt.Errorf("%w: there is only a base, from which no machine is recovered", dr.ErrNoPoint)
 		e.Remedy = "wait for the first replication cycle to end"
@@ -280,10 +306,15 @@ func noCommon(m Candidate, c Choice) error {
 	if c.Option == LatestMultiVMApplicationConsistent {
 		kind = "application-consistent moment"
 	}
+	remedy := fmt.Sprintf("choose %s, which takes each machine at a moment of its own", alone(c.Option))
+	if c.Option == LatestBeforeSuspicion {
+		kind = "moment before suspicion of any of them"
+		remedy = fmt.Sprintf("choose %s for each machine alone, after a scan in a clean room", Custom)
+	}
 	return &dr.Error{
 		Op: "choose " + c.String(), Side: dr.StoreSide, Machine: m.Machine,
 		Err:    fmt.Errorf("%w: the machines of group %s have no common %s; of this machine %s", dr.ErrNoPoint, m.Group, kind, newest),
-		Remedy: fmt.Sprintf("choose %s, which takes each machine at a moment of its own", alone(c.Option)),
+		Remedy: remedy,
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 // are dr.Summer, dr.Zeroer and dr.Resumer.
 type PointStore interface {
 	// Create begins a new point. p's ID, Machine, Parent, Group and Base are
-	// final; Time, Consistency and Cursors come with the draft's Commit. The
-	// draft starts as the content of p.Parent, a point of the same machine
+	// final; Time, Consistency, Cursors and Changes come with the draft's
+	// Commit. The draft starts as the content of p.Parent, a point of the same machine
 	// in this store (ErrNotFound), or as zeros if that is "". Disks may be
 	// added, removed, grown or shrunk from one point to the next: what is
 	// new reads as zeros.

@@ -53,6 +53,10 @@ type CopyOptions struct {
 	// Full copies every byte without comparing sums, for when most of it is
 	// known to have changed. Changes and Theirs are not asked.
 	Full bool
+	// Measure gathers dr.ChangeStats of what is written, for the point that is
+	// committed. It is for points in stores: replicas have no use for it. What
+	// it costs is in docs/decisions/0021.
+	Measure bool
 }
 
 // Report is what a Copy did. Over all passes
@@ -122,6 +126,8 @@ type copier struct {
 	chunk  int64
 	point  dr.Point // src's at the start: names the place in errors
 	zeroer dr.Zeroer
+	packer dr.Packer // nil where it isn't measured
+	sample measured
 	srcSum dr.Summer // both or none
 	dstSum dr.Summer
 	disks  []*disk
@@ -154,6 +160,9 @@ func newCopier(dst dr.Draft, src dr.Image, o CopyOptions) (*copier, error) {
 		if to, ok := dr.As[dr.Summer](dst); ok {
 			c.srcSum, c.dstSum = from, to
 		}
+	}
+	if o.Measure {
+		c.packer, _ = dr.As[dr.Packer](dst)
 	}
 	for _, d := range c.point.Machine.Disks {
 		c.disks = append(c.disks, &disk{Disk: d})
@@ -190,6 +199,9 @@ func (c *copier) run(ctx context.Context) error {
 
 func (c *copier) commit(ctx context.Context) error {
 	p := c.src.Point()
+	// An image opened from a store has its own point's, written over another
+	// parent.
+	p.Changes = c.changeStats()
 	if err := c.dst.Commit(ctx, p); err != nil {
 		return c.fail("commit", dr.TargetSide, "", -1, err)
 	}

@@ -41,7 +41,7 @@ type Cycle struct {
 	Points recoverypoint.PointStore
 	// SourceSite and StoreSite name the places in errors; may be empty.
 	SourceSite, StoreSite string
-	// Copy holds the options of each copy; Have is set by the cycle.
+	// Copy holds the options of each copy; Have and Measure are set by the cycle.
 	Copy CopyOptions
 	// Keep, if set, names captures that others need: sweeping spares them,
 	// and those that the store has pending drafts of. Needed where captures
@@ -244,6 +244,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		opts.Progress = o.Progress
 	}
 	opts.Full = opts.Full || o.Full
+	opts.Measure = true
 	switch {
 	case parent.ID == "":
 		opts.Have = History{Blank: true}
@@ -277,7 +278,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 	if len(r.Full) > 0 && !opts.Full {
 		c.log().WarnContext(ctx, "changes were lost, whole disks were compared", "machine", line, "point", name, "disks", r.Full)
 	}
-	p.Time, p.Consistency, p.Cursors = r.Point.Time, r.Point.Consistency, r.Point.Cursors
+	p.Time, p.Consistency, p.Cursors, p.Changes = r.Point.Time, r.Point.Consistency, r.Point.Cursors, r.Point.Changes
 	r.Point = p
 	return r, true, nil
 }

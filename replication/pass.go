@@ -100,6 +100,10 @@ func (c *copier) pass(ctx context.Context, live bool) error {
 	for range c.o.Readers {
 		g.Go(func() error {
 			w := worker{pass: p}
+			if c.o.Measure {
+				w.sampler = &sampler{}
+				defer c.sample.add(w.sampler)
+			}
 			return w.run(ctx)
 		})
 	}

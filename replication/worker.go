@@ -22,6 +22,7 @@ type worker struct {
 	*pass
 	buf          []byte // page aligned, a chunk and a page long
 	ours, theirs []dr.Sum
+	sampler      *sampler // nil: nothing is measured
 }
 
 func (w *worker) run(ctx context.Context) error {
@@ -176,12 +177,22 @@ func (w *worker) write(ctx context.Context, d *disk, p []byte, off int64) error 
 	if err := w.wait(ctx, d, len(p)); err != nil {
 		return err
 	}
+	if w.sampler != nil {
+		if err := w.sampler.before(ctx, w.copier, d, p, off); err != nil {
+			return w.fail("packed", dr.TargetSide, d.ID, off, err)
+		}
+	}
 	n, err := w.dst.WriteAt(ctx, d.ID, p, off)
 	if err == nil && n != len(p) {
 		err = fmt.Errorf("%w: the draft broke its contract: %d of %d bytes and no error", io.ErrShortWrite, n, len(p))
 	}
 	if err != nil {
 		return w.fail("write", dr.TargetSide, d.ID, off, err)
+	}
+	if w.sampler != nil {
+		if err := w.sampler.after(ctx, w.copier, d, p, off); err != nil {
+			return w.fail("packed", dr.TargetSide, d.ID, off, err)
+		}
 	}
 	w.counts.written.Add(int64(n))
 	d.moved.Add(int64(n))

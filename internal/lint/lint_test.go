@@ -36,7 +36,8 @@ var layers = []struct {
 	{"backend/", []string{"dr", "backend", "internal"}},                       // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "recoverypoint", "internal"}}, // page blobs are points and replicas
 	{"backend/azure/", []string{"dr", "backend", "recoverypoint", "internal"}},
-	{"recoverypoint", []string{"dr"}},
+	{"recoverypoint", []string{"dr", "recoverypoint/suspicion"}},
+	{"recoverypoint/suspicion", []string{"dr"}},
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication"}},

@@ -183,6 +183,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	s := &stored{point: clone(d.point), disks: map[dr.DiskID]disk{}}
 	p = clone(p)
 	s.point.Time, s.point.Consistency, s.point.Cursors = p.Time, p.Consistency, p.Cursors
+	s.point.Changes = p.Changes
 	for id, w := range d.work.disks {
 		s.disks[id] = w.disk
 	}

@@ -92,6 +92,15 @@ var mutants = []struct {
 		})
 	}, "a point is what Create and Commit were given"},
 
+	{"forgets what kind of changes they were", func(l *liar) {
+		l.drafts(func(d *draftLie, _ dr.Point) {
+			d.commit = func(ctx context.Context, p dr.Point) error {
+				p.Changes = dr.ChangeStats{}
+				return d.Draft.Commit(ctx, p)
+			}
+		})
+	}, "a point is what Create and Commit were given"},
+
 	{"lists by name", func(l *liar) {
 		l.list = func(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, error] {
 			return func(yield func(dr.Point, error) bool) {

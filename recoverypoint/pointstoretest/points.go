@@ -32,6 +32,7 @@ var pointPromises = []promise{
 		final := p
 		final.Time, final.Consistency = p.Time.Add(time.Minute), dr.ApplicationConsistent
 		final.Cursors = map[dr.DiskID]dr.Cursor{"a": "later", "b": "later"}
+		final.Changes = dr.ChangeStats{Complete: true, Written: 5 * block, Blocks: 5, Dense: 2, Entropy: [16]int64{15: 2, 9: 3}, Known: 5, Over: 3, Turned: 1, Grown: 99}
 		other := final // what is final since Create must not be taken from Commit
 		other.ID, other.Parent, other.Base, other.Group, other.Machine = "x", "y", false, dr.GroupMark{}, dr.Machine{ID: "z"}
 		require.NoError(k, d.Commit(k.ctx, other))

@@ -45,6 +45,7 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	}
 	man := &manifest{Version: 1, Point: d.point}
 	man.Point.Time, man.Point.Consistency, man.Point.Cursors = p.Time, p.Consistency, p.Cursors
+	man.Point.Changes = p.Changes
 	for _, m := range d.maps.disks {
 		man.Disks = append(man.Disks, manifestDisk{ID: m.id, Size: m.size, root: m.ref})
 	}

@@ -191,6 +191,7 @@ func (d *draft) manifest(p dr.Point) *manifest {
 	p = clone(p)
 	mf := &manifest{Point: clone(d.point), Draft: d.id}
 	mf.Point.Time, mf.Point.Consistency, mf.Point.Cursors = p.Time, p.Consistency, p.Cursors
+	mf.Point.Changes = p.Changes
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	number := map[int32]int32{}
