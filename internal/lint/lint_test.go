@@ -45,6 +45,7 @@ var layers = []struct {
 	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback"}}, // plans fail back, too
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
+	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},

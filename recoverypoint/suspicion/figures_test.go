@@ -1,13 +1,15 @@
 package suspicion_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/suspicion"
 )
 
@@ -65,11 +67,11 @@ func TestFiguresOfWork(t *testing.T) {
 		{"upgrade", upgrade}, {"compile", compile}, {"moves", moves}, {"mixed", mixed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if scale() == 0 && c.name != "mixed" {
+			if scale() == 0 && c.name != "moves" {
 				t.Skip("LIFEBOAT_FIGURES=1 runs it")
 			}
 			w := start(t, 1, 24<<20, "")
-			for step := range max(10, 30*scale()) {
+			for step := range max(6, 30*scale()) {
 				w.point()
 				c.work(w, step)
 			}
@@ -77,7 +79,69 @@ func TestFiguresOfWork(t *testing.T) {
 			if testing.Verbose() {
 				show(t, w, c.name)
 			}
-			fmt.Printf("FIG work %-12s points %3d alarms %v\n", c.name, w.n, w.alarms())
+			alarms := w.alarms()
+			t.Logf("%-12s %d points, false alarms: %v", c.name, w.n, alarms)
+			require.Empty(t, alarms)
+		})
+	}
+}
+
+// TestFiguresOfAttacks prints how soon attacks are found. Those that are said
+// to be found must be.
+func TestFiguresOfAttacks(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		attack  work
+		points  int
+		options string
+		within  int // points; 0: may evade
+		always  bool
+	}{
+		{"in place", attack(inPlace, 1), 1, "", 1, true},
+		{"in place, over 10 points", attack(inPlace, 10), 10, "", 10, false},
+		{"every other 16 KiB", attack(everyOther, 1), 1, "", 0, false},
+		{"copy and delete", attack(copyAndDelete, 1), 1, "", 0, false},
+		{"copy and delete, discard", attack(copyAndDelete, 1), 1, ",discard", 0, false},
+		{"first 4 KiB", attack(head, 1), 1, "", 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if scale() == 0 && !c.always {
+				t.Skip("LIFEBOAT_FIGURES=1 runs it")
+			}
+			w := start(t, 2, 24<<20, c.options)
+			for step := range 4 {
+				w.point()
+				[]work{logs, moves}[step%2](w, step)
+			}
+			before := w.point()
+			for step := range c.points {
+				c.attack(w, step)
+				w.point()
+			}
+			if testing.Verbose() {
+				show(t, w, c.name)
+			}
+			found := 0
+			for i, v := range w.judge(suspicion.Options{}) {
+				require.False(t, v.Suspicious && i < 5 && c.points == 1, "%+v", v)
+				if v.Score >= 1 && found == 0 {
+					found = i - 4
+				}
+			}
+			t.Logf("%-26s found after %d of %d points (0: not found)", c.name, found, c.points)
+			if c.within > 0 {
+				require.Positive(t, found)
+				require.LessOrEqual(t, found, c.within)
+				var all []dr.Point
+				for p := range w.store.List(t.Context(), "m") {
+					all = append(all, p)
+				}
+				p, err := recoverypoint.Choose(all, recoverypoint.Choice{Option: recoverypoint.LatestBeforeSuspicion})
+				require.NoError(t, err)
+				if c.points == 1 {
+					require.Equal(t, before.ID, p.ID)
+				}
+			}
 		})
 	}
 }

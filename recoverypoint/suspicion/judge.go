@@ -40,12 +40,12 @@ type Options struct {
 // The limits below were set by the workloads in figures_test.go and are stated
 // with what they let pass in docs/decisions/0021.
 const (
-	// least is how many turned blocks of 64 KiB (2 MiB) a single point must
+	// least is how many turned blocks of 64 KiB (4 MiB) a single point must
 	// have: less is within the noise of any file system.
-	least = 32
+	least = 64
 	// share is which part of the blocks that packed before must have turned
 	// in one point, and slowShare over several.
-	share, slowShare = 0.4, 0.25
+	share, slowShare = 0.4, 0.35
 	// sigmas is how many robust deviations above the machine's median
 	// suspicion begins.
 	sigmas = 6
