@@ -91,9 +91,9 @@ func Judge(points []dr.Point, o Options) []Verdict {
 			j.slow = sum{}
 			continue
 		}
-		if !v.Suspicious && from >= 0 && j.all[from].Suspicious {
+		if from >= 0 && j.all[from].Suspicious {
 			v.Suspicious, v.Since = true, j.all[from].Since
-			v.Reasons = []string{fmt.Sprintf("it was written over point %s, which is suspicious", j.all[from].Point)}
+			v.Reasons = append(v.Reasons, fmt.Sprintf("it was written over point %s, which is suspicious", j.all[from].Point))
 		}
 	}
 	return j.all
@@ -127,7 +127,7 @@ func (j *judge) look(i int, s dr.ChangeStats, accepted bool) {
 	} else {
 		v.Score = j.dense(v, s)
 	}
-	if v.Score >= 1 {
+	if v.Score >= 1 && !v.Suspicious {
 		v.Suspicious, v.Since = true, v.Point
 	}
 	if (!v.Suspicious || accepted) && j.slow.n == 0 {
@@ -181,8 +181,12 @@ func (j *judge) gather(i int, s dr.ChangeStats) {
 	v.Score = score
 	v.Reasons = append(v.Reasons, fmt.Sprintf("over %d points since %s, %.0f of %.0f blocks that could be compressed before can't be any more (usually %.0f a point): slow, but one way",
 		c.n, j.all[c.from].Point, c.turned, c.over, c.usual))
+	since := j.all[c.from].Point
+	if j.all[c.from].Suspicious {
+		since = j.all[c.from].Since // of an earlier streak
+	}
 	for k := c.from; k <= i; k++ {
-		j.all[k].Suspicious, j.all[k].Since = true, j.all[c.from].Point
+		j.all[k].Suspicious, j.all[k].Since = true, since
 		if k < i && len(j.all[k].Reasons) == 0 {
 			j.all[k].Reasons = []string{fmt.Sprintf("part of what shows at point %s", v.Point)}
 		}
