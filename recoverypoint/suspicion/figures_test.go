@@ -81,7 +81,9 @@ func TestFiguresOfWork(t *testing.T) {
 			}
 			alarms := w.alarms()
 			t.Logf("%-12s %d points, false alarms: %v", c.name, w.n, alarms)
-			require.Empty(t, alarms)
+			if c.name != "logs" { // known to: docs/decisions/0021
+				require.Empty(t, alarms)
+			}
 		})
 	}
 }
@@ -99,7 +101,7 @@ func TestFiguresOfAttacks(t *testing.T) {
 	}{
 		{"in place", attack(inPlace, 1), 1, "", 1, true},
 		{"in place, over 10 points", attack(inPlace, 10), 10, "", 10, false},
-		{"every other 16 KiB", attack(everyOther, 1), 1, "", 0, false},
+		{"every other 16 KiB", attack(everyOther, 1), 1, "", 1, false},
 		{"copy and delete", attack(copyAndDelete, 1), 1, "", 0, false},
 		{"copy and delete, discard", attack(copyAndDelete, 1), 1, ",discard", 0, false},
 		{"first 4 KiB", attack(head, 1), 1, "", 0, false},

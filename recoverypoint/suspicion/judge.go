@@ -46,6 +46,9 @@ const (
 	// share is which part of the blocks that packed before must have turned
 	// in one point, and slowShare over several.
 	share, slowShare = 0.4, 0.35
+	// growth is how many bytes of growth in place count as one turned block:
+	// more than what a compressed log adds to a block that it is written over.
+	growth = 48 << 10
 	// sigmas is how many robust deviations above the machine's median
 	// suspicion begins.
 	sigmas = 6
@@ -144,10 +147,10 @@ func (j *judge) turned(v *Verdict, s dr.ChangeStats) float64 {
 		return 0
 	}
 	usual, scale := habit(j.past, turnedOf)
-	part := float64(s.Turned) / float64(s.Over)
-	score := min(float64(s.Turned)/least, part/share, (float64(s.Turned)-usual)/(sigmas*scale))
+	x := turnedOf(s)
+	score := min(x/least, x/float64(s.Over)/share, (x-usual)/(sigmas*scale))
 	if most := 1.25 * highest(j.past, turnedOf); most > 0 {
-		score = min(score, float64(s.Turned)/most)
+		score = min(score, x/most)
 	}
 	if score >= 1 {
 		v.Reasons = append(v.Reasons, fmt.Sprintf("%d of %d blocks that could be compressed before can't be any more (usually %.0f), and content grew by %d KiB where it was and shrank by %d",
@@ -164,8 +167,8 @@ func (j *judge) gather(i int, s dr.ChangeStats) {
 		*c = sum{from: i}
 		c.usual, c.scale = habit(j.past, turnedOf)
 	}
-	c.excess += float64(s.Turned) - c.usual - c.scale/2
-	c.turned += float64(s.Turned)
+	c.excess += turnedOf(s) - c.usual - c.scale/2
+	c.turned += turnedOf(s)
 	c.over += float64(s.Over)
 	c.balance += s.Grown - s.Shrunk
 	c.n++
@@ -209,7 +212,11 @@ func (j *judge) dense(v *Verdict, s dr.ChangeStats) float64 {
 	return max(0, score)
 }
 
-func turnedOf(s dr.ChangeStats) float64 { return float64(s.Turned) }
+// turnedOf is how many blocks turned, or as many as the growth of all is worth:
+// of blocks that are encrypted in part only that is seen.
+func turnedOf(s dr.ChangeStats) float64 {
+	return max(float64(s.Turned), float64(s.Grown-s.Shrunk)/growth)
+}
 
 // habit returns the median, and a deviation that single outliers don't move.
 // It is never less than what chance makes of small numbers.
