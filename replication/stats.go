@@ -10,8 +10,8 @@ import (
 
 const (
 	// samplePieces of samplePiece bytes are looked at of each block, one a
-	// file system's page of 4 KiB: a cache line each, so that a sample costs
-	// under a microsecond where copying the block costs over fifty.
+	// file system's page of 4 KiB: a cache line each. A sample costs about
+	// a microsecond; storing the block costs a hundred.
 	samplePieces = 16
 	samplePiece  = 64
 	sampleSize   = samplePieces * samplePiece

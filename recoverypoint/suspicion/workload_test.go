@@ -10,8 +10,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -45,7 +45,7 @@ func (w *worker) noise() io.Reader {
 // populate writes n bytes of documents: sources of the Go distribution, which
 // are text, and its packed test data.
 func (w *worker) populate(to string, n int64) {
-	src := filepath.Join(runtime.GOROOT(), "src")
+	src := filepath.Join(goroot(w), "src")
 	stop := fmt.Errorf("enough")
 	err := filepath.WalkDir(src, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -65,6 +65,12 @@ func (w *worker) populate(to string, n int64) {
 	if err != stop {
 		require.NoError(w.t, err)
 	}
+}
+
+func goroot(w *worker) string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	require.NoError(w.t, err)
+	return strings.TrimSpace(string(out))
 }
 
 // files lists regular files below a folder, in a fixed order.
@@ -179,7 +185,7 @@ func imports(w *worker, step int) {
 
 // upgrade replaces programs as a package manager does: new file, then rename.
 func upgrade(w *worker, step int) {
-	tools, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "pkg", "tool", "*", "*"))
+	tools, err := filepath.Glob(filepath.Join(goroot(w), "pkg", "tool", "*", "*"))
 	require.NoError(w.t, err)
 	bins, err := filepath.Glob("/usr/bin/*")
 	require.NoError(w.t, err)
