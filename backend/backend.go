@@ -105,6 +105,16 @@ type Placement struct {
 	// Networks maps the networks of Machine's cards to those of this
 	// platform; "" in a value leaves the card unconnected.
 	Networks map[string]string `json:"networks,omitempty"`
+	// Cards say more of single cards, by their ID in Machine.NICs. One that
+	// Machine lacks is ErrInvalid. What a backend can't do of it, it refuses
+	// with ErrUnsupported, naming the card, before anything is made; it never
+	// passes it over. Where Options and Cards speak of the same card's
+	// addresses it is ErrInvalid; a card wins over an option for all cards.
+	//
+	// An original keeps its connections and hardware addresses, whatever
+	// Networks and Cards say. What its guest is to have inside is honoured or
+	// refused as for others.
+	Cards map[string]Card `json:"cards,omitempty"`
 	// Options are the backend's own (host, datastore, size, zone); each
 	// backend documents them, and refuses those that it doesn't know.
 	Options json.RawMessage `json:"options,omitempty"`

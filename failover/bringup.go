@@ -118,7 +118,7 @@ func pinOf(run dr.RunID) string { return "run/" + url.PathEscape(string(run)) }
 func (in Input) Placement(m dr.Machine) backend.Placement {
 	p := backend.Placement{
 		Key: in.Key, Machine: m, Name: in.Where.Name,
-		Isolated: in.Test, Networks: in.Where.Networks, Options: in.Where.Options,
+		Isolated: in.Test, Networks: in.Where.Networks, Cards: in.Where.Cards, Options: in.Where.Options,
 	}
 	if in.To.Key == "" {
 		p.Original = in.To.Machine

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 )
@@ -67,11 +68,13 @@ type Options struct {
 	VerifyTimeout time.Duration `json:"verifyTimeout,omitempty"`
 }
 
-// Where says how a machine is made; fields as in backend.Placement.
+// Where says how a machine is made; fields as in backend.Placement. Package
+// failover/networks makes Networks and Cards of a mapping.
 type Where struct {
-	Name     string            `json:"name,omitempty"`
-	Networks map[string]string `json:"networks,omitempty"`
-	Options  json.RawMessage   `json:"options,omitempty"`
+	Name     string                  `json:"name,omitempty"`
+	Networks map[string]string       `json:"networks,omitempty"`
+	Cards    map[string]backend.Card `json:"cards,omitempty"`
+	Options  json.RawMessage         `json:"options,omitempty"`
 }
 
 // Input is what the steps of one protection's flows are given. Callers' own
