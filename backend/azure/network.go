@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork/v9"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -80,8 +81,8 @@ func (a *Azure) vnetRef(s string) (place, error) {
 // plan decides where a machine's cards go. One that is mapped to "" is left
 // out: Azure has no card without a network. A drill's cards are all in the
 // drill's virtual network, whatever they are mapped to.
-func (a *Azure) plan(ctx context.Context, like dr.Machine, o PlacementOptions, isolated bool, networks map[string]string) ([]card, error) {
-	nics := like.NICs
+func (a *Azure) plan(ctx context.Context, p backend.Placement, o PlacementOptions) ([]card, error) {
+	nics := p.Machine.NICs
 	if len(nics) == 0 {
 		nics = []dr.NIC{{ID: "nic0", DHCP: true}}
 	}
@@ -92,19 +93,23 @@ func (a *Azure) plan(ctx context.Context, like dr.Machine, o PlacementOptions, i
 	}
 	var cards []card
 	for _, nic := range nics {
-		to, mapped := networks[nic.Network]
+		asked := p.Cards[nic.ID]
+		if err := checkCard(asked, nic.ID, o); err != nil {
+			return nil, err
+		}
+		to, mapped := p.Connection(nic)
 		if mapped && to == "" {
 			continue
 		}
 		if !mapped {
 			to = a.opts.Network
-			if o.Network != "" && !isolated {
+			if o.Network != "" && !p.Isolated {
 				to = o.Network
 			}
 		}
 		var c card
 		var err error
-		if isolated {
+		if p.Isolated {
 			c, err = a.drillCard(ctx, nic, to, mapped, o)
 		} else {
 			c, err = a.productionCard(ctx, nic, to)
@@ -115,6 +120,9 @@ func (a *Azure) plan(ctx context.Context, like dr.Machine, o PlacementOptions, i
 		c.ID = nic.ID
 		if at, ok := o.Addresses[nic.ID]; ok {
 			c.Address, c.Keep = at, at != ""
+		}
+		if err := a.honour(&c, asked); err != nil {
+			return nil, err
 		}
 		if c.Keep && !c.holds(c.Address) {
 			return nil, remedied(fmt.Errorf("%w: card %s should have the address %s, which its subnet %s doesn't", dr.ErrInvalid, c.ID, c.Address, c.Subnet), "choose an address of the subnet (placement option addresses)")

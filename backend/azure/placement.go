@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -146,14 +147,15 @@ func (a *Azure) zoneOf(m *machine, o PlacementOptions) string {
 
 // check refuses what can't be made, before anything is. A machine that is there
 // has its cards and its size.
-func (a *Azure) check(ctx context.Context, m *machine, like dr.Machine, o PlacementOptions, isolated bool, networks map[string]string) (size string, cards []card, err error) {
+func (a *Azure) check(ctx context.Context, m *machine, p backend.Placement, o PlacementOptions) (size string, cards []card, err error) {
+	like := p.Machine
 	if err := checkDisks(like, o); err != nil {
 		return "", nil, err
 	}
 	if m.vm != nil && m.rec.VMID != "" {
 		return m.rec.Size, nil, nil
 	}
-	if cards, err = a.plan(ctx, like, o, isolated, networks); err != nil {
+	if cards, err = a.plan(ctx, p, o); err != nil {
 		return "", nil, err
 	}
 	if err := a.exist(ctx, o); err != nil {

@@ -131,7 +131,7 @@ func (a *Azure) makeVM(ctx context.Context, m *machine, r *record) error {
 		return err
 	}
 	p := *r.Placement
-	size, cards, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
+	size, cards, err := a.check(ctx, m, p, o)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ func (a *Azure) Prepare(ctx context.Context, p backend.Placement) (backend.Repli
 	if err != nil {
 		return backend.Replica{}, fail("prepare", p.Original, "", -1, err)
 	}
+	if err := p.CheckCards(); err != nil {
+		return backend.Replica{}, fail("prepare", p.Original, "", -1, err)
+	}
 	var r backend.Replica
 	if p.Original != "" {
 		r, err = a.prepareOriginal(ctx, p)
@@ -42,6 +45,9 @@ func (a *Azure) prepareOriginal(ctx context.Context, p backend.Placement) (backe
 	}
 	if m.power != dr.Off {
 		return backend.Replica{}, remedied(dr.ErrRunning, "stop the machine")
+	}
+	if err := a.ownAddresses(ctx, m, p); err != nil {
+		return backend.Replica{}, err
 	}
 	r := m.current()
 	for _, want := range p.Machine.Disks {
@@ -103,7 +109,7 @@ func (a *Azure) prepareReplica(ctx context.Context, p backend.Placement, o Place
 			return backend.Replica{}, err
 		}
 	}
-	size, cards, err := a.check(ctx, m, p.Machine, o, p.Isolated, p.Networks)
+	size, cards, err := a.check(ctx, m, p, o)
 	if err == nil && !m.has { // later, the address may be its own
 		err = a.kept(ctx, cards)
 	}
@@ -220,8 +226,8 @@ func inherit(p, was backend.Placement) backend.Placement {
 	text := string(bytes.TrimSpace(p.Options))
 	if text == "" || text == "null" || text == "{}" {
 		p.Options = was.Options
-		if p.Networks == nil {
-			p.Networks, p.Machine.NICs = was.Networks, was.Machine.NICs
+		if p.Networks == nil && p.Cards == nil {
+			p.Networks, p.Cards, p.Machine.NICs = was.Networks, was.Cards, was.Machine.NICs
 		}
 	}
 	p.Isolated = p.Isolated || was.Isolated

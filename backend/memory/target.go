@@ -16,7 +16,8 @@ import (
 // are larger than wanted, and those that are not wanted, are left as they are.
 // A replica that was given disks, or larger ones, holds nothing any more.
 // Networks that p.Networks doesn't name keep their name, and those of an
-// isolated machine are left unconnected. There are no Options.
+// isolated machine are left unconnected. Cards are honoured whole; gateways and
+// DNS are kept in the placement alone. There are no Options.
 func (b *Backend) Prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	if err := b.enter(ctx, OpPrepare); err != nil {
 		return backend.Replica{}, err
@@ -27,6 +28,9 @@ func (b *Backend) Prepare(ctx context.Context, p backend.Placement) (backend.Rep
 	}
 	if err := checkDisks("prepare", p.Machine); err != nil {
 		return backend.Replica{}, err
+	}
+	if err := p.CheckCards(); err != nil {
+		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: p.Original, Err: err}
 	}
 	// Finding and making are one step under b.mu: two callers with one key
 	// get one machine.
@@ -78,6 +82,7 @@ func (b *Backend) prepareOriginal(p backend.Placement) (backend.Replica, error) 
 	}
 	m.reused = true
 	m.placement = clonePlacement(p)
+	m.address()
 	return m.replica(), nil
 }
 
@@ -124,12 +129,31 @@ func (b *Backend) reuseReplica(m *machine, p backend.Placement) (backend.Replica
 // connect puts the cards on the networks that the placement wants.
 func (m *machine) connect() {
 	for i, nic := range m.described.NICs {
-		to, mapped := m.placement.Networks[nic.Network]
+		to, mapped := m.placement.Connection(nic)
 		switch {
 		case mapped:
 			m.described.NICs[i].Network = to
 		case m.placement.Isolated:
 			m.described.NICs[i].Network = ""
+		}
+		if m.placement.Cards[nic.ID].MAC == backend.NewMAC {
+			m.described.NICs[i].MAC = ""
+		}
+	}
+	m.address()
+}
+
+// address gives the guest the addresses that the placement wants.
+func (m *machine) address() {
+	for i, nic := range m.described.NICs {
+		switch c := m.placement.Cards[nic.ID]; {
+		case c.DHCP:
+			m.described.NICs[i].DHCP, m.described.NICs[i].Addresses = true, nil
+		case len(c.Addresses) > 0:
+			m.described.NICs[i].DHCP, m.described.NICs[i].Addresses = false, nil
+			for _, a := range c.Addresses {
+				m.described.NICs[i].Addresses = append(m.described.NICs[i].Addresses, a.String())
+			}
 		}
 	}
 }
@@ -140,7 +164,7 @@ func (m *machine) replica() backend.Replica {
 
 func clonePlacement(p backend.Placement) backend.Placement {
 	p.Machine = cloneMachine(p.Machine)
-	p.Networks = maps.Clone(p.Networks)
+	p.Networks, p.Cards = maps.Clone(p.Networks), maps.Clone(p.Cards)
 	p.Options = slices.Clone(p.Options)
 	return p
 }

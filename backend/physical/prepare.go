@@ -18,7 +18,8 @@ import (
 
 // Prepare implements [backend.Target]. A machine that it makes has the ID of
 // its name and a hash of the key, and sparse image files in the host's root.
-// It takes no options.
+// It takes no options. Of cards it notes the network; nothing inside of a guest
+// can be changed from here, so addresses that it hasn't are refused.
 //
 // A replica that it finds keeps larger disks than p.Machine's and those that
 // p.Machine lacks: they may be wanted. A draft of a point that says otherwise
@@ -42,6 +43,9 @@ func (h *Host) prepare(ctx context.Context, p backend.Placement) (backend.Replic
 	if o := bytes.TrimSpace(p.Options); len(o) > 0 && !bytes.Equal(o, []byte("null")) && !bytes.Equal(o, []byte("{}")) {
 		return backend.Replica{}, fmt.Errorf("%w: options %s: physical hosts take none", dr.ErrInvalid, o)
 	}
+	if err := checkCards(p); err != nil {
+		return backend.Replica{}, err
+	}
 	if p.Original != "" {
 		return h.original(ctx, p)
 	}
@@ -61,6 +65,30 @@ func (h *Host) prepare(ctx context.Context, p backend.Placement) (backend.Replic
 	}
 	defer release()
 	return m.prepare(ctx, p)
+}
+
+// checkCards refuses what would have to be changed inside of the guest, or of
+// the hardware.
+func checkCards(p backend.Placement) error {
+	if err := p.CheckCards(); err != nil {
+		return err
+	}
+	for _, n := range p.Machine.NICs {
+		c := p.Cards[n.ID]
+		what := ""
+		switch {
+		case !c.Satisfied(n):
+			what = "a physical host can't set addresses in a guest (set them in the guest before, or by a step of your own)"
+		case c.Subnet != "":
+			what = "a physical host knows no subnets (name the network alone)"
+		case c.MAC != "":
+			what = "a physical host's cards have their hardware addresses (leave mac out)"
+		default:
+			continue
+		}
+		return fmt.Errorf("%w: card %s: %s", dr.ErrUnsupported, n.ID, what)
+	}
+	return nil
 }
 
 // original finds the machine that is to be used, and changes nothing of it but
@@ -303,7 +331,7 @@ func (r *record) like(id dr.MachineID, p backend.Placement) {
 	}
 	r.Machine.NICs = slices.Clone(p.Machine.NICs)
 	for i, n := range r.Machine.NICs {
-		if to, ok := p.Networks[n.Network]; ok {
+		if to, ok := p.Connection(n); ok {
 			r.Machine.NICs[i].Network = to
 		}
 	}

@@ -195,7 +195,7 @@ func (c *chooser) datastores() error {
 // wanted is the network that a card should be connected to; "" is none. A
 // drill's card is never connected to what nobody named for drills.
 func wanted(n dr.NIC, p backend.Placement, o PlaceOptions) string {
-	if to, ok := p.Networks[n.Network]; ok {
+	if to, ok := p.Connection(n); ok {
 		return to
 	}
 	if p.Isolated {

@@ -66,6 +66,11 @@ func createSpec(p backend.Placement, o PlaceOptions, s *saved, t target, used id
 		s = &saved{}
 	}
 	keep := identity(p, o, s)
+	for _, n := range p.Machine.NICs {
+		if mac := unicastMAC(n.MAC); p.Cards[n.ID].MAC == backend.KeepMAC && (mac == "" || used[mac]) {
+			return c, &explained{fmt.Errorf("%w: card %s can't keep the hardware address %q: it is none, or another machine here has it", dr.ErrInvalid, n.ID, n.MAC), "remove the other machine, or ask for a new address"}
+		}
+	}
 	maps.DeleteFunc(keep, func(id string, _ bool) bool { return used[id] })
 	c.spec = baseSpec(p, o, s, t)
 	c.spec.Name, c.spec.InstanceUuid = name, string(c.id)
@@ -91,10 +96,8 @@ func createSpec(p backend.Placement, o PlaceOptions, s *saved, t target, used id
 				VideoRamSizeInKB: v.MemoryKB, NumDisplays: v.Displays, UseAutoDetect: &v.Auto, Enable3DSupport: &v.ThreeD}})
 	}
 	c.boot = bootOf(s, p.Machine)
-	if o.Addresses {
-		if c.record.Guest, err = guestNetOf(p.Machine, o, s); err != nil {
-			return c, err
-		}
+	if c.record.Guest, err = guestNetFor(p, o, s); err != nil {
+		return c, err
 	}
 	c.spec.ExtraConfig = append(extraSpec(s, checks), c.record.encode(c.id))
 	return c, nil

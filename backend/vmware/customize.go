@@ -37,6 +37,14 @@ type guestCard struct {
 // and the rest as the options say, else as it was. nil if there is nothing to
 // tell, as all cards ask DHCP. s may be nil.
 func guestNetOf(m dr.Machine, o PlaceOptions, s *saved) (*guestNet, error) {
+	if !slices.ContainsFunc(m.NICs, func(n dr.NIC) bool { return !n.DHCP && len(n.Addresses) > 0 }) {
+		return nil, nil
+	}
+	return guestNetOfAll(m, o, s)
+}
+
+// guestNetOfAll is guestNetOf also where all cards ask DHCP.
+func guestNetOfAll(m dr.Machine, o PlaceOptions, s *saved) (*guestNet, error) {
 	var was savedGuest
 	if s != nil {
 		was = s.Guest
@@ -48,7 +56,6 @@ func guestNetOf(m dr.Machine, o PlaceOptions, s *saved) (*guestNet, error) {
 	if len(o.Search) > 0 {
 		g.Search = o.Search
 	}
-	static := false
 	for _, n := range m.NICs {
 		c := guestCard{ID: n.ID, DHCP: n.DHCP || len(n.Addresses) == 0, Gateways: was.Gateways[n.ID]}
 		if to, ok := o.Gateways[n.ID]; ok {
@@ -57,13 +64,9 @@ func guestNetOf(m dr.Machine, o PlaceOptions, s *saved) (*guestNet, error) {
 		if c.DHCP {
 			c.Gateways = nil
 		} else {
-			static = true
 			c.Addresses = n.Addresses
 		}
 		g.Cards = append(g.Cards, c)
-	}
-	if !static {
-		return nil, nil
 	}
 	if m.OS != "linux" {
 		return nil, &explained{fmt.Errorf("%w: addresses can be set in Linux only, and this is %s", dr.ErrUnsupported, cmp.Or(m.OS, "an unknown system")),

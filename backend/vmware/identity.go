@@ -38,11 +38,9 @@ func identity(p backend.Placement, o PlaceOptions, s *saved) ids {
 			}
 		}
 	}
-	if o.KeepMAC == nil || *o.KeepMAC {
-		for _, n := range p.Machine.NICs {
-			if mac := unicastMAC(n.MAC); mac != "" {
-				all[mac] = true
-			}
+	for _, n := range p.Machine.NICs {
+		if mac := unicastMAC(n.MAC); mac != "" && keepsMAC(p.Cards[n.ID], o) {
+			all[mac] = true
 		}
 	}
 	return all

@@ -39,8 +39,11 @@ func (v *VSphere) prepare(ctx context.Context, p backend.Placement) (backend.Rep
 	if err != nil {
 		return backend.Replica{}, err
 	}
+	if err := checkCards(p, o); err != nil {
+		return backend.Replica{}, err
+	}
 	if p.Original != "" {
-		return v.prepareOriginal(ctx, p)
+		return v.prepareOriginal(ctx, p, o)
 	}
 	if p.Key == "" {
 		return backend.Replica{}, fmt.Errorf("%w: placement without a key", dr.ErrInvalid)
@@ -88,7 +91,7 @@ func nameable(p backend.Placement) error {
 	return nil
 }
 
-func (v *VSphere) prepareOriginal(ctx context.Context, p backend.Placement) (r backend.Replica, err error) {
+func (v *VSphere) prepareOriginal(ctx context.Context, p backend.Placement, o PlaceOptions) (r backend.Replica, err error) {
 	err = v.changing(ctx, p.Original, func(m *machine) error {
 		if err := writableNow(m); err != nil {
 			return err
@@ -104,9 +107,13 @@ func (v *VSphere) prepareOriginal(ctx context.Context, p backend.Placement) (r b
 					Remedy: "an original's disks are never resized: resize it, or prepare an alternate location"}
 			}
 		}
-		if m.record.Made { // from now on it is somebody's machine
-			kept := m.record
-			kept.Made, kept.New = false, false
+		kept := m.record
+		kept.Made = false // from now on it is somebody's machine
+		kept.New = kept.New && !m.record.Made
+		if err := v.tell(m, p, o, &kept); err != nil {
+			return err
+		}
+		if m.record.Made || kept.Guest != m.record.Guest {
 			if err := v.save(ctx, m, kept); err != nil {
 				return err
 			}
@@ -196,6 +203,15 @@ func (v *VSphere) reuse(ctx context.Context, m *machine, p backend.Placement, o 
 			return backend.Replica{}, err
 		}
 		if err := v.furnish(ctx, m, c); err != nil {
+			return backend.Replica{}, err
+		}
+	}
+	told := m.record
+	if err := v.tell(m, p, o, &told); err != nil {
+		return backend.Replica{}, err
+	}
+	if told.Guest != m.record.Guest {
+		if err := v.save(ctx, m, told); err != nil {
 			return backend.Replica{}, err
 		}
 	}

@@ -46,6 +46,7 @@ var layers = []struct {
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
 	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
+	{"failover/networks", []string{"dr", "backend", "failover"}},
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},
