@@ -57,6 +57,8 @@ var (
 	_ backend.Sweeper     = (*Azure)(nil)
 	_ backend.Prober      = (*Azure)(nil)
 	_ backend.Preflighter = (*Azure)(nil)
+
+	_ backend.NetworkLister = (*Azure)(nil)
 )
 
 // Open makes a backend of a subscription. It asks Azure nothing: whether the

@@ -123,6 +123,13 @@ var mutants = []mutant{
 		}
 	}, []string{"Holds/nothing after a person started it"}},
 
+	{"passes cards over", func(l *liar, _ *memory.Backend, _ *Harness) {
+		l.prepare = func(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+			p.Cards = nil
+			return l.Backend.Prepare(ctx, p)
+		}
+	}, []string{"Prepare/cards are honoured or refused", "Prepare/cards that make no sense are ErrInvalid"}},
+
 	{"forgets that it ran", func(l *liar, b *memory.Backend, _ *Harness) {
 		var mu sync.Mutex
 		committed := map[dr.MachineID]dr.PointID{}

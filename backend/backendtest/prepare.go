@@ -3,6 +3,9 @@ package backendtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
 
 	"github.com/stretchr/testify/require"
 
@@ -141,6 +144,42 @@ var preparePromises = []promise{
 			_ = e.b.Remove(cleanup, r.ID)
 		}
 		require.Error(e, err)
+	}},
+	{"cards are honoured or refused", func(e *env) {
+		for what, c := range map[string]struct {
+			card  backend.Card
+			shows func(dr.NIC) bool
+		}{
+			"a static address": {backend.Card{Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.77/24")}}, func(n dr.NIC) bool {
+				return !n.DHCP && slices.ContainsFunc(n.Addresses, func(s string) bool { a, _, err := backend.ParseAddress(s); return err == nil && a.String() == "203.0.113.77" })
+			}},
+			"a network": {backend.Card{Network: "no-such/network"}, func(n dr.NIC) bool { return n.Network == "no-such/network" }},
+		} {
+			p, _ := e.standIn("p")
+			r, err := e.place(backend.Placement{Key: e.key(), Machine: p.Machine, Cards: map[string]backend.Card{"nic0": c.card}})
+			if err != nil {
+				require.True(e, errors.Is(err, dr.ErrUnsupported) || errors.Is(err, dr.ErrInvalid), "%s: a refusal that can be told from a failure: %v", what, err)
+				require.Empty(e, r.ID)
+				continue
+			}
+			m, err := e.b.Machine(e.Context(), r.ID)
+			_ = e.b.Remove(cleanup, r.ID)
+			e.ok(err)
+			require.True(e, slices.ContainsFunc(m.NICs, c.shows), "%s was asked for and not refused, and the machine has %+v", what, m.NICs)
+		}
+	}},
+	{"cards that make no sense are ErrInvalid", func(e *env) {
+		p, _ := e.standIn("p")
+		for what, cards := range map[string]map[string]backend.Card{
+			"of no card of the machine": {"no-such-card": {DHCP: true}},
+			"DHCP and an address":       {"nic0": {DHCP: true, Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.77/24")}}},
+		} {
+			r, err := e.place(backend.Placement{Key: e.key(), Machine: p.Machine, Cards: cards})
+			if err == nil {
+				_ = e.b.Remove(cleanup, r.ID)
+			}
+			require.ErrorIs(e, err, dr.ErrInvalid, what)
+		}
 	}},
 	{"context is honoured", func(e *env) {
 		p, _ := e.standIn("p")

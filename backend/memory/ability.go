@@ -36,6 +36,9 @@ func (b *Backend) chain() any {
 	if !b.opts.NoPreflight {
 		c = preflighter{link{c}, b}
 	}
+	if !b.opts.NoNetworks {
+		c = networkLister{link{c}, b}
+	}
 	return c
 }
 
@@ -141,6 +144,15 @@ type preflighter struct {
 
 func (f preflighter) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Problem, error) {
 	return f.b.preflight(ctx, id)
+}
+
+type networkLister struct {
+	link
+	b *Backend
+}
+
+func (n networkLister) Networks(ctx context.Context) ([]backend.Network, error) {
+	return n.b.listNetworks(ctx)
 }
 
 type prober struct {

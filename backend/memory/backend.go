@@ -43,6 +43,7 @@ type Options struct {
 	NoSweep     bool // no backend.Sweeper
 	NoProbe     bool // no backend.Prober
 	NoPreflight bool // no backend.Preflighter
+	NoNetworks  bool // no backend.NetworkLister
 }
 
 // Backend is the platform. All methods are safe for concurrent use. Make one
@@ -56,6 +57,7 @@ type Backend struct {
 	machines map[dr.MachineID]*machine
 	made     int
 	failures map[Op][]error
+	networks []backend.Network
 }
 
 var _ backend.Backend = (*Backend)(nil)

@@ -19,6 +19,7 @@ const (
 	OpSweep     Op = "sweep"
 	OpProbe     Op = "probe"
 	OpPreflight Op = "preflight"
+	OpNetworks  Op = "list networks"
 
 	OpReadAt  Op = "read" // of images
 	OpChanges Op = "changes"
