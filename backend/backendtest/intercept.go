@@ -29,6 +29,7 @@ const (
 	OpSweep     Op = "Sweep"
 	OpProbe     Op = "Probe"
 	OpPreflight Op = "Preflight"
+	OpNetworks  Op = "Networks"
 
 	OpReadAt  Op = "ReadAt" // of images and their abilities
 	OpChanges Op = "Changes"
@@ -199,6 +200,9 @@ func (w *wrapped) Unwrap() any {
 	}
 	if a, ok := dr.As[backend.Preflighter](w.b); ok {
 		c = preflighter{link{c}, a, w.around}
+	}
+	if a, ok := dr.As[backend.NetworkLister](w.b); ok {
+		c = networkLister{link{c}, a, w.around}
 	}
 	return c
 }

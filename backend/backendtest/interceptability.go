@@ -89,6 +89,16 @@ func (a preflighter) Preflight(ctx context.Context, id dr.MachineID) ([]backend.
 	return result(ctx, a.around, Call{Op: OpPreflight, Machine: id}, func() ([]backend.Problem, error) { return a.Preflighter.Preflight(ctx, id) })
 }
 
+type networkLister struct {
+	link
+	backend.NetworkLister
+	around Interceptor
+}
+
+func (a networkLister) Networks(ctx context.Context) ([]backend.Network, error) {
+	return result(ctx, a.around, Call{Op: OpNetworks}, func() ([]backend.Network, error) { return a.NetworkLister.Networks(ctx) })
+}
+
 type summer struct {
 	link
 	dr.Summer

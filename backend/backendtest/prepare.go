@@ -151,7 +151,10 @@ var preparePromises = []promise{
 			shows func(dr.NIC) bool
 		}{
 			"a static address": {backend.Card{Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.77/24")}}, func(n dr.NIC) bool {
-				return !n.DHCP && slices.ContainsFunc(n.Addresses, func(s string) bool { a, _, err := backend.ParseAddress(s); return err == nil && a.String() == "203.0.113.77" })
+				return !n.DHCP && slices.ContainsFunc(n.Addresses, func(s string) bool {
+					a, _, err := backend.ParseAddress(s)
+					return err == nil && a.String() == "203.0.113.77"
+				})
 			}},
 			"a network": {backend.Card{Network: "no-such/network"}, func(n dr.NIC) bool { return n.Network == "no-such/network" }},
 		} {

@@ -1,10 +1,13 @@
 package vmware
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -72,21 +75,77 @@ func guestNetFor(p backend.Placement, o PlaceOptions, s *saved) (*guestNet, erro
 			gateways[n.ID] = texts(c.Gateways)
 		}
 		static = static || !m.NICs[i].DHCP && len(m.NICs[i].Addresses) > 0
-		dns, search = append(dns, texts(c.DNS)...), append(search, c.Search...)
+		dns, search = join(dns, texts(c.DNS)), join(search, c.Search)
 	}
 	if len(dns) > 0 {
-		slices.Sort(dns)
-		o.DNS = slices.Compact(dns)
+		o.DNS = dns
 	}
 	if len(search) > 0 {
-		slices.Sort(search)
-		o.Search = slices.Compact(search)
+		o.Search = search
 	}
 	o.Gateways = gateways
 	if !static && asks(p) { // from static to DHCP is something to tell, too
 		return guestNetOfAll(m, o, s)
 	}
 	return guestNetOf(m, o, s)
+}
+
+// reconnect brings the connections of a replica's cards to what the placement's
+// cards say now; what they don't speak of stays.
+func (v *VSphere) reconnect(ctx context.Context, m *machine, p backend.Placement, o PlaceOptions) ([]types.BaseVirtualDeviceConfigSpec, error) {
+	if !slices.ContainsFunc(p.Machine.NICs, func(n dr.NIC) bool { c := p.Cards[n.ID]; return c.Network != "" || c.Unconnected }) {
+		return nil, nil
+	}
+	s, err := parseSaved(p.Machine.Config)
+	if err != nil {
+		return nil, err
+	}
+	t, err := v.place(ctx, p, o, s)
+	if err != nil {
+		return nil, err
+	}
+	have := cardsOf(m.config.Hardware.Device)
+	var changes []types.BaseVirtualDeviceConfigSpec
+	for i, n := range p.Machine.NICs {
+		c := p.Cards[n.ID]
+		if c.Network == "" && !c.Unconnected {
+			continue
+		}
+		if i >= len(have) {
+			return nil, &explained{fmt.Errorf("%w: card %s: the replica was made without it", dr.ErrConflict, n.ID), "remove the replica; the next one is made anew"}
+		}
+		card := have[i].GetVirtualEthernetCard()
+		on := card.Connectable != nil && card.Connectable.StartConnected
+		if want := t.cards[i]; want == nil {
+			if !on {
+				continue
+			}
+		} else {
+			to, known := networkRef(&types.VirtualEthernetCard{VirtualDevice: types.VirtualDevice{Backing: want}})
+			at, _ := networkRef(card)
+			if on && known && at == to {
+				continue
+			}
+			card.Backing = want
+		}
+		card.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: t.cards[i] != nil, AllowGuestControl: t.cards[i] != nil}
+		dev, ok := have[i].(types.BaseVirtualDevice)
+		if !ok {
+			return nil, fmt.Errorf("card %s is no device", n.ID)
+		}
+		changes = append(changes, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: dev})
+	}
+	return changes, nil
+}
+
+// join adds what isn't there yet. The order stays: the first is asked first.
+func join(all, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func texts(all []netip.Addr) []string {

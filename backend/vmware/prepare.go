@@ -215,6 +215,18 @@ func (v *VSphere) reuse(ctx context.Context, m *machine, p backend.Placement, o 
 			return backend.Replica{}, err
 		}
 	}
+	moved, err := v.reconnect(ctx, m, p, o)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if len(moved) > 0 {
+		if err := v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{DeviceChange: moved}); err != nil {
+			return backend.Replica{}, err
+		}
+		if m, err = v.look(ctx, m.ref); err != nil {
+			return backend.Replica{}, err
+		}
+	}
 	grown, err := growDisks(m, p.Machine.Disks)
 	if err != nil {
 		return backend.Replica{}, err
