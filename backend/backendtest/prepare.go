@@ -161,7 +161,7 @@ var preparePromises = []promise{
 			p, _ := e.standIn("p")
 			r, err := e.place(backend.Placement{Key: e.key(), Machine: p.Machine, Cards: map[string]backend.Card{"nic0": c.card}})
 			if err != nil {
-				require.True(e, errors.Is(err, dr.ErrUnsupported) || errors.Is(err, dr.ErrInvalid), "%s: a refusal that can be told from a failure: %v", what, err)
+				require.True(e, errors.Is(err, dr.ErrUnsupported) || errors.Is(err, dr.ErrInvalid) || errors.Is(err, dr.ErrNotFound), "%s: a refusal that can be told from a failure: %v", what, err)
 				require.Empty(e, r.ID)
 				continue
 			}
