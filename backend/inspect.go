@@ -31,18 +31,25 @@ type Facts struct {
 	// allowed: Remote Desktop on Windows, sshd on Linux.
 	RemoteAccess Fact `json:"remoteAccess,omitzero"`
 	// Firewall lets that service through, by profile: on Windows "domain",
-	// "private" and "public"; on Linux "input".
+	// "private" and "public" for TCP, and "domain-udp", "private-udp" and
+	// "public-udp"; on Linux "input".
 	Firewall map[string]Fact `json:"firewall,omitempty"`
-	// SANPolicy of Windows: "OnlineAll", "OfflineShared", "OfflineAll",
-	// "OfflineInternal". On Linux it stays unknown.
+	// SANPolicy of Windows is OnlineAll; Detail is what it is: "OnlineAll",
+	// "OfflineShared", "OfflineAll", "OfflineInternal". On Linux it stays
+	// unknown.
 	SANPolicy Fact `json:"sanPolicy,omitzero"`
 	// UpdatesPending: a restart or an installation of updates is due.
 	UpdatesPending Fact `json:"updatesPending,omitzero"`
 	// BootDrivers says by name whether a driver is there when the machine
-	// boots: in the initramfs or the kernel on Linux, boot-started on Windows.
+	// boots: in the initramfs or the kernel on Linux ("hv_vmbus",
+	// "hv_storvsc", "hv_netvsc", "ata_piix", "ata_generic"), boot-started on
+	// Windows ("storvsc", "vmbus", "storflt", "intelide", "atapi").
 	BootDrivers map[string]Fact `json:"bootDrivers,omitempty"`
 	// DHCP: the first card gets its address by DHCP.
 	DHCP Fact `json:"dhcp,omitzero"`
+	// DHCPService: the service that asks for addresses may start, whether or
+	// not a card uses it: Windows' service Dhcp isn't disabled.
+	DHCPService Fact `json:"dhcpService,omitzero"`
 	// StableMounts: nothing that is mounted at boot is named by a path that
 	// changes with the platform, such as /dev/sda1.
 	StableMounts Fact `json:"stableMounts,omitzero"`
