@@ -47,6 +47,7 @@ var layers = []struct {
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
 	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
 	{"failover/networks", []string{"dr", "backend", "failover"}},
+	{"failover/readiness", []string{"dr", "backend", "recoverypoint", "replication"}}, // facts come by abilities, never from a platform
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},

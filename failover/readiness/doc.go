@@ -1,0 +1,11 @@
+// Package readiness tells, before a failover, what will keep people from getting
+// to the machine after it, and what will make it slow. The rows are those of the
+// article "About on-premises disaster recovery failover/failback", each a [Check]
+// with a stable code, its cause and a remedy.
+//
+// What can't be told is [Unknown] and never passes; [Ready] is true only if every
+// blocker that applies has passed.
+//
+// No platform is imported here, and nothing is changed anywhere: a remedy is for
+// a person, or for a step of a flow.
+package readiness
