@@ -78,3 +78,11 @@ type Problem struct {
 	Remedy  string    `json:"remedy,omitempty"`
 	Blocker bool      `json:"blocker"` // capture would fail, or lie
 }
+
+// Checker is an ability of backends: whether the platform gives what they need.
+type Checker interface {
+	// Check names what will keep this backend from working, whatever the
+	// machine: privileges, networks, room. It leaves nothing behind. None is
+	// good, and no promise.
+	Check(ctx context.Context) ([]Problem, error)
+}

@@ -33,6 +33,9 @@ func (b *Backend) chain() any {
 	if !b.opts.NoProbe {
 		c = prober{link{c}, b}
 	}
+	if !b.opts.NoInspect {
+		c = inspector{link{c}, b}
+	}
 	if !b.opts.NoPreflight {
 		c = preflighter{link{c}, b}
 	}
@@ -153,6 +156,15 @@ type networkLister struct {
 
 func (n networkLister) Networks(ctx context.Context) ([]backend.Network, error) {
 	return n.b.listNetworks(ctx)
+}
+
+type inspector struct {
+	link
+	b *Backend
+}
+
+func (i inspector) Inspect(ctx context.Context, id dr.MachineID) (backend.Facts, error) {
+	return i.b.inspect(ctx, id)
 }
 
 type prober struct {

@@ -44,6 +44,7 @@ type Options struct {
 	NoProbe     bool // no backend.Prober
 	NoPreflight bool // no backend.Preflighter
 	NoNetworks  bool // no backend.NetworkLister
+	NoInspect   bool // no backend.Inspector
 }
 
 // Backend is the platform. All methods are safe for concurrent use. Make one

@@ -25,6 +25,7 @@ type machine struct {
 	on        bool
 	hung      bool
 	problems  []backend.Problem
+	facts     backend.Facts
 
 	// holds is the point that the disks hold exactly. A torn machine, and
 	// one that has run, holds none.

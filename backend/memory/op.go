@@ -20,6 +20,7 @@ const (
 	OpProbe     Op = "probe"
 	OpPreflight Op = "preflight"
 	OpNetworks  Op = "list networks"
+	OpInspect   Op = "inspect"
 
 	OpReadAt  Op = "read" // of images
 	OpChanges Op = "changes"
