@@ -33,8 +33,9 @@ var layers = []struct {
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
 	{"backend", []string{"dr"}},
-	{"backend/", []string{"dr", "backend", "internal"}},                       // platforms; never each other
-	{"backend/azure", []string{"dr", "backend", "recoverypoint", "internal"}}, // page blobs are points and replicas
+	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                       // platforms; never each other
+	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}}, // page blobs are points and replicas
+	{"backend/guestscript", []string{"dr", "backend"}},
 	{"backend/azure/", []string{"dr", "backend", "recoverypoint", "internal"}},
 	{"recoverypoint", []string{"dr", "recoverypoint/suspicion"}},
 	{"recoverypoint/suspicion", []string{"dr"}},
