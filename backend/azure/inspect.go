@@ -10,6 +10,12 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
+var (
+	_ backend.Inspector = (*Azure)(nil)
+	_ backend.Checker   = (*Azure)(nil)
+	_ backend.Reacher   = (*Azure)(nil)
+)
+
 // Inspect implements backend.Inspector, by run command: it needs the guest's
 // agent, and the privilege that ActionCheckPort needs. The script only reads.
 func (a *Azure) Inspect(ctx context.Context, id dr.MachineID) (backend.Facts, error) {

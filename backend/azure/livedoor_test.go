@@ -106,7 +106,9 @@ func (l *live) fill(id dr.MachineID, p dr.PointID, write func(dr.Draft) error) {
 // that writes run on the simulator only.
 func (l *live) trip(where azure.PlacementOptions, access bool) {
 	t, ctx := l.t, context.Background()
-	require.Empty(t, l.a.Check(ctx))
+	found, err := l.a.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
 	m := dr.Machine{ID: "live", Name: "live", CPUs: 1, Memory: 1 << 30, OS: "linux", Firmware: dr.BIOS, NICs: []dr.NIC{{ID: "nic0", DHCP: true}},
 		Disks: []dr.Disk{{ID: "os", Size: 4<<20 + 512, Boot: true}, {ID: "data", Size: 8 << 20}}}
 	p := backend.Placement{Key: livePrefix + rand.Text()[:10], Machine: m, Isolated: true}

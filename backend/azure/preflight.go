@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -86,37 +87,44 @@ func (a *Azure) locksOn(ctx context.Context, group string) (found []backend.Prob
 	return found, nil
 }
 
-// Check asks for everything that a failover will need, and names what fails: the
-// resource group and its machines, sizes and quotas, the networks, the container.
-func (a *Azure) Check(ctx context.Context) []error {
-	var failed []error
-	note := func(what string, err error) {
-		if err != nil {
-			failed = append(failed, fail(what, "", "", -1, err))
+// Check implements backend.Checker. It asks for everything that a failover will
+// need, and names what fails. Its codes: "machines", "sizes", "quotas",
+// "network", "drill-network", "container-write" and "container-delete".
+func (a *Azure) Check(ctx context.Context) ([]backend.Problem, error) {
+	var failed []backend.Problem
+	note := func(code, what string, err error) {
+		if err == nil {
+			return
 		}
+		p := backend.Problem{Code: code, Text: what + ": " + err.Error(), Blocker: true}
+		var e *dr.Error
+		if errors.As(fail(what, "", "", -1, err), &e) {
+			p.Text, p.Remedy = e.Op+": "+e.Err.Error(), e.Remedy
+		}
+		failed = append(failed, p)
 	}
 	for _, err := range a.listed(ctx) {
 		if err != nil {
-			note("list machines", err)
+			note("machines", "list machines", err)
 			break
 		}
 	}
 	_, err := a.sizes.all(ctx, a)
-	note("list sizes", err)
+	note("sizes", "list sizes", err)
 	_, err = a.usages(ctx)
-	note("read quotas", err)
+	note("quotas", "read quotas", err)
 	if a.opts.Network != "" {
 		_, err := a.productionCard(ctx, dr.NIC{ID: "nic0", DHCP: true}, a.opts.Network)
-		note("find the network", err)
+		note("network", "find the network", err)
 	}
 	if a.opts.DrillNetwork != "" {
 		_, err := a.drillCard(ctx, dr.NIC{ID: "nic0", DHCP: true}, "", false, PlacementOptions{})
-		note("find the drill network", err)
+		note("drill-network", "find the drill network", err)
 	}
 	_, err = a.claim(ctx, "check", "lifeboat-check")
-	note("write to the container", err)
+	note("container-write", "write to the container", err)
 	if err == nil {
-		note("delete from the container", a.unclaim(ctx, "check", "lifeboat-check"))
+		note("container-delete", "delete from the container", a.unclaim(ctx, "check", "lifeboat-check"))
 	}
-	return failed
+	return failed, ctx.Err()
 }

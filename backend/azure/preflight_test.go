@@ -60,7 +60,9 @@ func TestCheck(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, azuretest.Options{})
 	before := r.everything(t)
-	require.Empty(t, r.a.Check(ctx))
+	found, err := r.a.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
 	require.Equal(t, before, r.everything(t), "the check has left something")
 	for _, c := range []struct {
 		name   string
@@ -92,13 +94,14 @@ func TestCheck(t *testing.T) {
 				})
 				defer r.cloud.OnCall(nil)
 			}
-			failed := a.Check(ctx)
+			failed, err := a.Check(ctx)
+			require.NoError(t, err)
 			require.Len(t, failed, 1)
-			var e *dr.Error
-			require.ErrorAs(t, failed[0], &e)
-			require.Equal(t, c.op, e.Op)
-			require.ErrorContains(t, failed[0], c.say)
-			require.NotEmpty(t, e.Remedy)
+			require.NotEmpty(t, failed[0].Code)
+			require.True(t, failed[0].Blocker)
+			require.Contains(t, failed[0].Text, c.op)
+			require.Contains(t, failed[0].Text, c.say)
+			require.NotEmpty(t, failed[0].Remedy)
 		})
 	}
 }

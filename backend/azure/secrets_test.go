@@ -79,9 +79,11 @@ func TestOtherClouds(t *testing.T) {
 	r.opts.ARM.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: "https://login.sovereign.example", Services: map[cloud.ServiceName]cloud.ServiceConfiguration{
 		cloud.ResourceManager: {Endpoint: r.cloud.URL(), Audience: "https://management.sovereign.example"}}}
 	r.a = r.open(t)
-	require.Empty(t, r.a.Check(context.Background()))
+	found, err := r.a.Check(context.Background())
+	require.NoError(t, err)
+	require.Empty(t, found)
 	id := r.started(t, "k", web())
-	_, err := r.act(azure.ActionPublicAddress, azure.AccessInput{Machine: id})
+	_, err = r.act(azure.ActionPublicAddress, azure.AccessInput{Machine: id})
 	require.NoError(t, err)
 	_, err = r.act(azure.ActionScreenshot, azure.AccessInput{Machine: id})
 	require.NoError(t, err)
@@ -193,8 +195,10 @@ func TestNoSecrets(t *testing.T) {
 			note(r.a.Start(ctx, replica))
 			_, err = r.a.Preflight(ctx, id)
 			note(err)
-			for _, err := range r.a.Check(ctx) {
-				note(err)
+			found, err := r.a.Check(ctx)
+			note(err)
+			for _, p := range found {
+				note(errors.New(p.Text + p.Remedy))
 			}
 			limited, cancel := context.WithTimeout(ctx, 50_000_000)
 			_, err = r.a.Probe(limited, id)
