@@ -179,12 +179,11 @@ func (b *builder) sideBySide(at tail) (end tail) {
 
 // machine adds the step that takes one machine from a gate to the next.
 func (b *builder) machine(g Group, id dr.ProtectionID, open, until string, at tail) string {
-	i := slices.IndexFunc(g.Machines, func(m Machine) bool { return m.Protection == id })
-	in := machineInput{
-		Plan: b.p.Name, Flow: b.flow, Home: b.to == Home, Group: g.Name, Machine: g.Machines[i], Options: b.o,
-		Approve: open, Until: until, Before: slices.Clone(b.staged[id]),
+	in := b.p.input(id, b.flow, b.to, b.o)
+	in.Approve, in.Until, in.Before = open, until, slices.Clone(b.staged[id])
+	if open != "" {
+		in.Networks = nil // the run is planned already
 	}
-	in.Options.Only, in.Options.Hold = nil, ""
 	step := stageBehind[open] + "/" + string(id)
 	s := dr.Step{ID: step, Action: "plan.machine@1", Waits: true}
 	if open == "" {

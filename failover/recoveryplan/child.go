@@ -8,6 +8,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
 	"github.com/lifeboat-dr/lifeboat/failover"
+	"github.com/lifeboat-dr/lifeboat/failover/networks"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 )
 
@@ -33,7 +34,9 @@ type machineInput struct {
 	Home    bool    `json:"home,omitempty"`
 	Group   string  `json:"group"`
 	Machine Machine `json:"machine"`
-	Options Options `json:"options"`
+	// Networks are those of the plan, for the step that starts the run.
+	Networks []networks.Mapping `json:"networks,omitempty"`
+	Options  Options            `json:"options"`
 	// Approve is the machine's gate that the step opens; "": it starts the
 	// machine's run. Until is the gate up to which it waits; "": to the end.
 	Approve string `json:"approve,omitempty"`
@@ -45,10 +48,13 @@ type machineInput struct {
 // child plans the flow of one machine, by its record as it stands. point, if
 // there is one, was chosen for it already.
 func child(r dr.Protection, in machineInput, run dr.RunID, point *dr.PointID) (dr.Plan, error) {
-	drill := in.Flow == FlowTest || in.Flow == FlowDrill
+	w, err := in.where(r)
+	if err != nil {
+		return dr.Plan{}, err
+	}
 	o := failover.Options{
 		Shutdown: in.Options.Shutdown, ShutdownTimeout: time.Duration(in.Machine.ShutdownTimeout), PowerOff: in.Machine.PowerOff,
-		VerifyTimeout: time.Duration(in.Machine.VerifyTimeout), Where: in.Machine.where(in.Home, drill),
+		VerifyTimeout: time.Duration(in.Machine.VerifyTimeout), Where: w,
 		Point: recoverypoint.Choice{Option: in.Options.Point},
 	}
 	if point != nil {
@@ -70,7 +76,7 @@ func child(r dr.Protection, in machineInput, run dr.RunID, point *dr.PointID) (d
 		}
 		return gated(failback.Failback(r, failback.Options{Sync: in.Options.Sync, Alternate: in.Machine.Alternate && in.Options.Sync != failback.FromPoints, Options: o}))
 	case FlowReprotect:
-		return failback.Reprotect(r, failback.ReprotectOptions{Alternate: in.Machine.Alternate, Cold: in.Options.Cold, Where: in.Machine.where(!r.AtHome(), false)})
+		return failback.Reprotect(r, failback.ReprotectOptions{Alternate: in.Machine.Alternate, Cold: in.Options.Cold, Where: w})
 	case FlowCommit:
 		return failover.Commit(r, failover.CommitOptions{Discard: in.Options.Discard})
 	case FlowCancel:

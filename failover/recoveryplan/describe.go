@@ -112,16 +112,9 @@ func merge(all, more []string) []string {
 // machineSteps are those of the machine's own run; none if it takes no part.
 func (b *builder) machineSteps(id dr.ProtectionID, last map[string]time.Duration) (all []PreviewStep) {
 	r := b.mine[id]
-	if v := judge(r, b.flow, b.to, b.o); v.skip != "" || v.err != nil {
+	in := b.p.input(id, b.flow, b.to, b.o)
+	if v := judge(r, in); v.skip != "" || v.err != nil {
 		return nil
-	}
-	in := machineInput{Plan: b.p.Name, Flow: b.flow, Home: b.to == Home, Options: b.o, Machine: Machine{Protection: id}}
-	for _, g := range b.p.Groups {
-		for _, m := range g.Machines {
-			if m.Protection == id {
-				in.Machine = m
-			}
-		}
 	}
 	p, err := child(r, in, "?", nil)
 	if err != nil {

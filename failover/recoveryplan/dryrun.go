@@ -102,7 +102,7 @@ func DryRun(ctx context.Context, e *Env, p Plan, flow string, records []dr.Prote
 	for _, err := range e.missing(in.Callbacks, in.Scripts) {
 		v.Findings = append(v.Findings, Finding{Code: CodeMissing, Text: err.Error(), Remedy: "the process that serves the run must have it", Blocker: true})
 	}
-	points, found, err := e.points(ctx, in, mine)
+	points, found, err := e.points(ctx, p, in, mine)
 	if err != nil {
 		return v, err
 	}
@@ -122,6 +122,7 @@ func DryRun(ctx context.Context, e *Env, p Plan, flow string, records []dr.Prote
 	for _, f := range all {
 		v.Findings = append(v.Findings, f...)
 	}
+	v.Findings = append(v.Findings, look.networks(ctx, mine)...)
 	last, err := e.last(ctx, p.Name, flow)
 	if err != nil {
 		return v, err
@@ -136,7 +137,7 @@ func DryRun(ctx context.Context, e *Env, p Plan, flow string, records []dr.Prote
 }
 
 // points are those that would be taken, of flows that take points as they are.
-func (e *Env) points(ctx context.Context, in beginInput, mine map[dr.ProtectionID]dr.Protection) (map[dr.ProtectionID]dr.Point, []Finding, error) {
+func (e *Env) points(ctx context.Context, p Plan, in beginInput, mine map[dr.ProtectionID]dr.Protection) (map[dr.ProtectionID]dr.Point, []Finding, error) {
 	switch in.Flow {
 	case FlowTest, FlowDrill, FlowUnplanned:
 	case FlowFailback:
@@ -149,7 +150,7 @@ func (e *Env) points(ctx context.Context, in beginInput, mine map[dr.ProtectionI
 	able := in
 	able.Machines = nil
 	for _, id := range in.Machines {
-		if v := judge(mine[id], in.Flow, direction(in.Flow, in.Options), in.Options); v.skip == "" && v.err == nil {
+		if v := judge(mine[id], p.input(id, in.Flow, direction(in.Flow, in.Options), in.Options)); v.skip == "" && v.err == nil {
 			able.Machines = append(able.Machines, id)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
-	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 	"github.com/lifeboat-dr/lifeboat/replication"
 )
@@ -165,7 +164,7 @@ func plan(p Plan, flow string, records []dr.Protection, o Options) (dr.Plan, err
 		if !ok {
 			continue // not to take part
 		}
-		v := judge(r, flow, b.to, o)
+		v := judge(r, p.input(id, flow, b.to, o))
 		if v.skip == "" && v.err == nil {
 			able++
 		}
@@ -192,7 +191,7 @@ func why(p Plan, mine map[dr.ProtectionID]dr.Protection, flow string, to Directi
 		if !ok {
 			continue
 		}
-		v := judge(r, flow, to, o)
+		v := judge(r, p.input(id, flow, to, o))
 		if v.err != nil {
 			s += "\t" + v.err.Error() + "\n"
 		} else {
@@ -234,8 +233,8 @@ type verdict struct {
 
 // judge looks at a machine's record. What it says at the planning is looked at
 // again when the machine's turn comes.
-func judge(r dr.Protection, flow string, to Direction, o Options) verdict {
-	there := r.AtHome() == (to == Home)
+func judge(r dr.Protection, in machineInput) verdict {
+	there, flow := r.AtHome() == in.Home, in.Flow
 	switch flow {
 	case FlowPlanned, FlowUnplanned, FlowFailback:
 		if there {
@@ -258,7 +257,7 @@ func judge(r dr.Protection, flow string, to Direction, o Options) verdict {
 			return verdict{skip: "it is protected already"}
 		}
 	}
-	if _, err := child(r, machineInput{Flow: flow, Home: to == Home, Options: o}, "?", nil); err != nil {
+	if _, err := child(r, in, "?", nil); err != nil {
 		return verdict{err: err}
 	}
 	return verdict{}
@@ -280,7 +279,7 @@ func whole(p Plan, mine map[dr.ProtectionID]dr.Protection, records []dr.Protecti
 			continue
 		}
 		chosen = append(chosen, r)
-		if v := judge(r, flow, to, o); r.Group != "" && v.skip == "" && v.err == nil {
+		if v := judge(r, p.input(id, flow, to, o)); r.Group != "" && v.skip == "" && v.err == nil {
 			groups[r.Group] = append(groups[r.Group], r)
 		}
 	}
@@ -294,23 +293,16 @@ func whole(p Plan, mine map[dr.ProtectionID]dr.Protection, records []dr.Protecti
 	return nil
 }
 
-// where lays a drill's wishes over those of the direction.
-func (m Machine) where(home, drill bool) failover.Where {
-	w := m.Out
-	if home {
-		w = m.Home
+// input describes one machine's part in a flow.
+func (p Plan) input(id dr.ProtectionID, flow string, to Direction, o Options) machineInput {
+	in := machineInput{Plan: p.Name, Flow: flow, Home: to == Home, Options: o, Machine: Machine{Protection: id}, Networks: p.Networks}
+	in.Options.Only, in.Options.Hold = nil, ""
+	for _, g := range p.Groups {
+		for _, m := range g.Machines {
+			if m.Protection == id {
+				in.Group, in.Machine = g.Name, m
+			}
+		}
 	}
-	if !drill {
-		return w
-	}
-	if m.Drill.Name != "" {
-		w.Name = m.Drill.Name
-	}
-	if m.Drill.Networks != nil {
-		w.Networks = m.Drill.Networks
-	}
-	if m.Drill.Options != nil {
-		w.Options = m.Drill.Options
-	}
-	return w
+	return in
 }

@@ -89,7 +89,7 @@ func (w *world) until(run dr.RunID, gate string) {
 	w.Helper()
 	st, err := dr.WaitUntil(w.Context(), w.engine, run, func(s dr.Status) bool {
 		g, ok := s.Step(gate)
-		return ok && g.State == dr.StepWaiting
+		return ok && g.State == dr.StepWaiting && s.State == dr.RunWaiting // nothing else can go on
 	})
 	require.NoError(w, err)
 	require.False(w, st.State.Ended(), "%s: %s", st.State, st.Reason)

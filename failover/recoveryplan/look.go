@@ -29,7 +29,7 @@ func (l looking) at(ctx context.Context, r dr.Protection) (found []Finding) {
 	add := func(code string, blocker bool, remedy, format string, args ...any) {
 		found = append(found, Finding{Code: code, Machine: r.ID, Text: fmt.Sprintf(format, args...), Remedy: remedy, Blocker: blocker})
 	}
-	v := judge(r, l.flow, l.to, l.o)
+	v := judge(r, l.p.input(r.ID, l.flow, l.to, l.o))
 	switch {
 	case v.skip != "":
 		add(CodeSkipped, false, "", "it would be skipped: %s", v.skip)

@@ -120,11 +120,7 @@ func (e *Env) open(ctx context.Context, c *dr.Call, in machineInput, run dr.RunI
 	if err != nil {
 		return "", fmt.Errorf("record of protection %s: %w", id, err)
 	}
-	to := Out
-	if in.Home {
-		to = Home
-	}
-	if v := judge(r, in.Flow, to, in.Options); v.skip != "" || v.err != nil {
+	if v := judge(r, in); v.skip != "" || v.err != nil {
 		return v.skip, v.err
 	}
 	var b begun

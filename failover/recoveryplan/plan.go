@@ -8,6 +8,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failover"
+	"github.com/lifeboat-dr/lifeboat/failover/networks"
 )
 
 // DefaultGroups and DefaultMachines are the limits of a plan that sets none:
@@ -35,6 +36,12 @@ type Plan struct {
 	// ShutdownInReverse shuts machines down group by group, the last first, so
 	// that nobody loses what it depends on; else all at once.
 	ShutdownInReverse bool `json:"shutdownInReverse,omitempty"`
+	// Networks say where machines' cards are connected at the other site, and
+	// with which addresses: a mapping for each pair of sites. The way home takes
+	// one that is given for it, else, for machines that are built anew, the way
+	// out reversed; machines that come home to themselves keep their cards. What
+	// a Machine says itself wins. With a mapping every card must be mapped.
+	Networks []networks.Mapping `json:"networks,omitempty"`
 	// Objective is what a drill is measured by.
 	Objective Objective `json:"objective,omitzero"`
 	// Limits replace the default ones; 0 is the default.

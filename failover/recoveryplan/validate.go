@@ -51,6 +51,19 @@ func (p Plan) Validate() error {
 	c.actions("before", p.Before)
 	c.actions("after shutdown", p.AfterShutdown)
 	c.actions("after", p.After)
+	pairs := map[[2]string]bool{}
+	for _, m := range p.Networks {
+		if err := m.Validate(); err != nil {
+			c.bad("networks from %q to %q: %v", m.From, m.To, err)
+		}
+		if m.From == "" || m.To == "" || m.From == m.To {
+			c.bad("networks from %q to %q: want the names of two sites", m.From, m.To)
+		}
+		if pairs[[2]string{m.From, m.To}] {
+			c.bad("two network mappings from %q to %q", m.From, m.To)
+		}
+		pairs[[2]string{m.From, m.To}] = true
+	}
 	c.times("objective", p.Objective.RPO, p.Objective.RTO)
 	return errors.Join(c.errs...)
 }

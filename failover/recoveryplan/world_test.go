@@ -76,6 +76,11 @@ type life struct {
 }
 
 func newWorld(t *testing.T, p recoveryplan.Plan) *world {
+	return newWorldOf(t, p, func(int, *dr.Machine) {})
+}
+
+// newWorldOf lets the machines be more than disks.
+func newWorldOf(t *testing.T, p recoveryplan.Plan, more func(int, *dr.Machine)) *world {
 	dir, err := os.MkdirTemp("/dev/shm", "lifeboat")
 	if err != nil {
 		dir = t.TempDir()
@@ -88,8 +93,9 @@ func newWorld(t *testing.T, p recoveryplan.Plan) *world {
 	}
 	t.Cleanup(w.end)
 	w.open()
-	for _, id := range p.Machines() {
+	for i, id := range p.Machines() {
 		m := dr.Machine{ID: dr.MachineID(id), Name: string(id), Power: dr.On, Disks: []dr.Disk{{ID: "a", Size: diskSize, Boot: true}}}
+		more(i, &m)
 		require.NoError(t, w.hosts[hq].Add(m))
 		w.write(hq, m.ID)
 		_, err := w.engine.Save(t.Context(), replication.New(id, dr.Place{Site: hq, Machine: m.ID}, away))

@@ -43,7 +43,7 @@ var layers = []struct {
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
-	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback"}}, // plans fail back, too
+	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback", "failover/networks", "failover/readiness"}}, // plans fail back, too
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
 	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
