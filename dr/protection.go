@@ -52,6 +52,8 @@ type Protection struct {
 	// chosen or pinned any more. As both are written here, under one version,
 	// a point is pinned or deleted, never both.
 	Expiring []PointID `json:"expiring,omitempty"`
+	// Upkeep is what is remembered of the cycles since the last good one.
+	Upkeep Upkeep `json:"upkeep,omitzero"`
 
 	// Run is the run that is changing the record; replication waits for it.
 	Run RunID `json:"run,omitempty"`
@@ -60,6 +62,23 @@ type Protection struct {
 	Applied string `json:"applied,omitempty"`
 	Version uint64 `json:"version"` // raised by every save
 	Epoch   uint64 `json:"epoch"`   // of the claim under which it was last saved by a run
+}
+
+// Upkeep is what can't be told from the newest point: how the cycles went that
+// made none. It is written by a cycle that fails, and with the new point by one
+// that succeeds, so that in good times it costs no write. The zero value says
+// that the last cycle was good.
+type Upkeep struct {
+	Failures int       `json:"failures,omitempty"` // cycles in a row
+	Tried    time.Time `json:"tried,omitzero"`     // when the last of them began
+	Until    time.Time `json:"until,omitzero"`     // no cycle begins before
+	// Err is the last one's error, shortened.
+	Err string `json:"err,omitempty"`
+	// Permanent: repeating is not expected to help.
+	Permanent bool `json:"permanent,omitempty"`
+	// Asked is when an application-consistent point was wanted last and could
+	// not be had. A good cycle keeps it.
+	Asked time.Time `json:"asked,omitzero"`
 }
 
 // Lock is the resource that runs on this protection claim.

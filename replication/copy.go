@@ -44,6 +44,9 @@ type CopyOptions struct {
 	// Limit, if set, bounds the bytes a second that travel. Its burst must
 	// not be zero.
 	Limit *rate.Limiter
+	// Limits are more of the same: bytes pass each. So one copy can be bounded
+	// by its link's limit and by that of all links together.
+	Limits []*rate.Limiter
 	// Progress, if set, is called often, by one goroutine at a time. It must
 	// not block. Done says how far on the disk the copy is, of a Total that
 	// is the disk's size: what need not be copied counts as done when the
@@ -141,8 +144,10 @@ func newCopier(dst dr.Draft, src dr.Image, o CopyOptions) (*copier, error) {
 	if o.Readers < 0 || o.Chunk < 0 {
 		return nil, &dr.Error{Op: "copy", Err: fmt.Errorf("%w: Readers %d, Chunk %d: want none below 0", dr.ErrInvalid, o.Readers, o.Chunk)}
 	}
-	if o.Limit != nil && o.Limit.Limit() != rate.Inf && o.Limit.Burst() <= 0 {
-		return nil, &dr.Error{Op: "copy", Err: fmt.Errorf("%w: a rate limit with burst %d lets nothing through", dr.ErrInvalid, o.Limit.Burst())}
+	for _, l := range append([]*rate.Limiter{o.Limit}, o.Limits...) {
+		if l != nil && l.Limit() != rate.Inf && l.Burst() <= 0 {
+			return nil, &dr.Error{Op: "copy", Err: fmt.Errorf("%w: a rate limit with burst %d lets nothing through", dr.ErrInvalid, l.Burst())}
+		}
 	}
 	if o.Readers == 0 {
 		o.Readers = 8

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
@@ -80,6 +82,8 @@ type CycleOptions struct {
 	Group dr.GroupMark
 	// Progress, if set, replaces that of Cycle.Copy.
 	Progress func(dr.Progress)
+	// Limits bound the copy, beside those of Cycle.Copy.
+	Limits []*rate.Limiter
 	// Full replaces Cycle.Copy's if true.
 	Full bool
 
@@ -243,6 +247,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 	if o.Progress != nil {
 		opts.Progress = o.Progress
 	}
+	opts.Limits = slices.Concat(opts.Limits, o.Limits)
 	opts.Full = opts.Full || o.Full
 	opts.Measure = true
 	switch {

@@ -205,7 +205,7 @@ func (m *member) replicate(g *groupCycle) error {
 	if err := m.finishEarlier(g); err != nil {
 		return err
 	}
-	o := CycleOptions{begun: g.turn, Progress: m.progress(g)}
+	o := CycleOptions{Have: resync(m.p), begun: g.turn, Progress: m.progress(g)}
 	name, why := dr.PointID(""), error(nil)
 	if live, err := m.capturesLive(); err != nil {
 		g.fail(err)
@@ -219,12 +219,13 @@ func (m *member) replicate(g *groupCycle) error {
 	if o.image != nil {
 		name = g.called()
 	}
+	o.Have = resync(m.p)
 	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, name, g.want, o)
 	m.report = rep
 	if err != nil {
 		return err
 	}
-	return g.env.noteLast(m.ctx, m.p, rep.Point)
+	return g.env.noteLast(m.ctx, m.p, rep.Point, g.want)
 }
 
 // finishEarlier goes on with what an interrupted cycle has begun: a new moment's
@@ -234,12 +235,12 @@ func (m *member) finishEarlier(g *groupCycle) error {
 	if err != nil || known.unfinished() == "" {
 		return err
 	}
-	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, "", g.want, CycleOptions{begun: g.turn, Progress: m.progress(g)})
+	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, "", g.want, CycleOptions{Have: resync(m.p), begun: g.turn, Progress: m.progress(g)})
 	m.resumed = &rep
 	if err != nil {
 		return err
 	}
-	return g.env.noteLast(m.ctx, m.p, rep.Point)
+	return g.env.noteLast(m.ctx, m.p, rep.Point, g.want)
 }
 
 // common captures the machine at the moment that it shares with the others.

@@ -230,7 +230,7 @@ func (e *Env) protectFinish(ctx context.Context, c *dr.Call) (json.RawMessage, e
 		return nil, dr.Permanent(fmt.Errorf("result of step replicate: %w", err))
 	}
 	_, err = e.Update(ctx, c, in.Protection, func(p *dr.Protection) error {
-		p.Last, p.Run, p.Replication = rep.Point, "", dr.ReplicationIdle
+		p.Last, p.Run, p.Replication, p.Upkeep = rep.Point, "", dr.ReplicationIdle, dr.Upkeep{}
 		return p.Move(dr.Protected)
 	})
 	return nil, err
@@ -292,6 +292,7 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 			p.Standby = dr.Place{Site: p.Standby.Site}
 		}
 		p.Last, p.Common, p.Pins, p.Expiring, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, nil, "", dr.ReplicationIdle
+		p.Upkeep = dr.Upkeep{}
 		return p.Move(dr.Unprotected)
 	})
 	return nil, err
@@ -320,46 +321,6 @@ func (e *Env) Resume(ctx context.Context, id dr.ProtectionID) error {
 			return err
 		}
 		p.Replication = dr.ReplicationIdle
-		return nil
-	})
-	return err
-}
-
-// Replicate runs one cycle of a protection: it makes a recovery point younger
-// than the last. dr.ErrNotAllowed while replication is paused or a flow holds
-// it, dr.ErrBusy while a cycle is under way in this process.
-func (e *Env) Replicate(ctx context.Context, id dr.ProtectionID, want dr.Consistency, progress func(dr.Progress)) (Report, error) {
-	ctx, leave, err := e.enter(ctx, id) // before looking at the record: a flow that sets Run finds the cycle
-	if err != nil {
-		return Report{}, err
-	}
-	defer leave()
-	p, err := e.Records.Load(ctx, id)
-	if err != nil {
-		return Report{}, err
-	}
-	if err := p.Allow(dr.OpReplicate); err != nil {
-		return Report{}, err
-	}
-	rep, err := e.ReplicateAs(ctx, p, "", want, progress) // goes on with an interrupted cycle, if there is one
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = errors.Join(cause, err)
-		}
-		return rep, err
-	}
-	return rep, e.noteLast(ctx, p, rep.Point)
-}
-
-// noteLast records the newest point of a protection that was p when its cycle
-// began.
-func (e *Env) noteLast(ctx context.Context, p dr.Protection, last dr.Point) error {
-	_, err := e.Amend(ctx, p.ID, func(now *dr.Protection) error {
-		// A clock that was set back makes no point older than the one it follows.
-		follows := now.Last.ID == p.Last.ID || now.Last.Time.Before(last.Time)
-		if now.Active == p.Active && now.Standby.Site == p.Standby.Site && follows {
-			now.Last = last
-		}
 		return nil
 	})
 	return err

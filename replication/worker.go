@@ -223,9 +223,21 @@ func (w *worker) zero(ctx context.Context, d *disk, off, n int64) error {
 	return nil
 }
 
-// wait lets n bytes pass the limit. Requests may be larger than the burst.
+// wait lets n bytes pass every limit.
 func (w *worker) wait(ctx context.Context, d *disk, n int) error {
-	l := w.o.Limit
+	if err := w.pay(ctx, w.o.Limit, d, n); err != nil {
+		return err
+	}
+	for _, l := range w.o.Limits {
+		if err := w.pay(ctx, l, d, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pay lets n bytes pass one. Requests may be larger than the burst.
+func (w *worker) pay(ctx context.Context, l *rate.Limiter, d *disk, n int) error {
 	if l == nil || l.Limit() == rate.Inf {
 		return nil
 	}
