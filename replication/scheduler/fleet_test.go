@@ -25,37 +25,37 @@ import (
 // records keeps protections in memory, in order, and counts what is written.
 type records struct {
 	mu     sync.Mutex
-	all    map[dr.ProtectionID]dr.Protection
+	all    map[dr.ProtectionID]*dr.Protection
 	ids    []dr.ProtectionID // sorted
 	writes int
 }
 
-func newRecords() *records { return &records{all: map[dr.ProtectionID]dr.Protection{}} }
+func newRecords() *records { return &records{all: map[dr.ProtectionID]*dr.Protection{}} }
 
 func (r *records) Load(_ context.Context, id dr.ProtectionID) (dr.Protection, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, ok := r.all[id]
-	if !ok {
-		return p, fmt.Errorf("%w: %s", dr.ErrNotFound, id)
+	p := r.all[id]
+	if p == nil {
+		return dr.Protection{}, fmt.Errorf("%w: %s", dr.ErrNotFound, id)
 	}
-	return p, nil
+	return *p, nil
 }
 
 func (r *records) Save(_ context.Context, p dr.Protection) (dr.Protection, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old, ok := r.all[p.ID]
-	if old.Version != p.Version {
+	old := r.all[p.ID]
+	if old == nil && p.Version != 0 || old != nil && old.Version != p.Version {
 		return p, dr.ErrConflict
 	}
-	if !ok {
+	if old == nil {
 		i, _ := slices.BinarySearch(r.ids, p.ID)
 		r.ids = slices.Insert(r.ids, i, p.ID)
 	}
 	p.Version++
 	p.Pins = maps.Clone(p.Pins)
-	r.all[p.ID] = p
+	r.all[p.ID] = &p
 	r.writes++
 	return p, nil
 }
@@ -154,11 +154,16 @@ func (f *fleet) replicate(ctx context.Context, id dr.ProtectionID, o replication
 	if err := f.fail(id); err != nil {
 		return replication.Report{}, err
 	}
-	p, err := f.env.Amend(ctx, id, func(p *dr.Protection) error {
-		p.Last, p.Upkeep = dr.Point{ID: replication.CycleName(now), Time: now}, dr.Upkeep{}
-		return nil
-	})
-	return replication.Report{Point: p.Last, Written: int64(n)}, err
+	point := dr.Point{ID: "point", Time: now}
+	f.records.mu.Lock()
+	defer f.records.mu.Unlock()
+	p := f.records.all[id]
+	if p == nil {
+		return replication.Report{}, fmt.Errorf("%w: %s", dr.ErrNotFound, id)
+	}
+	p.Last, p.Upkeep = point, dr.Upkeep{}
+	p.Version++
+	return replication.Report{Point: point, Written: int64(n)}, nil
 }
 
 func (f *fleet) expire(context.Context, dr.ProtectionID) ([]dr.PointID, error) { return nil, nil }
@@ -184,7 +189,11 @@ func serve(t testing.TB, s *scheduler.Scheduler, d time.Duration) {
 // 10 Gbit/s a site. 128 cycles run at a time, 48 a site and 4 a host: 33.3
 // cycles begin in a second, so that 67 and more are under way.
 func TestTenThousandMachinesMissNoCycle(t *testing.T) {
-	const machines, hours = 10_000, 3
+	const machines = 10_000
+	hours := 2
+	if testing.Short() {
+		hours = 1
+	}
 	var f *fleet
 	var began time.Time
 	var cpu, heap float64
@@ -204,7 +213,7 @@ func TestTenThousandMachinesMissNoCycle(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(hours * time.Hour)
+		time.Sleep(time.Duration(hours) * time.Hour)
 		cpu = (cpuTime() - spent).Seconds()
 		heap = heapInUse() - before
 		st = s.Status()
@@ -241,7 +250,7 @@ func TestTenThousandMachinesMissNoCycle(t *testing.T) {
 	t.Logf("%d machines, %d virtual hours: %d cycles, none missed; worst RPO %v, a cycle began at most %v late; %d at a time at most, %d in the busiest second",
 		machines, hours, st.Totals.Cycles, st.Totals.WorstRPO, waited, f.most[""], seconds[busiest])
 	t.Logf("with the simulation's own: %.1f µs of CPU a cycle, %.4f %% of a core a hundred machines; %.0f bytes of heap a machine",
-		cpu*1e6/float64(st.Totals.Cycles), cpu/(hours*3600)*100*100/machines, heap/machines)
+		cpu*1e6/float64(st.Totals.Cycles), cpu/float64(hours*3600)*100*100/machines, heap/machines)
 }
 
 func heapInUse() float64 {
