@@ -42,6 +42,7 @@ var layers = []struct {
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication"}},
+	{"replication/scheduler", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback", "failover/networks", "failover/readiness"}}, // plans fail back, too
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},

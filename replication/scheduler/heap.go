@@ -10,7 +10,6 @@ type heap[T any] struct {
 
 func (h *heap[T]) len() int       { return len(h.items) }
 func (h *heap[T]) top() T         { return h.items[0] }
-func (h *heap[T]) has(v T) bool   { return *h.at(v) >= 0 }
 func (h *heap[T]) set(i int, v T) { h.items[i] = v; *h.at(v) = i }
 
 // put adds v, or moves it to where its order has changed to.
