@@ -55,6 +55,11 @@ type Protection struct {
 	// Upkeep is what is remembered of the cycles since the last good one.
 	Upkeep Upkeep `json:"upkeep,omitzero"`
 
+	// Accepted are points that looked like mass encryption and that a person
+	// has found harmless, with who said so. Whatever judges points heeds it,
+	// and calls what follows such a point clean of what came before.
+	Accepted map[PointID]string `json:"accepted,omitempty"`
+
 	// Run is the run that is changing the record; replication waits for it.
 	Run RunID `json:"run,omitempty"`
 	// Applied is the key of the last step that changed the record: it makes
@@ -357,6 +362,15 @@ func (p Protection) Pinned(who string) (PointID, bool) {
 		}
 	}
 	return "", false
+}
+
+// Accept notes that who has found a suspicious point harmless. To accept all
+// that the machine went through, accept its newest point.
+func (p *Protection) Accept(id PointID, who string) {
+	if p.Accepted == nil {
+		p.Accepted = map[PointID]string{}
+	}
+	p.Accepted[id] = who
 }
 
 func isComma(r rune) bool { return r == ',' }

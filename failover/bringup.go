@@ -66,7 +66,7 @@ func (a actions) choose(ctx context.Context, c *dr.Call, in flow) (any, error) {
 			points = append(points, p)
 		}
 	}
-	pt, err := recoverypoint.Choose(points, choice)
+	pt, err := recoverypoint.Candidate{Machine: in.From.Machine, Points: points, Accepted: rec.Accepted}.Choose(choice)
 	if err != nil {
 		return nil, wrap(err, "choose a recovery point", dr.StoreSide, in.From)
 	}

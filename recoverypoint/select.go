@@ -94,32 +94,39 @@ func (c Choice) NeedsProcessing() bool { return c.Option == Latest || c.Option =
 //
 // An option for plans is ErrInvalid: use [ChooseAll]. If there is no such
 // point the error wraps ErrNoPoint and says what there is instead.
+//
+// Nothing suspicious is taken for accepted: [Candidate.Choose] knows what was.
 func Choose(points []dr.Point, c Choice) (dr.Point, error) {
+	m := Candidate{Points: points}
+	if len(points) > 0 {
+		m.Machine = points[0].Machine.ID
+	}
+	return m.Choose(c)
+}
+
+// Choose is the function Choose for a machine of which more is known.
+func (m Candidate) Choose(c Choice) (dr.Point, error) {
 	if err := c.Validate(); err != nil {
 		return dr.Point{}, err
 	}
 	if c.Option.multiVM() {
 		return dr.Point{}, fmt.Errorf("%w: recovery point option %s is for recovery plans: use %s for a machine alone", dr.ErrInvalid, c, alone(c.Option))
 	}
-	var m dr.MachineID
-	if len(points) > 0 {
-		m = points[0].Machine.ID
-	}
-	return choose(m, points, c)
+	return choose(m, c)
 }
 
 // choose is Choose for a valid choice that is not a multi-VM one.
-func choose(m dr.MachineID, points []dr.Point, c Choice) (dr.Point, error) {
-	offered := points
+func choose(m Candidate, c Choice) (dr.Point, error) {
+	offered := m.Points
 	if c.Option == LatestBeforeSuspicion {
-		offered = BeforeSuspicion(points)
+		offered = BeforeSuspicion(m.Points, m.Accepted)
 	}
 	for _, p := range slices.Backward(offered) {
 		if !p.Base && fits(p, c) {
 			return p, nil
 		}
 	}
-	return dr.Point{}, noPoint(m, points, c)
+	return dr.Point{}, noPoint(m.Machine, m.Points, c)
 }
 
 // fits reports whether the newest such point is the one chosen.
@@ -149,6 +156,9 @@ type Candidate struct {
 	Machine dr.MachineID
 	Group   string     // its replication group; "" is none
 	Points  []dr.Point // as List yields them
+	// Accepted are points that a person has found harmless: the Accepted of
+	// its dr.Protection.
+	Accepted map[dr.PointID]string
 }
 
 // Selection is what was chosen for one machine: a point, or why there is none.
@@ -184,7 +194,7 @@ func ChooseAll(machines []Candidate, c Choice) ([]Selection, error) {
 		plan = slices.Clone(machines)
 		for i := range plan {
 			if plan[i].Group != "" {
-				plan[i].Points = BeforeSuspicion(plan[i].Points)
+				plan[i].Points = BeforeSuspicion(plan[i].Points, plan[i].Accepted)
 			}
 		}
 	}
@@ -199,7 +209,7 @@ func ChooseAll(machines []Candidate, c Choice) ([]Selection, error) {
 		} else if c.Option.multiVM() && m.Group != "" {
 			all[i].Point, all[i].Err = common(machines, m, c)
 		} else {
-			all[i].Point, all[i].Err = choose(m.Machine, m.Points, Choice{Option: alone(c.Option), Point: c.Point})
+			all[i].Point, all[i].Err = choose(m, Choice{Option: alone(c.Option), Point: c.Point})
 		}
 	}
 	return all, nil

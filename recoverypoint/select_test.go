@@ -70,17 +70,17 @@ func TestChooseForOneMachine(t *testing.T) {
 }
 
 func TestChooseForAPlan(t *testing.T) {
-	one := Candidate{"one", "", []dr.Point{pt("1a", 0, app), pt("1b", 5)}}
-	crash := Candidate{"crash", "", []dr.Point{pt("c", 0)}}
-	web := Candidate{"web", "g", []dr.Point{pt("w1", 0, app, mark("m1", "web", "db")), pt("w2", 5, mark("m2", "web", "db")), pt("w3", 10, mark("m3", "web", "db")), pt("w4", 15, app)}}
-	db := Candidate{"db", "g", []dr.Point{pt("d1", 0, app, mark("m1", "web", "db")), pt("d2", 6, mark("m2", "web", "db"))}}
-	lone := Candidate{"lone", "g", []dr.Point{pt("l", 0)}}
-	left := Candidate{"db", "", []dr.Point{pt("d1", 0, mark("m1"))}}
-	half := Candidate{"half", "g", []dr.Point{pt("h1", 0, mark("m1")), pt("h2", 5, app, mark("m2"))}}
-	based := Candidate{"db", "g", []dr.Point{pt("d1", 0, app, mark("m1")), pt("d2", 5, mark("m2"), base)}}
-	elsewhere := Candidate{"db", "g", []dr.Point{pt("d1", 0, mark("m1")), pt("x2", 5, func(p *dr.Point) { p.Group = dr.GroupMark{Group: "other", ID: "m2"} })}}
-	other := Candidate{"mail", "h", []dr.Point{pt("x1", 0, func(p *dr.Point) { p.Group = dr.GroupMark{Group: "h", ID: "m1"} }), pt("x2", 5)}}
-	none := Candidate{"none", "", nil}
+	one := Candidate{Machine: "one", Group: "", Points: []dr.Point{pt("1a", 0, app), pt("1b", 5)}}
+	crash := Candidate{Machine: "crash", Group: "", Points: []dr.Point{pt("c", 0)}}
+	web := Candidate{Machine: "web", Group: "g", Points: []dr.Point{pt("w1", 0, app, mark("m1", "web", "db")), pt("w2", 5, mark("m2", "web", "db")), pt("w3", 10, mark("m3", "web", "db")), pt("w4", 15, app)}}
+	db := Candidate{Machine: "db", Group: "g", Points: []dr.Point{pt("d1", 0, app, mark("m1", "web", "db")), pt("d2", 6, mark("m2", "web", "db"))}}
+	lone := Candidate{Machine: "lone", Group: "g", Points: []dr.Point{pt("l", 0)}}
+	left := Candidate{Machine: "db", Group: "", Points: []dr.Point{pt("d1", 0, mark("m1"))}}
+	half := Candidate{Machine: "half", Group: "g", Points: []dr.Point{pt("h1", 0, mark("m1")), pt("h2", 5, app, mark("m2"))}}
+	based := Candidate{Machine: "db", Group: "g", Points: []dr.Point{pt("d1", 0, app, mark("m1")), pt("d2", 5, mark("m2"), base)}}
+	elsewhere := Candidate{Machine: "db", Group: "g", Points: []dr.Point{pt("d1", 0, mark("m1")), pt("x2", 5, func(p *dr.Point) { p.Group = dr.GroupMark{Group: "other", ID: "m2"} })}}
+	other := Candidate{Machine: "mail", Group: "h", Points: []dr.Point{pt("x1", 0, func(p *dr.Point) { p.Group = dr.GroupMark{Group: "h", ID: "m1"} }), pt("x2", 5)}}
+	none := Candidate{Machine: "none", Group: "", Points: nil}
 	for _, c := range []struct {
 		rule   string
 		plan   []Candidate
@@ -138,10 +138,10 @@ func TestChooseForAPlan(t *testing.T) {
 }
 
 func TestChooseForFailback(t *testing.T) {
-	web := Candidate{"web", "g", []dr.Point{pt("w1", 0, app, mark("m1", "web", "db")), pt("w2", 5, app)}}
-	db := Candidate{"db", "g", []dr.Point{pt("d1", 0, app, mark("m1", "web", "db"))}}
-	one := Candidate{"one", "", []dr.Point{pt("1a", 0, app), pt("1b", 5)}}
-	none := Candidate{"none", "", []dr.Point{pt("base", 0, base)}}
+	web := Candidate{Machine: "web", Group: "g", Points: []dr.Point{pt("w1", 0, app, mark("m1", "web", "db")), pt("w2", 5, app)}}
+	db := Candidate{Machine: "db", Group: "g", Points: []dr.Point{pt("d1", 0, app, mark("m1", "web", "db"))}}
+	one := Candidate{Machine: "one", Group: "", Points: []dr.Point{pt("1a", 0, app), pt("1b", 5)}}
+	none := Candidate{Machine: "none", Group: "", Points: []dr.Point{pt("base", 0, base)}}
 	for _, c := range []struct {
 		rule string
 		plan []Candidate

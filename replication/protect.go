@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -291,7 +292,7 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 		if p.Standby.Key != "" {
 			p.Standby = dr.Place{Site: p.Standby.Site}
 		}
-		p.Last, p.Common, p.Pins, p.Expiring, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, nil, "", dr.ReplicationIdle
+		p.Last, p.Common, p.Pins, p.Accepted, p.Expiring, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, nil, nil, "", dr.ReplicationIdle
 		p.Upkeep = dr.Upkeep{}
 		return p.Move(dr.Unprotected)
 	})
@@ -327,7 +328,8 @@ func (e *Env) Resume(ctx context.Context, id dr.ProtectionID) error {
 }
 
 // Expire deletes the recovery points that the policy doesn't keep, other than
-// those that flows have pinned, and returns them.
+// those that flows have pinned and those that suspicion holds
+// (recoverypoint.Held), and returns them.
 func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoint.Policy) (_ []dr.PointID, err error) {
 	p, err := e.Records.Load(ctx, id)
 	if err != nil {
@@ -348,7 +350,9 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		}
 		points = append(points, q)
 	}
-	gone := recoverypoint.Expired(points, policy, e.Time(), p.Pins)
+	held := recoverypoint.Held(points, p.Accepted)
+	maps.Copy(held, p.Pins)
+	gone := recoverypoint.Expired(points, policy, e.Time(), held)
 	if len(gone) == 0 {
 		return nil, nil
 	}
@@ -364,11 +368,15 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 	if err != nil {
 		return nil, err
 	}
+	deleted := 0
 	defer func() {
 		// If this can't be said the next time says it. Until then they are
 		// only not offered.
 		_, amendErr := e.Amend(context.WithoutCancel(ctx), id, func(p *dr.Protection) error {
 			p.Expiring = slices.DeleteFunc(p.Expiring, func(q dr.PointID) bool { return slices.Contains(gone, q) })
+			for _, q := range gone[:deleted] {
+				delete(p.Accepted, q)
+			}
 			return nil
 		})
 		err = join(err, amendErr)
@@ -377,6 +385,7 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		if err := site.Points.Delete(ctx, machine, q); err != nil {
 			return gone[:i], &dr.Error{Op: "expire", Side: dr.StoreSide, Site: store, Machine: machine, Point: q, Err: err}
 		}
+		deleted++
 	}
 	return gone, nil
 }

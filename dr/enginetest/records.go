@@ -132,6 +132,6 @@ func full() dr.Protection {
 		Standby: dr.Place{Site: "bonn", Machine: "m2"}, State: dr.FailedOver, Replication: dr.ReplicationPaused,
 		Test:     &dr.TestFailover{Run: "t", State: dr.TestRunning, Place: dr.Place{Site: "bonn"}, Point: "p1", Started: at},
 		Failover: &dr.Failover{Run: "f", Kind: "planned-failover", From: dr.Protected, Point: pt, At: at, Loss: dr.Loss{Age: time.Minute, Unreplicated: -1}, Stopped: true},
-		Last:     pt, Common: pt, Pins: map[dr.PointID]string{"p1": "f"}, Applied: "f/step", Epoch: 3,
+		Last:     pt, Common: pt, Pins: map[dr.PointID]string{"p1": "f"}, Accepted: map[dr.PointID]string{"p0": "someone"}, Applied: "f/step", Epoch: 3,
 		Upkeep: dr.Upkeep{Failures: 2, Tried: at, Until: at, Err: "gone", Permanent: true, Asked: at}}
 }

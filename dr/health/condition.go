@@ -15,6 +15,7 @@ const (
 	CodeFailoverNotCommitted = "failover-not-committed"
 	CodeNotProtected         = "not-protected"
 	CodePinned               = "pinned-beyond-retention"
+	CodeSuspicious           = "mass-encryption-suspected"
 )
 
 var conditions = []Meaning{
@@ -67,6 +68,10 @@ var conditions = []Meaning{
 		"Pins keep recovery points beyond retention",
 		[]string{"a flow that needs the point has not ended", "a flow ended without letting go of it"},
 		"End the flow that is named as the holder, then let retention run."},
+	{CodeSuspicious, Condition, Critical, DataIntegrity,
+		"Recovery points look like mass encryption",
+		[]string{"ransomware", "disk encryption that was switched on", "much text that was packed in its place"},
+		"Look at the machine at once. If it was attacked cut it off, find the newest clean point by a scan, and fail over to that; if not, accept the newest point. Until then retention holds the points from before."},
 }
 
 // condition looks a row up by its code.

@@ -89,7 +89,7 @@ func TestCodesAreStable(t *testing.T) {
 		"out-of-range", "no-space", "permission-denied", "invalid-input", "not-found", "network", "timed-out", "cancelled", "error",
 		"rpo-exceeded", "replication-failing", "replication-paused-long", "resync-required", "application-points-late", "clock-skew",
 		"drill-not-cleaned-up", "drill-clean-up-failed", "never-drilled", "drill-overdue", "failover-not-committed", "not-protected",
-		"pinned-beyond-retention",
+		"pinned-beyond-retention", "mass-encryption-suspected",
 	}, codes)
 }
 

@@ -22,7 +22,7 @@ type Facts struct {
 	Newest dr.Point
 	// Points, if given, are the points there are, oldest first, as a store's
 	// List yields them: with them missing application-consistent points are
-	// found, and what pins keep.
+	// found, what pins keep, and what looks like mass encryption.
 	Points []dr.Point
 
 	// Cycle is the error that the last replication cycle ended with; nil if
@@ -41,7 +41,7 @@ type Facts struct {
 	Drilled time.Time
 
 	// More are findings that were made elsewhere, such as of readiness or
-	// suspicion: they count as the protection's own.
+	// of scans: they count as the protection's own.
 	More []Error
 
 	Limits Limits
@@ -129,6 +129,7 @@ func Of(f Facts) Report {
 	j.resync()
 	j.test()
 	j.pins()
+	j.suspicion()
 	r.Errors = append(j.found, f.More...)
 	slices.SortStableFunc(r.Errors, func(a, b Error) int { return int(b.Level) - int(a.Level) })
 	r.Level = Worst(r.Errors)

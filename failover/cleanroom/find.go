@@ -19,6 +19,9 @@ type Scan func(ctx context.Context, img dr.Image) (clean bool, findings []string
 type Options struct {
 	// All looks at suspicious points too, newest first.
 	All bool
+	// Accepted are suspicious points that a person found harmless, as
+	// dr.Protection has them.
+	Accepted map[dr.PointID]string
 	// Monotonic says that every point behind an infected one is infected, and
 	// every point before a clean one clean. Then the points are bisected: of a
 	// thousand, eleven are scanned. Where it isn't so an older point than
@@ -64,7 +67,7 @@ func Find(ctx context.Context, s recoverypoint.PointStore, m dr.MachineID, scan 
 		points = append(points, p)
 	}
 	if !o.All {
-		points = recoverypoint.BeforeSuspicion(points)
+		points = recoverypoint.BeforeSuspicion(points, o.Accepted)
 	}
 	points = slices.DeleteFunc(slices.Clone(points), func(p dr.Point) bool { return p.Base })
 	// Of [low, high) it isn't known; what is before is clean.

@@ -147,7 +147,7 @@ func (e *Env) selection(ctx context.Context, in beginInput) ([]recoverypoint.Sel
 const listAtOnce = 16
 
 func (e *Env) candidate(ctx context.Context, r dr.Protection) (recoverypoint.Candidate, error) {
-	c := recoverypoint.Candidate{Machine: r.Active.Machine, Group: r.Group}
+	c := recoverypoint.Candidate{Machine: r.Active.Machine, Group: r.Group, Accepted: r.Accepted}
 	site, err := e.Replication.Sites.Site(r.Standby.Site)
 	if err != nil {
 		return c, err

@@ -29,7 +29,7 @@ var layers = []struct {
 	{"dr", nil},
 	{"dr/embedded", []string{"dr", "internal"}},
 	{"dr/enginetest", []string{"dr", "internal"}},
-	{"dr/health", []string{"dr", "recoverypoint"}},
+	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
 	{"backend", []string{"dr"}},

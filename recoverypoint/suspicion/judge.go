@@ -20,6 +20,9 @@ type Verdict struct {
 	// it are suspicious too, until the machine is brought back to an earlier
 	// one or somebody accepts what happened ([Options]).
 	Suspicious bool `json:"suspicious,omitempty"`
+	// Own says that what was written for this point itself looks so, alone or
+	// together with others: it isn't only written over what does.
+	Own bool `json:"own,omitempty"`
 	// Score is the point's own, whatever came before: 1 and more is
 	// suspicious.
 	Score float64 `json:"score"`
@@ -90,7 +93,7 @@ func Judge(points []dr.Point, o Options) []Verdict {
 			j.look(i, p.Changes, accepted)
 		}
 		if accepted {
-			v.Suspicious, v.Since, v.Reasons = false, "", nil
+			v.Suspicious, v.Own, v.Since, v.Reasons = false, false, "", nil
 			j.slow = sum{}
 			continue
 		}
@@ -130,6 +133,7 @@ func (j *judge) look(i int, s dr.ChangeStats, accepted bool) {
 	} else {
 		v.Score = j.dense(v, s)
 	}
+	v.Own = v.Own || v.Score >= 1
 	if v.Score >= 1 && !v.Suspicious {
 		v.Suspicious, v.Since = true, v.Point
 	}
@@ -189,7 +193,7 @@ func (j *judge) gather(i int, s dr.ChangeStats) {
 		since = j.all[c.from].Since // of an earlier streak
 	}
 	for k := c.from; k <= i; k++ {
-		j.all[k].Suspicious, j.all[k].Since = true, since
+		j.all[k].Suspicious, j.all[k].Own, j.all[k].Since = true, true, since
 		if k < i && len(j.all[k].Reasons) == 0 {
 			j.all[k].Reasons = []string{fmt.Sprintf("part of what shows at point %s", v.Point)}
 		}
