@@ -126,5 +126,5 @@ func gates(flow string, o Options) []string {
 // forPlans reports whether points are chosen for all machines of a plan
 // together.
 func forPlans(o recoverypoint.Option) bool {
-	return o == recoverypoint.LatestMultiVMProcessed || o == recoverypoint.LatestMultiVMApplicationConsistent
+	return o == recoverypoint.LatestMultiVMProcessed || o == recoverypoint.LatestMultiVMApplicationConsistent || o == recoverypoint.LatestBeforeSuspicion
 }
