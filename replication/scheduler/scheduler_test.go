@@ -145,6 +145,7 @@ func TestFailingMachinesDontStarveOthersOfTheOnlyPlace(t *testing.T) {
 		s := f.scheduler(t, scheduler.Options{Limits: scheduler.Limits{Total: 1}, Backoff: scheduler.Backoff{Cap: time.Minute}})
 		stop := live(t, s)
 		time.Sleep(2 * time.Hour)
+		stop()
 		var good, failed int
 		for id, starts := range f.starts {
 			if bad(id) {
@@ -157,7 +158,6 @@ func TestFailingMachinesDontStarveOthersOfTheOnlyPlace(t *testing.T) {
 		t.Logf("%d cycles of 30 good machines, %d of 10 bad ones", good, failed)
 		require.Greater(t, good, failed)
 		require.Greater(t, failed, 100)
-		stop()
 	})
 }
 
