@@ -27,6 +27,7 @@ type Env struct {
 
 	mu     sync.Mutex
 	cycles map[dr.ProtectionID]*running // replication cycles under way here
+	shared map[string]*sharedCycle      // cycles of replication groups under way here, by group
 }
 
 // running is a cycle that Hold can stop.

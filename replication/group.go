@@ -8,7 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/lifeboat-dr/lifeboat/backend"
+
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -26,6 +29,8 @@ type GroupOptions struct {
 	// Parallel is how many machines are copied at once; 0: 4. All are
 	// captured at once, whatever it says.
 	Parallel int
+	// Limits bound each machine's copy, beside those of Env.Copy.
+	Limits []*rate.Limiter
 	// Progress, if set, is called often, by several goroutines at a time. It
 	// must not block.
 	Progress func(dr.ProtectionID, dr.Progress)
@@ -205,7 +210,7 @@ func (m *member) replicate(g *groupCycle) error {
 	if err := m.finishEarlier(g); err != nil {
 		return err
 	}
-	o := CycleOptions{Have: resync(m.p), begun: g.turn, Progress: m.progress(g)}
+	o := CycleOptions{Have: resync(m.p), Limits: g.o.Limits, begun: g.turn, Progress: m.progress(g)}
 	name, why := dr.PointID(""), error(nil)
 	if live, err := m.capturesLive(); err != nil {
 		g.fail(err)
@@ -219,7 +224,6 @@ func (m *member) replicate(g *groupCycle) error {
 	if o.image != nil {
 		name = g.called()
 	}
-	o.Have = resync(m.p)
 	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, name, g.want, o)
 	m.report = rep
 	if err != nil {
@@ -235,7 +239,7 @@ func (m *member) finishEarlier(g *groupCycle) error {
 	if err != nil || known.unfinished() == "" {
 		return err
 	}
-	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, "", g.want, CycleOptions{Have: resync(m.p), begun: g.turn, Progress: m.progress(g)})
+	rep, err := m.cycle.ReplicateAs(m.ctx, m.machine, "", g.want, CycleOptions{Have: resync(m.p), Limits: g.o.Limits, begun: g.turn, Progress: m.progress(g)})
 	m.resumed = &rep
 	if err != nil {
 		return err

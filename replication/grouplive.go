@@ -58,7 +58,7 @@ func (m *member) replicateLive(g *groupCycle, progress func(dr.Progress)) (done 
 	}
 	settler, _ := dr.As[dr.Settler](img)
 	at := &liveGroupImage{Image: img, settler: settler, m: m, g: g.moment, want: g.want}
-	m.report, err = m.cycle.ReplicateAs(m.ctx, m.machine, name, g.want, CycleOptions{Have: resync(m.p), Group: g.marked(), Progress: progress, image: at})
+	m.report, err = m.cycle.ReplicateAs(m.ctx, m.machine, name, g.want, CycleOptions{Have: resync(m.p), Limits: g.o.Limits, Group: g.marked(), Progress: progress, image: at})
 	if at.hold != nil { // the copy failed in its last pass
 		g.fail(err)
 		_ = at.hold.release()

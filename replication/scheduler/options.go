@@ -45,7 +45,7 @@ type Options struct {
 	// Observe, if set, is told what happens, by one goroutine at a time and in
 	// order. It must not block: cycles wait for it.
 	Observe func(Event)
-	// Replicate runs one cycle; nil: Env.ReplicateBy with these policies. A
+	// Replicate runs one cycle; nil: Env.KeepGroup with these policies. A
 	// cycle that must not begin now is dr.ErrNotAllowed or dr.ErrBusy, and
 	// doesn't count as failed. It must save the new point in the record.
 	Replicate func(ctx context.Context, id dr.ProtectionID, o replication.KeepOptions) (replication.Report, error)

@@ -77,7 +77,7 @@ func New(env *replication.Env, o Options) (*Scheduler, error) {
 	s.lates = heap[*entry]{less: func(a, b *entry) bool { return a.lateFrom().Before(b.lateFrom()) }, at: func(e *entry) *int { return &e.lateAt }}
 	if s.cycle == nil {
 		s.cycle = func(ctx context.Context, id dr.ProtectionID, k replication.KeepOptions) (replication.Report, error) {
-			return env.ReplicateBy(ctx, id, s.o.Policies, k)
+			return env.KeepGroup(ctx, id, s.o.Policies, k)
 		}
 	}
 	if s.expire == nil {

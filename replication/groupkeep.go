@@ -1,0 +1,112 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// sharedCycle is one cycle of a group that several of its members asked for.
+type sharedCycle struct {
+	done   chan struct{}
+	report GroupReport // when done is closed
+	err    error
+}
+
+// KeepGroup is ReplicateBy for protections that may be of a replication group:
+// then the cycle is one of all its members ([Env.ReplicateGroup]), whichever
+// asks first, and those that ask meanwhile wait for it and get their own part.
+// So every member may be kept on a schedule of its own, and the group's points
+// still share their moments. A member whose newest point is younger than nine tenths
+// of its policy's interval has been served by the others: that point is
+// returned, with Report.Existed. That the group has no common moment is logged; points
+// are ordinary then.
+//
+// The cycle ends with the context of whoever asked first. All of a process must
+// use one Env.
+func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Policies, o KeepOptions) (Report, error) {
+	p, err := e.Records.Load(ctx, id)
+	if err != nil {
+		return Report{}, err
+	}
+	if p.Group == "" {
+		return e.ReplicateBy(ctx, id, policies, o)
+	}
+	if err := p.Allow(dr.OpReplicate); err != nil {
+		return Report{}, err
+	}
+	_, every, err := policies.Of(p)
+	if err != nil {
+		return Report{}, err
+	}
+	if age := e.Time().Sub(p.Last.Time); p.Last.ID != "" && p.Replication != dr.ResyncRequired && age >= 0 && age < every-every/10 {
+		return Report{Point: p.Last, Existed: true}, nil
+	}
+	e.mu.Lock()
+	s := e.shared[p.Group]
+	first := s == nil
+	if first {
+		s = &sharedCycle{done: make(chan struct{})}
+		if e.shared == nil {
+			e.shared = map[string]*sharedCycle{}
+		}
+		e.shared[p.Group] = s
+	}
+	e.mu.Unlock()
+	if first {
+		s.report, s.err = e.groupCycle(ctx, p, policies, o)
+		e.mu.Lock()
+		delete(e.shared, p.Group)
+		e.mu.Unlock()
+		close(s.done)
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return Report{}, ctx.Err()
+	}
+	if s.err != nil {
+		return Report{}, s.err
+	}
+	for _, m := range s.report.Machines {
+		if m.Protection == id {
+			return m.Report, m.Err
+		}
+	}
+	return Report{}, fmt.Errorf("protection %s: %w: it joined replication group %q while a cycle of the group was under way", id, dr.ErrBusy, p.Group)
+}
+
+func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {
+	members, err := e.GroupMembers(ctx, p.Group)
+	if err != nil {
+		return GroupReport{}, err
+	}
+	want := o.Want
+	if want == 0 {
+		if want, err = e.want(ctx, p, policies); err != nil {
+			return GroupReport{}, err
+		}
+	}
+	ids := make([]dr.ProtectionID, len(members))
+	for i, m := range members {
+		ids[i] = m.ID
+	}
+	g := GroupOptions{Limits: o.Limits}
+	if o.Progress != nil {
+		var one sync.Mutex // o's is called by one at a time
+		g.Progress = func(_ dr.ProtectionID, p dr.Progress) {
+			one.Lock()
+			defer one.Unlock()
+			o.Progress(p)
+		}
+	}
+	began := e.Time()
+	r, err := e.ReplicateGroup(ctx, ids, want, g)
+	if err == nil && r.Why != nil {
+		e.Logger().WarnContext(ctx, "a replication group has no common moment", "group", p.Group, "why", r.Why, "took", e.Time().Sub(began).Round(time.Millisecond))
+	}
+	return r, err
+}
