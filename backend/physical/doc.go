@@ -42,6 +42,13 @@
 // written, nor is a disk that two machines of a host share, under whatever
 // names.
 //
+// # What it can't look into
+//
+// A machine here is its disks and its hooks. None is ever known to be the host
+// that this process runs on, so the host can't be asked in a machine's stead:
+// there is no [backend.Inspector]. What a guest is like inside is read from the
+// disks of a recovery point instead, by package failover/readiness/offline.
+//
 // # Not verified on
 //
 // Windows and darwin are compiled, not run, and there nothing is known to be
