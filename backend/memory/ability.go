@@ -39,6 +39,9 @@ func (b *Backend) chain() any {
 	if !b.opts.NoPreflight {
 		c = preflighter{link{c}, b}
 	}
+	if !b.opts.NoRoom {
+		c = roomer{link{c}, b}
+	}
 	if !b.opts.NoNetworks {
 		c = networkLister{link{c}, b}
 	}

@@ -45,6 +45,7 @@ type Options struct {
 	NoPreflight bool // no backend.Preflighter
 	NoNetworks  bool // no backend.NetworkLister
 	NoInspect   bool // no backend.Inspector
+	NoRoom      bool // no backend.Roomer
 }
 
 // Backend is the platform. All methods are safe for concurrent use. Make one
@@ -59,6 +60,8 @@ type Backend struct {
 	made     int
 	failures map[Op][]error
 	networks []backend.Network
+	bounded  bool  // whether there is a bound on room
+	room     int64 // in bytes, for what Prepare has not made yet
 }
 
 var _ backend.Backend = (*Backend)(nil)

@@ -21,6 +21,7 @@ const (
 	OpPreflight Op = "preflight"
 	OpNetworks  Op = "list networks"
 	OpInspect   Op = "inspect"
+	OpRoom      Op = "look for room"
 
 	OpReadAt  Op = "read" // of images
 	OpChanges Op = "changes"

@@ -25,6 +25,10 @@ type Options struct {
 	// FactsFromPoint looks into the disks of the newest recovery point, beside
 	// the running guest; nil: only the guest is asked.
 	FactsFromPoint func(ctx context.Context, img dr.Image) (backend.Facts, error)
+	// Place is how the replica would be made at the standby site, as the
+	// failover would say it: Options, Networks, Cards. An empty Key, Original
+	// and Machine are the protection's.
+	Place backend.Placement
 }
 
 // Before asks everything that can be known before a failover of the protection,
@@ -80,7 +84,30 @@ func Before(ctx context.Context, e *replication.Env, p dr.Protection, o Options)
 		checker, _ := dr.As[backend.Checker](x.b)
 		all = append(all, problems(x.code, x.title, checker != nil, func() ([]backend.Problem, error) { return asked(ctx, o.Limit, checker.Check) })...)
 	}
+	roomer, _ := dr.As[backend.Roomer](to.Backend)
+	all = append(all, problems("target-room", "The standby site has room for the replica", roomer != nil, func() ([]backend.Problem, error) {
+		return asked(ctx, o.Limit, func(ctx context.Context) ([]backend.Problem, error) {
+			return roomer.Room(ctx, placed(o.Place, p, m))
+		})
+	})...)
 	return all, ctx.Err()
+}
+
+// placed fills in what a failover of the protection would: the machine that
+// stands by is used if there is one.
+func placed(at backend.Placement, p dr.Protection, m dr.Machine) backend.Placement {
+	if at.Key == "" && at.Original == "" {
+		if at.Key = p.Standby.Key; at.Key == "" {
+			at.Original = p.Standby.Machine
+		}
+		if at.Key == "" && at.Original == "" {
+			at.Key = "readiness/" + string(p.ID) // nobody's: as a new one's would be
+		}
+	}
+	if at.Machine.ID == "" {
+		at.Machine = m
+	}
+	return at
 }
 
 func asked[T any](ctx context.Context, limit time.Duration, ask func(context.Context) (T, error)) (T, error) {

@@ -37,6 +37,34 @@ func TestBeforeAsksTheGuestAndTheSites(t *testing.T) {
 	require.Equal(t, readiness.Unknown, find(t, checks, "target-platform").Result)
 }
 
+func TestBeforeAsksForRoom(t *testing.T) {
+	e, _ := world(t)
+	azure := e.Sites["azure"].Backend.(*memory.Backend)
+	before := func(p dr.Protection, o readiness.Options) []readiness.Check {
+		checks, err := readiness.Before(t.Context(), e, p, o)
+		require.NoError(t, err)
+		return checks
+	}
+	require.Equal(t, readiness.Passed, find(t, before(home, readiness.Options{}), "target-room").Result)
+	azure.SetRoom(1<<20 - 1)
+	full := find(t, before(home, readiness.Options{}), "target-room/room")
+	require.Equal(t, readiness.Failed, full.Result)
+	require.Equal(t, readiness.Blocker, full.Severity)
+	// The replica that stands by has its disks already.
+	r, err := azure.Prepare(t.Context(), backend.Placement{Key: "replica", Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "d", Size: 1 << 20}}}})
+	require.NoError(t, err)
+	made, given := home, home
+	made.Standby.Machine, made.Standby.Key = r.ID, "replica"
+	given.Standby.Machine = r.ID
+	for _, p := range []dr.Protection{made, given} {
+		require.Equal(t, readiness.Passed, find(t, before(p, readiness.Options{}), "target-room").Result)
+	}
+	find(t, before(home, readiness.Options{Place: backend.Placement{Key: "another"}}), "target-room/room")
+	find(t, before(made, readiness.Options{Place: backend.Placement{Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "d", Size: 1 << 22}}}}}), "target-room/room")
+	e.Sites["azure"] = replication.Site{Backend: memory.New(memory.Options{NoRoom: true})}
+	require.Equal(t, readiness.Unknown, find(t, before(home, readiness.Options{}), "target-room").Result)
+}
+
 func TestAGuestThatSaysNothingIsUnknownInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, b := world(t)
