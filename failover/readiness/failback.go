@@ -16,7 +16,8 @@ import (
 // Plant is what is known of a failback's infrastructure. In each fact but those
 // that are named otherwise Yes is good. The process server and the master target
 // of the article are, here, where the engine runs: the machine that reads at one
-// site and writes the datastore at the other.
+// site and writes the datastore at the other. What the platforms tell, by
+// backend.Receiver, backend.Roomer and backend.Checker, [Failback] fills in.
 type Plant struct {
 	Engine    backend.Fact // the engine (process server) runs and reaches the cloud
 	Link      backend.Fact // VPN or ExpressRoute: the site at home answers it
@@ -106,6 +107,39 @@ func uniform(c Check, group []Member, of func(Member) string) Check {
 	return c.good(backend.Fact{Answer: backend.Yes, Detail: "all have " + known[0]}, "")
 }
 
+// askHome asks the site at home whether the machine there can be written to, and
+// has room. What isn't answered stays unknown.
+func askHome(ctx context.Context, b backend.Backend, p dr.Protection, limit time.Duration, know *Plant, fill func(*backend.Fact, backend.Fact)) {
+	if r, ok := dr.As[backend.Receiver](b); ok && p.Standby.Machine != "" {
+		is, err := asked(ctx, limit, func(ctx context.Context) (backend.Reception, error) { return r.Receives(ctx, p.Standby.Machine) })
+		if err != nil {
+			is = backend.Reception{Datastore: backend.Fact{Detail: err.Error()}}
+		}
+		fill(&know.Datastore, is.Datastore)
+		fill(&know.Snapshots, is.Snapshots)
+		fill(&know.SameUUID, is.SameUUID)
+		fill(&know.Writes, is.Writes)
+	}
+	if r, ok := dr.As[backend.Roomer](b); ok && p.Standby.Machine != "" {
+		found, err := asked(ctx, limit, func(ctx context.Context) ([]backend.Problem, error) {
+			return r.Room(ctx, placed(backend.Placement{}, p, p.Last.Machine))
+		})
+		is := backend.Fact{Answer: backend.Yes}
+		for _, x := range found {
+			// A warning is no proof that it fits: then it isn't known.
+			if is.Detail = x.Text; x.Blocker {
+				is.Answer = backend.No
+				break
+			}
+			is.Answer = backend.Unknown
+		}
+		if err != nil {
+			is = backend.Fact{Detail: err.Error()}
+		}
+		fill(&know.Room, is)
+	}
+}
+
 // Failback asks both sites of a machine that is away from home for what can be
 // known here, fills what know leaves unknown with it, and judges. What the site
 // at home has to say by itself (backend.Checker) follows, a check each. An error
@@ -149,6 +183,7 @@ func Failback(ctx context.Context, e *replication.Env, p dr.Protection, know Pla
 			fill(&know.Link, backend.Fact{Answer: backend.No, Detail: err.Error()})
 		}
 	}
+	askHome(ctx, home.Backend, p, limit, &know, fill)
 	checker, _ := dr.As[backend.Checker](home.Backend)
 	own := problems("home-platform", "The site at home gives what is needed", checker != nil, func() ([]backend.Problem, error) { return asked(ctx, limit, checker.Check) })
 	for i := range own {

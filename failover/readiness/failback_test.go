@@ -1,6 +1,7 @@
 package readiness_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,7 +57,7 @@ func TestFailbackAsksBothSites(t *testing.T) {
 	checks, err := readiness.Failback(t.Context(), e, away, readiness.Plant{}, 0)
 	require.NoError(t, err)
 	for code, want := range map[string]readiness.Result{"failback-process-server": readiness.Passed, "failback-link": readiness.Passed, "failback-original": readiness.Passed,
-		"failback-account": readiness.Failed, "failback-room": readiness.Unknown, "home-platform/privilege-missing": readiness.Failed} {
+		"failback-account": readiness.Failed, "failback-room": readiness.Passed, "failback-snapshots": readiness.Unknown, "home-platform/privilege-missing": readiness.Failed} {
 		require.Equal(t, want, find(t, checks, code).Result, code)
 	}
 	require.NoError(t, local.Destroy("m"))
@@ -65,4 +66,39 @@ func TestFailbackAsksBothSites(t *testing.T) {
 	require.Equal(t, readiness.Failed, find(t, checks, "failback-original").Result)
 	require.Equal(t, readiness.Passed, find(t, checks, "failback-link").Result)
 	require.Equal(t, readiness.Passed, find(t, checks, "failback-room").Result)
+}
+
+// receiver tells of the machine at home.
+type receiver struct {
+	*memory.Backend
+	is backend.Reception
+}
+
+func (r receiver) Receives(context.Context, dr.MachineID) (backend.Reception, error) {
+	return r.is, nil
+}
+
+func TestFailbackAsksThePlatformAtHome(t *testing.T) {
+	cloud, local := memory.New(memory.Options{}), memory.New(memory.Options{})
+	disks := []dr.Disk{{ID: "d", Size: 1 << 20}}
+	require.NoError(t, cloud.Add(dr.Machine{ID: "r", Disks: disks}))
+	require.NoError(t, local.Add(dr.Machine{ID: "m", Disks: disks}))
+	grown := away
+	grown.Last.Machine = dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "d", Size: 1 << 21}}}
+	for _, c := range []struct {
+		is   backend.Reception
+		room int64
+		want readiness.Result
+	}{
+		{backend.Reception{Datastore: yes, Snapshots: no, SameUUID: no, Writes: yes}, -1, readiness.Passed},
+		{backend.Reception{Datastore: no, Snapshots: yes, SameUUID: yes, Writes: no}, 0, readiness.Failed},
+	} {
+		local.SetRoom(c.room)
+		e := &replication.Env{Sites: replication.Sites{"azure": {Backend: cloud}, "home": {Backend: receiver{local, c.is}}}}
+		checks, err := readiness.Failback(t.Context(), e, grown, readiness.Plant{}, 0)
+		require.NoError(t, err)
+		for _, code := range []string{"failback-datastore", "failback-snapshots", "failback-disk-uuid", "failback-account", "failback-room"} {
+			require.Equal(t, c.want, find(t, checks, code).Result, code)
+		}
+	}
 }
