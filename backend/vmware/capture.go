@@ -2,6 +2,7 @@ package vmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -88,11 +89,16 @@ func (v *VSphere) freeze(ctx context.Context, m *machine, name dr.PointID, want 
 		return nil, err
 	}
 	k := mark{Point: name, Off: m.off(), NICs: m.describe().NICs}
-	quiesce := want > dr.CrashConsistent && m.quiesces()
+	k.Held = min(want, v.held.still(m.id))
+	quiesce := want > dr.CrashConsistent && k.Held == 0 && m.quiesces()
 	if quiesce {
 		k.Quiesced = min(want, m.quiescedLevel())
 	}
 	err := v.createSnapshot(ctx, m, k, quiesce)
+	if err == nil && k.Held != 0 && v.held.still(m.id) == 0 {
+		// It may have thawed before the snapshot, which says too much then.
+		return nil, &explained{fmt.Errorf("%w: the guest thawed while the snapshot was made", errors.Join(dr.ErrNotConsistent, v.removeMarked(ctx, m, name))), "raise Options.FreezeLimit, or look at what keeps vSphere busy"}
+	}
 	if quiesce && quiesceFailed(err) {
 		// The guest may be left frozen; a snapshot that isn't quiesced is
 		// what thaws it, and is what can be had.
@@ -107,6 +113,18 @@ func (v *VSphere) freeze(ctx context.Context, m *machine, name dr.PointID, want 
 		next.began = m.began
 	}
 	return next, err
+}
+
+// removeMarked removes the snapshot of a point that has just been made.
+func (v *VSphere) removeMarked(ctx context.Context, m *machine, name dr.PointID) error {
+	m, err := v.lookAny(ctx, m.ref)
+	if err != nil {
+		return err
+	}
+	if s, ok := m.snapshotOf(name); ok {
+		return v.removeSnapshot(ctx, s.ref)
+	}
+	return nil
 }
 
 const remedyUnfreezable = "make the disk dependent (not independent) or a virtual-mode mapping, or protect it with an agent inside the guest"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 
 	"github.com/vmware/govmomi/task"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -115,3 +116,12 @@ func fail(op string, id dr.MachineID, disk dr.DiskID, off int64, err error) erro
 }
 
 func isNotFound(err error) bool { return errors.Is(err, dr.ErrNotFound) }
+
+// withoutURL takes the address out of an error of a transfer: it is a ticket.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}

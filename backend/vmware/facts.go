@@ -233,6 +233,22 @@ func dhcpOf(g *types.GuestNicInfo) bool {
 	return g.DnsConfig != nil && g.DnsConfig.Dhcp
 }
 
+// tellsDHCP tells whether the guest says anything that dhcpOf reads: silence is
+// no static address.
+func tellsDHCP(g *types.GuestNicInfo) bool {
+	if c := g.IpConfig; c != nil {
+		if c.Dhcp != nil && (c.Dhcp.Ipv4 != nil || c.Dhcp.Ipv6 != nil) {
+			return true
+		}
+		for _, a := range c.IpAddress {
+			if a.Origin != "" && !strings.Contains(a.IpAddress, ":") {
+				return true
+			}
+		}
+	}
+	return g.DnsConfig != nil
+}
+
 // powerOf tells whether a machine runs. One that is suspended does not run, but
 // is not off either: it goes on where it was. Of one whose host doesn't answer
 // only the last state is known.

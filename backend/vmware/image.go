@@ -53,6 +53,7 @@ func (v *VSphere) image(ctx context.Context, m *machine, s snapshot) (*image, er
 	if s.quiesced && s.mark.Quiesced != 0 {
 		p.Consistency = s.mark.Quiesced
 	}
+	p.Consistency = max(p.Consistency, s.mark.Held)
 	p.Machine.NICs = addressed(p.Machine.NICs, s.mark.NICs)
 	i := &image{v: v, vm: m.ref, snapshot: s, point: p, disks: map[dr.DiskID]vdisk{}, record: r}
 	i.open = newOpenDisks(v, false)

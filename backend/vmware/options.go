@@ -1,6 +1,7 @@
 package vmware
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -43,6 +44,19 @@ type Options struct {
 	// Removing a large snapshot may take long; cancelling ctx ends any wait.
 	TaskLimit time.Duration
 
+	// GuestAuth gives the login by which programs are run in a machine's guest,
+	// through VMware Tools: for [VSphere.Inspect] and for quiescing. It is called
+	// each time that one is needed; what it returns is kept nowhere and in no
+	// error. Quiescing needs root. Nil, or an empty user, is no way in.
+	GuestAuth func(ctx context.Context, m dr.Machine) (user, password string, err error)
+	// FreezeLimit is how long a guest that was quiesced may stay frozen before
+	// it thaws by itself, in whole seconds; 0: 20 s, at most 60 s.
+	FreezeLimit time.Duration
+	// FreezeHooks is the folder in Linux guests whose freeze.d and thaw.d hold
+	// the programs that are run before file systems freeze and after they thaw;
+	// "": /etc/lifeboat.
+	FreezeHooks string
+
 	// Log receives what a person may want to know later: the transport that was
 	// chosen, and why, quiesces that failed, sessions that were replaced. nil
 	// is silent.
@@ -83,6 +97,18 @@ func (o *Options) complete() error {
 	}
 	if o.TaskLimit == 0 {
 		o.TaskLimit = 30 * time.Minute
+	}
+	if o.FreezeLimit == 0 {
+		o.FreezeLimit = 20 * time.Second
+	}
+	if o.FreezeLimit < time.Second || o.FreezeLimit > time.Minute {
+		return fmt.Errorf("%w: Options.FreezeLimit is not between a second and a minute", dr.ErrInvalid)
+	}
+	if o.FreezeHooks == "" {
+		o.FreezeHooks = "/etc/lifeboat"
+	}
+	if !safePath(o.FreezeHooks, linux) {
+		return fmt.Errorf("%w: Options.FreezeHooks has letters that a shell would take apart", dr.ErrInvalid)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

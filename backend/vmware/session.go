@@ -187,7 +187,7 @@ func loggingIn(req soap.HasFault) bool {
 // reads tells whether a call changes nothing that outlives its answer.
 func reads(req soap.HasFault) bool {
 	n := callName(req)
-	for _, p := range []string{"Retrieve", "Continue", "Query", "Find", "Current", "HttpNfcLeaseProgress"} {
+	for _, p := range []string{"Retrieve", "Continue", "Query", "Find", "Current", "HttpNfcLeaseProgress", "ListProcesses", "ListFiles", "InitiateFileTransfer"} {
 		if strings.HasPrefix(n, p) {
 			return true
 		}

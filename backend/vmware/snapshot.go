@@ -25,6 +25,9 @@ type mark struct {
 	Point    dr.PointID `json:"point"`
 	// Quiesced is what a snapshot that was quiesced is consistent with.
 	Quiesced dr.Consistency `json:"quiesced,omitempty"`
+	// Held is what a snapshot that was made as it is, of a guest that Quiesce
+	// had frozen, is consistent with.
+	Held dr.Consistency `json:"held,omitempty"`
 	// Epoch says that the snapshot was made to learn changeIds, and is no
 	// capture: it goes as soon as they are known.
 	Epoch bool `json:"epoch,omitempty"`

@@ -26,6 +26,8 @@ type VSphere struct {
 	locks   keyed // by machine: what changes a machine, one at a time
 	buffers *fsys.Pool
 	places  places
+	held    held   // guests that are frozen
+	mounts  string // for tests: the list of mounts that guests freeze
 
 	stop func() // the keeping alive
 	idle sync.WaitGroup
@@ -33,6 +35,7 @@ type VSphere struct {
 
 var (
 	_ backend.Backend     = (*VSphere)(nil)
+	_ backend.Inspector   = (*VSphere)(nil)
 	_ backend.Lister      = (*VSphere)(nil)
 	_ backend.Preflighter = (*VSphere)(nil)
 	_ backend.Prober      = (*VSphere)(nil)

@@ -34,7 +34,7 @@ const (
 type Fault struct {
 	// Call is the name of a method as on the wire ("CreateSnapshot_Task"), or
 	// of a transfer: "GET /folder", "HEAD /folder", "PUT /folder",
-	// "GET /nfc", "PUT /nfc". "" is any of them.
+	// "GET /nfc", "PUT /nfc", "GET /guest", "PUT /guest". "" is any of them.
 	Call string
 	// Object restricts a method to one managed object; zero is any.
 	Object types.ManagedObjectReference

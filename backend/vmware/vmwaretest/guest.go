@@ -1,6 +1,7 @@
 package vmwaretest
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 
@@ -37,6 +38,19 @@ type Guest struct {
 	// NICs are what guest.net says of the machine's cards, in their order. The
 	// first IPv4 address of all is guest.ipAddress.
 	NICs []GuestNIC
+	// Users are the logins that guest operations accept, names with their
+	// passwords. Nil accepts nobody.
+	Users map[string]string
+	// OnProgram runs a program that a client starts in the guest, until it
+	// returns its exit code; nil leaves that to Options.OnGuestProgram. The
+	// context ends when the program is terminated or the machine goes off. It
+	// may call every method of the VM.
+	OnProgram func(context.Context, GuestProgram) (exit int)
+	// Shell, if set, is a folder of this machine: programs are run for real, by
+	// /bin/sh of this machine and with this process's rights, and temporary
+	// folders are made in it, whatever place the client asked for. For scripts
+	// that are to be tested as they are.
+	Shell string
 	// QuiesceErr makes quiesced snapshots fail with it; the guest thaws.
 	QuiesceErr types.BaseMethodFault
 	// OnFreeze is called while a quiesced snapshot is made, before writes
@@ -68,6 +82,9 @@ func (v *VM) SetGuest(g Guest) {
 func (v *VM) showGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	v.s.mu.Lock()
 	g, on := v.guest, v.on
+	if !on {
+		v.endPrograms()
+	}
 	v.s.mu.Unlock()
 	status, running := types.VirtualMachineToolsStatusToolsNotInstalled, types.VirtualMachineToolsRunningStatusGuestToolsNotRunning
 	version, state := types.VirtualMachineToolsVersionStatusGuestToolsNotInstalled, types.VirtualMachineGuestStateNotRunning

@@ -1,6 +1,9 @@
 package vmwaretest
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Options says what the simulated vCenter is like. The zero value is one
 // datacenter "DC0" with a cluster "C0" of two hosts, two VMFS datastores
@@ -35,6 +38,9 @@ type Options struct {
 	// another is under way, as vCenter does in many cases. Off, changes of one
 	// machine are done one after the other.
 	TaskInProgress bool
+	// OnGuestProgram runs the programs that clients start in guests that have no
+	// function of their own; see Guest.OnProgram. Nil: there are no programs.
+	OnGuestProgram func(context.Context, GuestProgram) (exit int)
 	// Bugs turns on defects that real versions have or had.
 	Bugs Bugs
 }

@@ -44,6 +44,8 @@ type Simulator struct {
 	leases   map[string]*lease
 	wholeMap map[string]bool // datastores that answer "*" with the whole disk
 	nfcOpen  int
+	tickets  map[string]ticket // transfers of guests' files that were asked for
+	pid      int64             // of the last program that was started in a guest
 	objectID int64
 }
 
@@ -99,6 +101,7 @@ func (s *Simulator) listen() {
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost} {
 		mux.HandleFunc(method+" /folder/", s.serveFolder)
 		mux.HandleFunc(method+" /nfc/", s.serveNFC)
+		mux.HandleFunc(method+" "+guestTransfers, s.serveGuest)
 	}
 	s.model.Service.TLS = new(tls.Config)
 	s.model.Service.Listen = &url.URL{User: url.UserPassword(s.options.User, s.options.Password)}
@@ -115,6 +118,11 @@ func (s *Simulator) Close() {
 	if was {
 		return
 	}
+	s.mu.Lock()
+	for _, v := range s.machines {
+		v.endPrograms()
+	}
+	s.mu.Unlock()
 	s.server.CloseClientConnections()
 	s.server.Close()
 	s.mu.Lock()

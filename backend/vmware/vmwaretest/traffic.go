@@ -11,6 +11,7 @@ const (
 	Folder = "folder" // HTTPS under /folder/
 	NFC    = "nfc"    // HTTPS under /nfc/, in the bytes of the wire: compressed
 	NBD    = "nbd"    // ServeNBD
+	Guests = "guest"  // files into guests and out of them
 )
 
 // Transfer counts one transport, from the simulator's start.

@@ -43,6 +43,8 @@ type VM struct {
 	pending             *types.CustomizationSpec // to be applied with the next start
 	scratch             map[int32]*content       // what was written to nonpersistent disks
 	exports             int                      // leases and writers that hold its disks
+	programs            []*program
+	inGuest             map[string]*guestFile
 }
 
 // VM finds a machine by its managed object, also one that a client made. nil
