@@ -89,6 +89,13 @@ func oldAPI(version string) bool {
 	return major < 6 || major == 6 && minor < 5
 }
 
+// guestPrivileges are asked for only where there are credentials for guests.
+var guestPrivileges = []privilege{
+	{"VirtualMachine.GuestOperations.Query", false, onMachines},
+	{"VirtualMachine.GuestOperations.Modify", false, onMachines},
+	{"VirtualMachine.GuestOperations.Execute", false, onMachines},
+}
+
 // maxSkew is how far clocks may be apart before points' times mislead people.
 const maxSkew = time.Minute
 
@@ -123,8 +130,12 @@ func skew(before, after, there time.Time) time.Duration {
 // checkPrivileges asks at the root folder, and, for what lacks there, where else
 // it may be granted.
 func (v *VSphere) checkPrivileges(ctx context.Context, p *problems) error {
+	wanted := privileges
+	if v.options.GuestAuth != nil {
+		wanted = slices.Concat(privileges, guestPrivileges)
+	}
 	var all []string
-	for _, x := range privileges {
+	for _, x := range wanted {
 		all = append(all, x.id)
 	}
 	held, err := v.privileges(ctx, all, v.client.ServiceContent.RootFolder)
@@ -132,7 +143,7 @@ func (v *VSphere) checkPrivileges(ctx context.Context, p *problems) error {
 		return err
 	}
 	var lacking []privilege
-	for _, x := range privileges {
+	for _, x := range wanted {
 		if !held[x.id] {
 			lacking = append(lacking, x)
 		}

@@ -21,6 +21,8 @@
 //     remove.go: the Target;
 //   - transport.go, limits.go, opendisks.go: how bytes are read and written, by
 //     servers.go, vddk.go, hotadd.go, nfc.go or folder.go;
+//   - guestdoor.go, guestfiles.go, guestrun.go: programs in guests, for
+//     guestinspect.go and for guestfreeze.go with its script;
 //   - task.go, errors.go: tasks, and faults as errors that say what to do.
 //
 // What may not live here: flows, stores, and anything of another platform.
@@ -52,6 +54,18 @@
 // leaves a crash-consistent point. Where vSphere asks applications (Windows with
 // VSS) it is application-consistent, elsewhere file-system-consistent.
 //
+// # Guests
+//
+// With Options.GuestAuth scripts are run in guests, through their tools. A
+// script and what it prints lie in a folder of their own, which is removed
+// afterwards; what a process that died has left is removed by the next call,
+// when it is an hour old. [VSphere.Inspect] reads what stands in the way of a
+// failover. dr.As finds a backend.Quiescer, which holds Linux guests for a
+// moment that several machines share: all file systems are frozen, by root and
+// after the programs in /etc/lifeboat/freeze.d, and thaw by themselves when
+// Options.FreezeLimit is over, whatever has become of us. A Capture meanwhile
+// is a plain snapshot, and its point says what was reached.
+//
 // # Changes
 //
 // A point's cursors are changeIds. They are asked for page by page to the end.
@@ -68,14 +82,19 @@
 // .RemoveDisk, .DiskExtend, .EditDevice, .Settings; VirtualMachine.Interact.PowerOn, .PowerOff;
 // VirtualMachine.Inventory.Create, .Delete; VirtualMachine.Provisioning.DiskRandomRead,
 // .DiskRandomAccess, .GetVmFiles, .Customize; Datastore.AllocateSpace, .Browse,
-// .FileManagement; Network.Assign; Resource.AssignVMToPool; and VApp.Export for
-// the transport [NFC]. [VSphere.Check] tells what is missing.
+// .FileManagement; Network.Assign; Resource.AssignVMToPool; VApp.Export for
+// the transport [NFC]; and for guests VirtualMachine.GuestOperations.Query, .Modify
+// and .Execute. [VSphere.Check] tells what is missing.
 //
 // # Not verified on
 //
 // Nothing here was run against a real vCenter or ESXi host: tests run against
 // vmwaretest, a simulator over govmomi's vcsim, whose documentation says what it
 // can't show. Disks travel over real NBD in tests, but nbdkit's file plugin and
-// our own server stand in for nbdkit's vddk plugin. `go test -tags live
+// our own server stand in for nbdkit's vddk plugin. The script that freezes was
+// run on real ext4, XFS and btrfs, also from a root that it froze, but never
+// through real VMware Tools: whether these can log a user in while the disks are
+// frozen depends on the distribution (docs/decisions/0018). Scripts for Windows
+// guests were started in the simulator only. `go test -tags live
 // ./backend/vmware` runs the whole suite on a vCenter of yours.
 package vmware

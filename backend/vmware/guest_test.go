@@ -42,8 +42,8 @@ func (p *pit) open() *door {
 }
 
 func TestInspectWithoutCredentials(t *testing.T) {
-	t.Parallel()
 	p := newPit(t, vmwaretest.Options{}, oneDisk(mib))
+	t.Parallel() // vcsim is set up one at a time
 	p.vm.SetGuest(vmwaretest.Guest{HostName: "web", FullName: "Debian GNU/Linux 12 (64-bit)", Family: "linuxGuest"})
 	f, err := p.v.Inspect(t.Context(), p.id)
 	require.NoError(t, err)
@@ -68,9 +68,9 @@ func TestInspectWithoutCredentials(t *testing.T) {
 
 // What the guest answers is read, and what keeps us out is said.
 func TestInspectAsksTheGuest(t *testing.T) {
-	t.Parallel()
 	var logged bytes.Buffer
 	p := newPit(t, vmwaretest.Options{}, oneDisk(mib), withGuest, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&logged, nil)) })
+	t.Parallel() // vcsim is set up one at a time
 	p.vm.SetGuest(login(vmwaretest.Guest{Shell: shortFolder(t)}))
 	f, err := p.v.Inspect(t.Context(), p.id)
 	require.NoError(t, err)
@@ -105,8 +105,8 @@ func TestGuestRefusals(t *testing.T) {
 		"not allowed":     {&types.NoPermission{PrivilegeId: "VirtualMachine.GuestOperations.Execute"}, fs.ErrPermission, "GuestOperations.Execute"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			p := newPit(t, vmwaretest.Options{}, oneDisk(mib), withGuest)
+			t.Parallel() // vcsim is set up one at a time
 			p.vm.SetGuest(login(vmwaretest.Guest{OnProgram: func(context.Context, vmwaretest.GuestProgram) int { return 0 }}))
 			d := p.open()
 			p.sim.Fault(vmwaretest.Fault{Call: "StartProgramInGuest", Err: x.fault, Times: -1})
@@ -125,8 +125,8 @@ func TestGuestRefusals(t *testing.T) {
 // Every call fails once, before or after its effect, its transfer breaks, or the
 // session is gone: the script has run or there is an error, and nothing is left.
 func TestRunScriptUnderFaults(t *testing.T) {
-	t.Parallel()
 	p := newPit(t, vmwaretest.Options{}, oneDisk(mib), withGuest)
+	t.Parallel() // vcsim is set up one at a time
 	p.vm.SetGuest(login(vmwaretest.Guest{Shell: shortFolder(t)}))
 	d := p.open()
 	run := func() (string, error) {
@@ -172,8 +172,8 @@ func TestRunScriptUnderFaults(t *testing.T) {
 }
 
 func TestRunScriptEnds(t *testing.T) {
-	t.Parallel()
 	p := newPit(t, vmwaretest.Options{}, oneDisk(mib), withGuest)
+	t.Parallel() // vcsim is set up one at a time
 	p.vm.SetGuest(login(vmwaretest.Guest{Shell: shortFolder(t)}))
 	d := p.open()
 	_, _, err := d.runScript(t.Context(), "head -c 2000000 /dev/zero")
@@ -262,4 +262,36 @@ func TestGuestAuthFails(t *testing.T) {
 	q, _ := dr.As[backend.Quiescer](p.v)
 	_, _, err = q.Quiesce(t.Context(), p.id, dr.CrashConsistent)
 	require.ErrorIs(t, err, broken)
+}
+
+func TestCheckAsksForWhatGuestsNeed(t *testing.T) {
+	p := newPit(t, vmwaretest.Options{}, oneDisk(mib), withGuest)
+	p.sim.Deny("VirtualMachine.GuestOperations.Execute")
+	found, err := p.v.Check(t.Context())
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Contains(t, found[0].Text, "GuestOperations.Execute")
+	p = newPit(t, vmwaretest.Options{}, oneDisk(mib))
+	p.sim.Deny("VirtualMachine.GuestOperations.Execute")
+	found, err = p.v.Check(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, found, "nobody needs it without credentials")
+}
+
+// heldGuest says what guestfreeze.sh says, and holds the simulator's guest.
+func heldGuest(ctx context.Context, p vmwaretest.GuestProgram) int {
+	file := strings.TrimSuffix(p.Arguments, "run.sh") + "state"
+	state := fmt.Sprintf("lifeboat-freeze 1\npid %d\nholding\n", p.PID)
+	say := func(line string) {
+		state += line + "\n"
+		_ = p.VM.PutGuestFile(file, []byte(state))
+	}
+	say("froze ext4 /")
+	p.VM.Freeze()
+	say("frozen")
+	<-ctx.Done()
+	say("asked")
+	p.VM.Thaw()
+	say("thawed")
+	return 0
 }

@@ -192,8 +192,8 @@ func (c *cellar) hook(phase, name, script string) {
 // Real file systems stop and go on, one within a file of another too, and the
 // snapshot that is made meanwhile says so.
 func TestFreezeHoldsRealFileSystems(t *testing.T) {
-	t.Parallel()
 	c := newCellar(t, 20*time.Second)
+	t.Parallel() // vcsim is set up one at a time
 	base := t.TempDir()
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		c.mount(kind, filepath.Join(base, "a "+kind))
@@ -249,8 +249,8 @@ func TestFreezeEndsWhoeverDies(t *testing.T) {
 		"over and end":             {[]string{"over", "end"}, time.Second, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			c := newCellar(t, x.limit)
+			t.Parallel() // vcsim is set up one at a time
 			c.mount("ext4", filepath.Join(t.TempDir(), "m"))
 			counts := c.writer()
 			_, thaw, err := c.q.Quiesce(t.Context(), c.id, dr.CrashConsistent)
@@ -279,8 +279,8 @@ func TestFreezeEndsWhoeverDies(t *testing.T) {
 
 // Whoever asked for the freeze and gives up has it thawed.
 func TestFreezeEndsWithItsContext(t *testing.T) {
-	t.Parallel()
 	c := newCellar(t, 20*time.Second)
+	t.Parallel() // vcsim is set up one at a time
 	c.mount("ext4", filepath.Join(t.TempDir(), "m"))
 	counts := c.writer()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -310,8 +310,8 @@ func TestFreezeEndsWithItsContext(t *testing.T) {
 // Hooks make a point application-consistent when all were content, and are
 // undone whatever happens.
 func TestFreezeHooks(t *testing.T) {
-	t.Parallel()
 	c := newCellar(t, 20*time.Second)
+	t.Parallel() // vcsim is set up one at a time
 	c.mount("ext4", filepath.Join(t.TempDir(), "m"))
 	said := filepath.Join(filepath.Dir(c.v.mounts), "said")
 	c.hook("freeze", "10-database", "echo lock >>"+said)
@@ -367,8 +367,8 @@ func TestFreezeHooks(t *testing.T) {
 // What somebody else has frozen stays so, and what can't be frozen is refused,
 // unless firmware alone reads it.
 func TestFreezeRefuses(t *testing.T) {
-	t.Parallel()
 	c := newCellar(t, 20*time.Second)
+	t.Parallel() // vcsim is set up one at a time
 	base := t.TempDir()
 	c.mount("ext4", filepath.Join(base, "a"))
 	c.mount("ext4", filepath.Join(base, "b"))

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -140,7 +141,10 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 		}
 		value := r.encode(id).GetOptionValue()
 		spec.ExtraConfig = map[string]string{value.Key: value.Value.(string)}
-		_, err := w.sim.AddVM(spec)
+		vm, err := w.sim.AddVM(spec)
+		if err == nil {
+			vm.SetGuest(login(vmwaretest.Guest{}))
+		}
 		return id, err
 	}
 	return backendtest.Harness{
@@ -163,7 +167,12 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 			if err != nil {
 				return err
 			}
-			return vm.Write(key, p, off)
+			for {
+				if err = vm.Write(key, p, off); !errors.Is(err, vmwaretest.ErrFrozen) {
+					return err
+				}
+				time.Sleep(time.Millisecond) // as a guest's programs wait
+			}
 		},
 		Read: func(id dr.MachineID, disk dr.DiskID, p []byte, off int64) error {
 			vm, key, err := w.disk(id, disk)
@@ -196,7 +205,7 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 			if err != nil {
 				return err
 			}
-			g := vmwaretest.Guest{}
+			g := login(vmwaretest.Guest{})
 			if hung {
 				g.Tools = vmwaretest.ToolsHung
 			}
@@ -290,7 +299,9 @@ func newVCenter(t testing.TB, o vmwaretest.Options) *vcenter {
 var seed = flag.Uint64("seed", 1, "what random histories and samples are drawn from; 0: another one each time")
 
 func TestContract(t *testing.T) {
-	h := newVCenter(t, vmwaretest.Options{}).harness(t)
+	w := newVCenter(t, vmwaretest.Options{OnGuestProgram: heldGuest})
+	withGuest(&w.o)
+	h := w.harness(t)
 	h.Seed = *seed
 	if testing.Short() {
 		h.Histories = 2

@@ -27,6 +27,9 @@
 //   - Quiescing, with guests that flush, fail, or stay frozen; guests that shut
 //     down, hang, or have no tools; names and addresses of guests, and
 //     CustomizeVM_Task, which changes them.
+//   - Guest operations: logins, files in memory, and programs that are a function
+//     of the test, or scripts that are run for real in a folder of this machine
+//     (Guest.Shell). A guest that is frozen lets wait whoever writes to its disks.
 //   - Datastore access under /folder/ (GET, HEAD, Range, whole PUT) with a
 //     session or a password, refused for files of running machines.
 //   - ExportVm, ExportSnapshot and ImportVApp with streamOptimized images, in
@@ -65,6 +68,9 @@
 //   - snapshots of machines with shared disks, which are taken here;
 //   - the granularity of real tracking, which grows with the disk (64 KiB
 //     here), and areas that are reported without having changed;
+//   - what real tools write in the guest, such as logs of logins, and how long
+//     each of their operations takes; aliases, tickets and SAML tokens; the
+//     registry; operations on files beyond those that are listed in soap.go;
 //   - speed, timing of stuns, snapshot removal under load, vSAN, vVols, NFS
 //     snapshots, encrypted machines, linked clones, memory snapshots;
 //   - space: datastores never fill up;
