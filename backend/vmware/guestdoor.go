@@ -82,9 +82,9 @@ func (v *VSphere) enter(ctx context.Context, m *machine) (*door, error) {
 
 // patience is how often what the tools refuse for the moment is asked again.
 const (
-	firstAsk = 100 * time.Millisecond
-	lastAsk  = 2 * time.Second
-	loginAsks     = 6
+	firstAsk  = 100 * time.Millisecond
+	lastAsk   = 2 * time.Second
+	loginAsks = 6
 )
 
 // ask makes one call to the guest. Tools that are busy, or that come up only
