@@ -123,7 +123,8 @@ func connectWindows(s Subject, os string) []Check {
 			Causes: []string{"Windows Server keeps shared disks offline by default"},
 			Remedy: "run: diskpart, san policy=OnlineAll (https://support.microsoft.com/kb/3031135)"}, func(c Check) Check {
 			san := f.SANPolicy
-			if san.Answer == backend.Yes && san.Detail != "" && !strings.EqualFold(san.Detail, "OnlineAll") {
+			// Behind the policy's name may stand a doubt of whoever read it.
+			if san.Answer == backend.Yes && san.Detail != "" && !strings.HasPrefix(strings.ToLower(san.Detail), "onlineall") {
 				san.Answer = backend.No
 			}
 			return c.good(san, f.From)

@@ -53,6 +53,7 @@ func TestEverySentence(t *testing.T) {
 		{"Windows, VPN: RDP is allowed for Domain", "windows-firewall-domain", "windows", "vmware", "vpn", firewall("domain", yes), firewall("domain", no)},
 		{"Windows, VPN: RDP is allowed for Private", "windows-firewall-private", "windows", "vmware", "vpn", firewall("private", yes), firewall("private", no)},
 		{"Windows: SAN policy is set to OnlineAll", "windows-san-policy", "windows", "vmware", "", backend.Facts{SANPolicy: version("OnlineAll")}, backend.Facts{SANPolicy: version("OfflineShared")}},
+		{"Windows: SAN policy, read from a registry that was in use", "windows-san-policy", "windows", "vmware", "", backend.Facts{SANPolicy: version("OnlineAll; the hive was in use")}, backend.Facts{SANPolicy: version("OfflineAll; the hive was in use")}},
 		{"Windows: no Windows updates pending", "windows-updates-pending", "windows", "vmware", "", backend.Facts{UpdatesPending: no}, backend.Facts{UpdatesPending: yes}},
 		{"Linux: the Secure Shell service starts automatically on boot", "linux-sshd-at-boot", "linux", "vmware", "", backend.Facts{RemoteAccess: yes}, backend.Facts{RemoteAccess: no}},
 		{"Linux: firewall rules allow an SSH connection", "linux-firewall-ssh", "linux", "vmware", "", firewall("input", yes), firewall("input", no)},
