@@ -41,7 +41,7 @@ var layers = []struct {
 	{"recoverypoint/suspicion", []string{"dr"}},
 	{"recoverypoint/", []string{"dr", "recoverypoint", "internal"}},
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
-	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication"}},
+	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication", "replication/scheduler"}},
 	{"replication/scheduler", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback", "failover/networks", "failover/readiness"}}, // plans fail back, too
