@@ -86,15 +86,3 @@ func read(c *dr.Call, v any) error {
 	}
 	return nil
 }
-
-// result decodes what an earlier step left; false if it left nothing.
-func result(c *dr.Call, step string, v any) (bool, error) {
-	raw, ok := c.Results[step]
-	if !ok || len(raw) == 0 {
-		return false, nil
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return false, dr.Permanent(fmt.Errorf("result of step %s: %w", step, err))
-	}
-	return true, nil
-}

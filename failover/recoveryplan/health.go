@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failover"
 )
 
 // DefaultHealthTimeout is how long a sign of health is waited for that doesn't
@@ -50,7 +51,7 @@ func (e *Env) health(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	if m := in.Health.Machine; m != "" {
 		// A machine that failed was reported, and the plan goes on past it.
 		var o Outcome
-		if ok, err := result(c, stageStart+"/"+string(m), &o); err != nil {
+		if ok, err := failover.ReadResult(c, stageStart+"/"+string(m), &o); err != nil {
 			return nil, err
 		} else if !ok || o.State == Failed {
 			return json.Marshal(ActionResult{NotRun: fmt.Sprintf("machine %s failed", m)})

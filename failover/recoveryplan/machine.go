@@ -101,7 +101,7 @@ func earlier(c *dr.Call, in machineInput) (Outcome, error) {
 		return o, nil
 	}
 	last := in.Before[len(in.Before)-1]
-	ok, err := result(c, last, &o)
+	ok, err := failover.ReadResult(c, last, &o)
 	if err == nil && !ok {
 		// It failed, and that was said there.
 		o.State, o.Run, o.Why = Failed, ChildRun(c.Run, in.Machine.Protection), "see step "+last
@@ -124,7 +124,7 @@ func (e *Env) open(ctx context.Context, c *dr.Call, in machineInput, run dr.RunI
 		return v.skip, v.err
 	}
 	var b begun
-	if _, err := result(c, StepBegin, &b); err != nil {
+	if _, err := failover.ReadResult(c, StepBegin, &b); err != nil {
 		return "", err
 	}
 	if why, none := b.None[id]; none {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/failover"
 )
 
 // finishInput is that of a run's last step.
@@ -94,7 +95,7 @@ func (e *Env) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	}
 	for _, s := range in.Checks {
 		var a ActionResult
-		ok, err := result(c, s, &a)
+		ok, err := failover.ReadResult(c, s, &a)
 		switch {
 		case err != nil:
 			return nil, err
@@ -124,7 +125,7 @@ func (e *Env) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 func (e *Env) outcome(ctx context.Context, c *dr.Call, m finishMachine) (Outcome, error) {
 	o := Outcome{Protection: m.Protection, Group: m.Group, State: Failed}
 	last := m.Steps[len(m.Steps)-1]
-	ok, err := result(c, last, &o)
+	ok, err := failover.ReadResult(c, last, &o)
 	if err != nil || ok && o.State != Failed {
 		return o, err
 	}

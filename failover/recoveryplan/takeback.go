@@ -25,7 +25,7 @@ func (e *Env) end(ctx context.Context, c *dr.Call, run dr.RunID, why string) err
 // each other to go back would keep a company down for hours.
 func (e *Env) takeAllBack(ctx context.Context, c *dr.Call, in machineInput, run dr.RunID) error {
 	var b begun
-	if _, err := result(c, StepBegin, &b); err != nil {
+	if _, err := failover.ReadResult(c, StepBegin, &b); err != nil {
 		return err
 	}
 	for _, id := range b.Machines {
