@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -276,6 +277,40 @@ func TestCheckAsksForWhatGuestsNeed(t *testing.T) {
 	found, err = p.v.Check(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, found, "nobody needs it without credentials")
+}
+
+// after does something when a call has returned.
+type after struct {
+	soap.RoundTripper
+	call string
+	then func()
+}
+
+func (a *after) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	err := a.RoundTripper.RoundTrip(ctx, req, res)
+	if callName(req) == a.call {
+		a.then()
+	}
+	return err
+}
+
+// A snapshot that took longer than the guest may stay frozen is not kept under
+// what it can't promise.
+func TestCaptureOutlastsTheFreeze(t *testing.T) {
+	p := newPit(t, vmwaretest.Options{OnGuestProgram: heldGuest}, oneDisk(mib), withGuest)
+	p.vm.SetGuest(login(vmwaretest.Guest{}))
+	q, _ := dr.As[backend.Quiescer](p.v)
+	_, thaw, err := q.Quiesce(t.Context(), p.id, dr.FileSystemConsistent)
+	require.NoError(t, err)
+	p.v.session.next = &after{p.v.session.next, "CreateSnapshot_Task", func() {
+		p.v.held.mu.Lock()
+		defer p.v.held.mu.Unlock()
+		p.v.held.all[p.id].ends = time.Now()
+	}}
+	_, err = p.v.Capture(t.Context(), p.id, "late", dr.FileSystemConsistent)
+	require.ErrorIs(t, err, dr.ErrNotConsistent)
+	require.Zero(t, p.vm.Snapshots())
+	require.NoError(t, thaw(t.Context()))
 }
 
 // heldGuest says what guestfreeze.sh says, and holds the simulator's guest.

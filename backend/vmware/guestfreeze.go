@@ -319,6 +319,9 @@ func (h *hold) end(ctx context.Context) (frozen, error) {
 		if err == nil && (f.thawed || f.early()) {
 			return f, nil
 		}
+		if isNotFound(err) && h.state.pid != 0 {
+			return f, fmt.Errorf("what the guest has said of the freeze is gone: %w", err)
+		}
 		if f.pid != 0 && h.state.pid == 0 { // heard of only now
 			h.state.pid = f.pid
 			_ = h.ask(ctx)

@@ -64,7 +64,10 @@ func (c *cellar) mount(kind, at string) {
 	out, err = exec.Command("mount", "-o", "loop", image, at).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	c.mounts = append(c.mounts, at)
+	// A freeze that a test could not end would hang whoever comes after it.
+	late := time.AfterFunc(time.Minute, func() { _ = exec.Command("fsfreeze", "-u", at).Run() })
 	t.Cleanup(func() {
+		late.Stop()
 		_ = exec.Command("fsfreeze", "-u", at).Run()
 		out, err := exec.Command("umount", at).CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -124,6 +127,9 @@ func (c *cellar) writer() (counts []*atomic.Int64) {
 	}
 	c.t.Cleanup(func() {
 		stop()
+		for _, at := range c.mounts {
+			_ = exec.Command("fsfreeze", "-u", at).Run() // else the writer never ends
+		}
 		for range c.mounts {
 			<-done
 		}
@@ -275,6 +281,21 @@ func TestFreezeEndsWhoeverDies(t *testing.T) {
 			c.requireMoving(counts)
 		})
 	}
+}
+
+// A folder that somebody removes takes no knowledge of what has to thaw with it.
+func TestFreezeEndsWithoutItsFolder(t *testing.T) {
+	c := newCellar(t, time.Second)
+	t.Parallel() // vcsim is set up one at a time
+	c.mount("ext4", filepath.Join(t.TempDir(), "m"))
+	counts := c.writer()
+	_, _, err := c.q.Quiesce(t.Context(), c.id, dr.CrashConsistent)
+	require.NoError(t, err)
+	gone, err := filepath.Glob(filepath.Join(filepath.Dir(c.v.mounts), "lifeboat-*"))
+	require.NoError(t, err)
+	require.Len(t, gone, 1)
+	require.NoError(t, os.RemoveAll(gone[0]))
+	c.requireMoving(counts)
 }
 
 // Whoever asked for the freeze and gives up has it thawed.
