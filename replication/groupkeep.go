@@ -20,10 +20,10 @@ type sharedCycle struct {
 // then the cycle is one of all its members ([Env.ReplicateGroup]), whichever
 // asks first, and those that ask meanwhile wait for it and get their own part.
 // So every member may be kept on a schedule of its own, and the group's points
-// still share their moments. A member whose newest point is younger than nine tenths
-// of its policy's interval has been served by the others: that point is
-// returned, with Report.Existed. That the group has no common moment is logged; points
-// are ordinary then.
+// still share their moments. A member whose newest point is younger than nine
+// tenths of its policy's interval has been served by the others: that point is
+// returned, with Report.Existed. That the group has no common moment is logged;
+// points are ordinary then.
 //
 // The cycle ends with the context of whoever asked first. All of a process must
 // use one Env.
@@ -57,16 +57,13 @@ func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Polici
 	}
 	e.mu.Unlock()
 	if first {
-		s.report, s.err = e.groupCycle(ctx, p, policies, o)
-		e.mu.Lock()
-		delete(e.shared, p.Group)
-		e.mu.Unlock()
-		close(s.done)
-	}
-	select {
-	case <-s.done:
-	case <-ctx.Done():
-		return Report{}, ctx.Err()
+		e.lead(ctx, s, p, policies, o)
+	} else {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return Report{}, ctx.Err()
+		}
 	}
 	if s.err != nil {
 		return Report{}, s.err
@@ -77,6 +74,19 @@ func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Polici
 		}
 	}
 	return Report{}, fmt.Errorf("protection %s: %w: it joined replication group %q while a cycle of the group was under way", id, dr.ErrBusy, p.Group)
+}
+
+// lead runs the cycle for all that wait for it. Whatever happens they are let go,
+// and the next asks anew.
+func (e *Env) lead(ctx context.Context, s *sharedCycle, p dr.Protection, policies Policies, o KeepOptions) {
+	s.err = fmt.Errorf("replication group %q: its cycle came to no end", p.Group)
+	defer func() {
+		e.mu.Lock()
+		delete(e.shared, p.Group)
+		e.mu.Unlock()
+		close(s.done)
+	}()
+	s.report, s.err = e.groupCycle(ctx, p, policies, o)
 }
 
 func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {

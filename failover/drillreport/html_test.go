@@ -78,18 +78,27 @@ func TestPageInABrowser(t *testing.T) {
 	file := filepath.Join(dir, "report.html")
 	require.NoError(t, os.WriteFile(file, []byte(html(t, r)), 0o600))
 	at := (&url.URL{Scheme: "file", Path: file}).String()
-	run := func(args ...string) string {
+	shown := func(args ...string) (string, string) {
 		ctx, cancel := context.WithTimeout(t.Context(), browserTime)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, chromium, append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+		cmd := exec.CommandContext(ctx, chromium, append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr",
 			"--user-data-dir=" + filepath.Join(dir, "profile")}, args...)...)
 		cmd.Env = append(os.Environ(), "HOME="+dir)
 		var out, errs bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &errs
 		require.NoError(t, cmd.Run(), errs.String())
-		require.NotContains(t, errs.String(), "Content Security Policy", "the page asks for what it forbids itself")
-		return out.String()
+		return out.String(), errs.String()
 	}
+	const refused = "Content Security Policy"
+	run := func(args ...string) string {
+		out, said := shown(args...)
+		require.NotContains(t, said, refused, "the page asks for what it forbids itself")
+		return out
+	}
+	asking := filepath.Join(dir, "asking.html")
+	require.NoError(t, os.WriteFile(asking, []byte(strings.Replace(html(t, r), "<body>", `<body><img src="http://127.0.0.1:9/x.png">`, 1)), 0o600))
+	_, said := shown("--dump-dom", (&url.URL{Scheme: "file", Path: asking}).String())
+	require.Contains(t, said, refused, "or nothing that a page asks for would be seen")
 	dom := run("--dump-dom", at)
 	for _, m := range r.Machines {
 		require.Contains(t, dom, "<b>"+string(m.Protection)+"</b>")

@@ -27,8 +27,8 @@ func BenchmarkHundredMachines(b *testing.B) {
 	})
 }
 
-// A hundred machines fail over, and the plan's own share of the time is told:
-// it must be small beside what the machines' flows take by themselves.
+// A hundred machines fail over whole, and how long it took is told, the
+// machines' own flows included.
 func TestHundredMachines(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a hundred machines")

@@ -109,7 +109,7 @@ func Make(p Plan, flow string, records []dr.Protection, o Options) (dr.Plan, err
 // Flow is the name that the run of a plan's flow has in dr.Plan and dr.Status.
 func Flow(flow string) string { return "plan/" + flow }
 
-// Records picks those of the plan's machines; a protection that there is no
+// pick returns the records of the plan's machines; a protection that there is no
 // record of is ErrNotFound.
 func (p Plan) pick(records []dr.Protection, only []dr.ProtectionID) (map[dr.ProtectionID]dr.Protection, error) {
 	byID := map[dr.ProtectionID]dr.Protection{}
