@@ -82,9 +82,9 @@ var methods = map[error][]uint32{
 	ErrUnsupported: {1, 32770},
 	ErrDenied:      {32769},
 	ErrTimeout:     {32772},
-	ErrBusy:        {32774, 32775, 32781}, // in use, invalid state for this operation, locked by another
-	ErrNotFound:    {32778},               // system is not available (removed meanwhile)
-	ErrFull:        {32777},
+	// In use, invalid state for this operation, not available, locked.
+	ErrBusy:     {32774, 32775, 32777, 32781},
+	ErrNotFound: {32779},
 }
 
 func (e *Error) meaning() error {
