@@ -38,7 +38,7 @@ func (v *VSphere) Capture(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if err := name.Validate(); err != nil {
 		return no(err)
 	}
-	unlock, err := v.locks.lock(ctx, id)
+	unlock, err := v.locks.Lock(ctx, id)
 	if err != nil {
 		return no(err)
 	}
@@ -185,7 +185,7 @@ func (v *VSphere) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.Point
 
 // release removes our snapshots that keep doesn't want.
 func (v *VSphere) release(ctx context.Context, id dr.MachineID, keep func(dr.PointID) bool) ([]dr.PointID, error) {
-	unlock, err := v.locks.lock(ctx, id)
+	unlock, err := v.locks.Lock(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -136,19 +136,19 @@ func (d *draft) saw(ctx context.Context, m *machine, s snapshot, x vdisk) (bool,
 	switch cursor := d.before[x.id]; {
 	case d.again || wrote == nil:
 		return false, nil
-	case wrote.empty():
+	case wrote.Empty():
 		return true, nil
 	case epochOf(cursor) != epochOf(x.changeID):
 		return false, nil
 	default:
-		left := wrote.clone()
+		left := wrote.Clone()
 		for e, err := range d.v.areas(ctx, m.ref, &s.ref, x, cursor) {
 			if err != nil {
 				return false, notLost(err)
 			}
-			left.remove(e.Off, e.Len)
+			left.Remove(e.Off, e.Len)
 		}
-		return left.empty(), nil
+		return left.Empty(), nil
 	}
 }
 

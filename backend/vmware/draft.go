@@ -6,10 +6,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/spans"
 )
 
 // draft is a stopped machine's disks, written in place.
@@ -31,7 +31,7 @@ type draft struct {
 	torn    bool // the mark is durable
 
 	mu    sync.Mutex
-	wrote map[dr.DiskID]*spans
+	wrote map[dr.DiskID]*spans.Set
 	state draftState
 }
 
@@ -53,7 +53,7 @@ var (
 // of others refuse it: reverting to one would bring back half of what is
 // written.
 func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
-	d := &draft{v: v, id: id, point: p, token: rand.Text(), wrote: map[dr.DiskID]*spans{}, before: map[dr.DiskID]string{}}
+	d := &draft{v: v, id: id, point: p, token: rand.Text(), wrote: map[dr.DiskID]*spans.Set{}, before: map[dr.DiskID]string{}}
 	err := v.changing(ctx, id, func(m *machine) error {
 		if err := writableNow(m); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 				return err
 			}
 			d.open.refs[x.id] = diskRef{machine: id, disk: x.id, vm: m.ref, host: hostOf(m), key: x.key, file: x.file, delta: x.delta, uuid: x.uuid, size: x.size, place: at}
-			d.wrote[x.id], d.before[x.id] = newSpans(x.size), x.changeID
+			d.wrote[x.id], d.before[x.id] = spans.New(x.size), x.changeID
 		}
 		return nil
 	})
@@ -233,7 +233,7 @@ func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(
 			return fmt.Errorf("%w: the transport that opened the disk can't write", dr.ErrUnsupported)
 		}
 		d.mu.Lock()
-		d.wrote[disk].add(off, n)
+		d.wrote[disk].Add(off, n)
 		d.mu.Unlock()
 		d.open.wrote(disk)
 		return f(ctx, w)
@@ -256,38 +256,4 @@ func (d *draft) Close() error {
 	}
 	d.mu.Unlock()
 	return d.fail("close disks", "", -1, d.open.close())
-}
-
-// spans is where a disk was written, in blocks of at least 64 KiB: coarse, so
-// that it costs 2 MiB at most whatever the disk's size.
-type spans struct {
-	unit int64
-	bits []uint64
-}
-
-func newSpans(size int64) *spans {
-	unit := int64(64 << 10)
-	for size/unit > 1<<24 {
-		unit *= 2
-	}
-	return &spans{unit: unit, bits: make([]uint64, size/unit/64+1)}
-}
-
-func (s *spans) add(off, n int64) {
-	for b := off / s.unit; b <= (off+n-1)/s.unit; b++ {
-		s.bits[b/64] |= 1 << (b % 64)
-	}
-}
-
-// remove takes away the blocks that a range touches.
-func (s *spans) remove(off, n int64) {
-	for b := off / s.unit; b <= (off+n-1)/s.unit; b++ {
-		s.bits[b/64] &^= 1 << (b % 64)
-	}
-}
-
-func (s *spans) clone() *spans { return &spans{s.unit, slices.Clone(s.bits)} }
-
-func (s *spans) empty() bool {
-	return !slices.ContainsFunc(s.bits, func(w uint64) bool { return w != 0 })
 }

@@ -93,7 +93,7 @@ func TestTrackerThatMissesADraft(t *testing.T) {
 	require.NoError(t, err)
 	_, err = d.WriteAt(t.Context(), p.ids[0], []byte("seen"), 64*mib)
 	require.NoError(t, err)
-	d.(*draft).wrote[p.ids[0]].add(512*mib, 1) // and this was not
+	d.(*draft).wrote[p.ids[0]].Add(512*mib, 1) // and this was not
 	require.NoError(t, d.Commit(t.Context(), point))
 	require.NoError(t, d.Close())
 	p.write(128*mib, 1)

@@ -174,7 +174,7 @@ func (h *HotAdd) Sweep(ctx context.Context, v *VSphere) error {
 	if no := h.refuse(diskRef{uuid: "any"}, false); no != "" {
 		return fmt.Errorf("%w: %s", dr.ErrInvalid, no)
 	}
-	unlock, err := v.locks.lock(ctx, h.Appliance)
+	unlock, err := v.locks.Lock(ctx, h.Appliance)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (h *HotAdd) appliance(ctx context.Context, v *VSphere) (*machine, error) {
 // attach attaches the disk and returns the UUID that the guest finds it by.
 func (h *HotAdd) attach(ctx context.Context, v *VSphere, d diskRef, write bool) (attached, string, error) {
 	none := attached{}
-	unlock, err := v.locks.lock(ctx, h.Appliance)
+	unlock, err := v.locks.Lock(ctx, h.Appliance)
 	if err != nil {
 		return none, "", err
 	}
@@ -339,7 +339,7 @@ func deviceOf(m *machine, a attached) *types.VirtualDisk {
 }
 
 func (h *HotAdd) detach(ctx context.Context, v *VSphere, a attached) error {
-	unlock, err := v.locks.lock(ctx, h.Appliance)
+	unlock, err := v.locks.Lock(ctx, h.Appliance)
 	if err != nil {
 		return err
 	}

@@ -183,7 +183,7 @@ func (v *VSphere) changing(ctx context.Context, id dr.MachineID, f func(*machine
 
 // changingAny is changing for what needs no record.
 func (v *VSphere) changingAny(ctx context.Context, id dr.MachineID, f func(*machine) error) error {
-	unlock, err := v.locks.lock(ctx, id)
+	unlock, err := v.locks.Lock(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (v *VSphere) prepare(ctx context.Context, p backend.Placement) (backend.Rep
 		return backend.Replica{}, fmt.Errorf("%w: placement without a key", dr.ErrInvalid)
 	}
 	// Two callers with one key get one machine.
-	unlock, err := v.locks.lock(ctx, dr.MachineID("key/"+p.Key))
+	unlock, err := v.locks.Lock(ctx, dr.MachineID("key/"+p.Key))
 	if err != nil {
 		return backend.Replica{}, err
 	}

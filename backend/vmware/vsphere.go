@@ -14,6 +14,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
+	"github.com/lifeboat-dr/lifeboat/internal/keyed"
 )
 
 // VSphere is a vCenter, or an ESXi host, as a backend. All methods are safe for
@@ -23,7 +24,7 @@ type VSphere struct {
 	client  *vim25.Client
 	session *session
 	limits  *limits
-	locks   keyed // by machine: what changes a machine, one at a time
+	locks   keyed.Locks[dr.MachineID] // by machine: what changes a machine, one at a time
 	buffers *fsys.Pool
 	places  places
 	held    held   // guests that are frozen
@@ -101,40 +102,6 @@ func (v *VSphere) keepAlive(ctx context.Context) {
 			return
 		case <-t.C:
 			v.session.touch(ctx)
-		}
-	}
-}
-
-// keyed are locks by name.
-type keyed struct {
-	mu    sync.Mutex
-	locks map[dr.MachineID]chan struct{}
-}
-
-// lock waits for the machine's lock; unlock gives it back.
-func (k *keyed) lock(ctx context.Context, id dr.MachineID) (unlock func(), err error) {
-	for {
-		k.mu.Lock()
-		held, ok := k.locks[id]
-		if !ok {
-			if k.locks == nil {
-				k.locks = map[dr.MachineID]chan struct{}{}
-			}
-			mine := make(chan struct{})
-			k.locks[id] = mine
-			k.mu.Unlock()
-			return sync.OnceFunc(func() {
-				k.mu.Lock()
-				delete(k.locks, id)
-				k.mu.Unlock()
-				close(mine)
-			}), nil
-		}
-		k.mu.Unlock()
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 }
