@@ -1,0 +1,2 @@
+// Package hyperv is the backend for Microsoft Hyper-V.
+package hyperv

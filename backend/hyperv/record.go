@@ -1,0 +1,168 @@
+package hyperv
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// record is what this library keeps on a machine, as an exchange item that only
+// the host sees ([store.go] says how). A machine without one is the zero record.
+type record struct {
+	Version int `json:"v"`
+	// Self is the machine that the record was written for: an imported copy is
+	// another one.
+	Self dr.MachineID `json:"self"`
+	// Key is the placement's, of a machine that Prepare made.
+	Key string `json:"key,omitempty"`
+	// Made says that Prepare made the machine, and Remove may delete it; Folder
+	// is the one that was made for it.
+	Made   bool   `json:"made,omitempty"`
+	Folder string `json:"folder,omitempty"`
+	// Disks gives disks other IDs than their virtual disk's, which is the key.
+	Disks map[string]dr.DiskID `json:"disks,omitempty"`
+	// New, Torn and Holds are as in backend.Replica; For is the point of the
+	// draft that tore the disks, and Draft tells that draft from all others.
+	New   bool       `json:"new,omitempty"`
+	Torn  bool       `json:"torn,omitempty"`
+	For   dr.PointID `json:"for,omitempty"`
+	Draft string     `json:"draft,omitempty"`
+	Holds dr.PointID `json:"holds,omitempty"`
+	// Stamp is when the machine's state last changed, as the host wrote it, when
+	// it was found to hold Holds: another one, and it may have run.
+	Stamp string `json:"stamp,omitempty"`
+	// Captures are recovery checkpoints of ours, made or being made.
+	Captures []captured `json:"captures,omitempty"`
+	// Epochs are moments that changes can be told since, the last one last.
+	Epochs []epoch `json:"epochs,omitempty"`
+}
+
+// captured is a recovery checkpoint that this library asked for.
+type captured struct {
+	Point dr.PointID `json:"point"`
+	// Checkpoint is its InstanceID. While it is empty the checkpoint was asked
+	// for and Known are those that were there before.
+	Checkpoint string   `json:"checkpoint,omitempty"`
+	Known      []string `json:"known,omitempty"`
+	// Level is what was asked of the guest, Off that the machine was off.
+	Level dr.Consistency `json:"level,omitempty"`
+	Off   bool           `json:"off,omitempty"`
+	// Releasing says that it is being made a reference point, and References are
+	// those that were there before.
+	Releasing  bool     `json:"releasing,omitempty"`
+	References []string `json:"refs,omitempty"`
+	// Dropped says that it was released while the disks were torn: Hyper-V could
+	// not merge files that have other names. The next commit lets it go.
+	Dropped bool `json:"dropped,omitempty"`
+}
+
+// epoch is a point with the identifiers of its moment in each disk's change
+// tracking, by virtual disk, and the reference point that keeps them alive.
+type epoch struct {
+	Point     dr.PointID        `json:"point"`
+	Reference string            `json:"ref,omitempty"` // InstanceID
+	IDs       map[string]string `json:"ids"`
+}
+
+const recordVersion = 1
+
+// damaged is what a record that can't be read comes to. Whether the disks are
+// torn is unknown then, so nothing is done with the machine.
+func damaged(self dr.MachineID, err error) error {
+	return &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: exchange item %q: %w", dr.ErrCorrupt, recordName, err),
+		Remedy: "if this machine's disks are known to be whole, remove that host-only exchange item; else remove the machine, or the item, and fill its disks from a recovery point before it starts"}
+}
+
+// parseRecord reads a record's text. What it says of another machine is not
+// believed, except that disks are torn.
+func parseRecord(text string, self dr.MachineID) (record, error) {
+	if text == "" {
+		return record{}, nil
+	}
+	var head struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal([]byte(text), &head); err != nil {
+		return record{}, damaged(self, err)
+	}
+	if head.Version != recordVersion { // what else it says may mean something else
+		return record{}, &dr.Error{Op: "read the record", Machine: self, Err: fmt.Errorf("%w: exchange item %q of version %d", dr.ErrUnsupported, recordName, head.Version),
+			Remedy: "a newer Lifeboat wrote it: use that one"}
+	}
+	var r record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return record{}, damaged(self, err)
+	}
+	if r.Self != self {
+		return record{Torn: r.Torn, For: r.For, Disks: r.Disks}, nil
+	}
+	return r, nil
+}
+
+// text is the record as it is kept; "" for one that says nothing.
+func (r record) text(self dr.MachineID) string {
+	r.Version, r.Self = recordVersion, self
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // strings and maps of strings
+	}
+	if empty, _ := json.Marshal(record{Version: recordVersion, Self: self}); string(b) == string(empty) {
+		return ""
+	}
+	return string(b)
+}
+
+// capture finds the checkpoint of a point.
+func (r *record) capture(p dr.PointID) (captured, bool) {
+	for _, c := range r.Captures {
+		if c.Point == p {
+			return c, true
+		}
+	}
+	return captured{}, false
+}
+
+// set replaces a capture, or adds it.
+func (r *record) set(c captured) {
+	r.drop(c.Point)
+	r.Captures = append(r.Captures, c)
+}
+
+// drop forgets a capture. It leaves what other copies of the record share.
+func (r *record) drop(p dr.PointID) {
+	r.Captures = slices.DeleteFunc(slices.Clone(r.Captures), func(c captured) bool { return c.Point == p })
+}
+
+// epoch finds the identifiers of a point.
+func (r *record) epoch(p dr.PointID) (epoch, bool) {
+	for _, e := range r.Epochs {
+		if e.Point == p {
+			return e, true
+		}
+	}
+	return epoch{}, false
+}
+
+// began adds an epoch as the newest.
+func (r *record) began(e epoch) {
+	r.Epochs = append(slices.DeleteFunc(slices.Clone(r.Epochs), func(x epoch) bool { return x.Point == e.Point }), e)
+}
+
+// dmtf reads a CIM datetime: "20260102030405.000000+060", the offset in minutes.
+func dmtf(s string) (time.Time, error) {
+	var offset int
+	if len(s) != 25 {
+		return time.Time{}, fmt.Errorf("%w: %q is no CIM datetime", dr.ErrCorrupt, s)
+	}
+	t, err := time.Parse("20060102150405.000000", s[:21])
+	if err == nil {
+		_, err = fmt.Sscanf(s[21:], "%d", &offset)
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %q is no CIM datetime", dr.ErrCorrupt, s)
+	}
+	return t.Add(-time.Duration(offset) * time.Minute).UTC(), nil
+}

@@ -1,0 +1,92 @@
+package hyperv
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// Remove implements backend.Target: a machine that Prepare made goes with its
+// disks, checkpoints and folder; disks that somebody else attached to it stay.
+// Any other machine is left, and that is no error.
+//
+// The files go first and the machine last: what is cut off in between still has
+// its record, and the next call goes on.
+func (v *HyperV) Remove(ctx context.Context, id dr.MachineID) error {
+	err := v.changing(ctx, id, func(m *machine) error {
+		if !m.record.Made {
+			return nil
+		}
+		if err := m.powerOff(ctx); err != nil {
+			return err
+		}
+		for _, o := range m.others {
+			if o.Props.String("VirtualSystemType") == planned {
+				continue
+			}
+			if _, err := m.node.call(ctx, m.node.snapshots, "DestroySnapshot", host.Props{"AffectedSnapshot": o.Path}, output{}); err != nil && !errors.Is(err, host.ErrNotFound) {
+				return err
+			}
+		}
+		if err := m.dropReferences(ctx, m.record.Epochs); err != nil {
+			return err
+		}
+		if len(m.others) > 0 {
+			var err error
+			if m, err = v.again(ctx, m); err != nil {
+				return err
+			}
+			m.others = nil
+			if m, err = v.merged(ctx, m); err != nil {
+				return err
+			}
+		}
+		return v.destroy(ctx, m)
+	})
+	if isNotFound(err) {
+		return nil
+	}
+	return fail("remove", id, "", -1, err)
+}
+
+// destroy removes the files of our own disks, then the machine.
+func (v *HyperV) destroy(ctx context.Context, m *machine) error {
+	if !m.record.Torn { // with files missing nothing else may start it
+		r := m.record
+		r.Torn, r.Holds, r.New = true, "", false
+		if err := v.save(ctx, m, r); err != nil {
+			return err
+		}
+	}
+	folder := m.record.Folder
+	for _, d := range m.disks {
+		ours := m.record.Disks[d.uuid] != "" || d.missing != nil && strings.EqualFold(folderOf(d.path), folder)
+		if !ours {
+			v.options.Log.WarnContext(ctx, "the machine is removed without a disk that is somebody else's", "machine", m.id, "disk", d.id, "file", d.path)
+			continue
+		}
+		for _, path := range []string{d.path, tornName(d.path)} {
+			for _, suffix := range append([]string{""}, companions...) {
+				if err := m.node.disks.Remove(ctx, path+suffix); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if _, err := m.node.call(ctx, m.node.management, "DestroySystem", host.Props{"AffectedSystem": m.system.Path}, output{}); err != nil {
+		return err
+	}
+	if folder == "" {
+		return nil
+	}
+	// What Hyper-V itself made in it goes with it, or stays with what is left.
+	for _, name := range []string{`\Virtual Machines`, `\Snapshots`, ""} {
+		if err := m.node.disks.Remove(ctx, folder+name); err != nil && !errors.Is(err, host.ErrNotEmpty) {
+			v.options.Log.WarnContext(ctx, "a folder is left", "machine", m.id, "folder", folder+name, "error", err)
+		}
+	}
+	return nil
+}
