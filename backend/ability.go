@@ -49,6 +49,15 @@ type Sweeper interface {
 	Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointID) bool) ([]dr.PointID, error)
 }
 
+// Forgetter is an ability of backends to whose trackers each point costs
+// something that changes can be told since.
+type Forgetter interface {
+	// Forget says that changes of the machine will be asked since the point
+	// before, or later ones, from now on: what the tracker keeps of older points
+	// may go. Points that aren't known, and machines that are gone, are no error.
+	Forget(ctx context.Context, id dr.MachineID, before dr.PointID) error
+}
+
 // Prober is an ability of backends: evidence that a started machine lives.
 type Prober interface {
 	// Probe waits until there is evidence or ctx ends, and tells what it

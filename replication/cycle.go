@@ -206,6 +206,12 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if err := join(err, c.release(ctx, id, name)); err != nil {
 		return r, err
 	}
+	if f, ok := dr.As[backend.Forgetter](c.Source); ok {
+		// The next cycle asks what has changed since this point.
+		if err := f.Forget(ctx, id, name); err != nil {
+			c.log().WarnContext(ctx, "what the tracker keeps of older points", "machine", id, "point", name, "error", err)
+		}
+	}
 	// The data is safe: that it isn't a point that can be listed yet is no
 	// failure. Whoever asks for the latest point, and the next cycle, see to it.
 	if err := Process(ctx, c.Points, line); err != nil {

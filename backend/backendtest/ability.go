@@ -113,6 +113,25 @@ var abilityPromises = []promise{
 		e.sameImage(e.capture(m.ID, "keep"), then, "kept")
 		e.sameImage(e.capture(m.ID, "drop-1"), c, "a new moment under a name that was swept")
 	}},
+	{"Forgetter still tells changes since what it was told", func(e *env) {
+		f := need[backend.Forgetter](e, e.b, "backend.Forgetter")
+		m, c := e.running()
+		var points []dr.Point
+		for _, name := range []dr.PointID{"p1", "p2"} {
+			img := e.capture(m.ID, name)
+			points = append(points, img.Point())
+			e.ok(img.Close())
+			e.ok(e.b.Release(e.Context(), m.ID, name))
+		}
+		for range 2 {
+			e.ok(f.Forget(e.Context(), m.ID, "p2"))
+		}
+		e.ok(f.Forget(e.Context(), m.ID, "nobody-knows-it"))
+		e.ok(f.Forget(e.Context(), "gone", "p2"))
+		then := c.clone()
+		spans := e.scribble(m.ID, c, 4)
+		e.changes(e.capture(m.ID, "p3"), points[1], then, c, spans)
+	}},
 	{"Prober sees a machine that runs, and no other", func(e *env) {
 		p := need[backend.Prober](e, e.b, "backend.Prober")
 		m, _ := e.running()

@@ -27,6 +27,7 @@ const (
 	OpQuiesce   Op = "Quiesce"
 	OpThaw      Op = "thaw"
 	OpSweep     Op = "Sweep"
+	OpForget    Op = "Forget"
 	OpProbe     Op = "Probe"
 	OpPreflight Op = "Preflight"
 	OpNetworks  Op = "Networks"
@@ -194,6 +195,9 @@ func (w *wrapped) Unwrap() any {
 	}
 	if a, ok := dr.As[backend.Sweeper](w.b); ok {
 		c = sweeper{link{c}, a, w.around}
+	}
+	if a, ok := dr.As[backend.Forgetter](w.b); ok {
+		c = forgetter{link{c}, a, w.around}
 	}
 	if a, ok := dr.As[backend.Prober](w.b); ok {
 		c = prober{link{c}, a, w.around}

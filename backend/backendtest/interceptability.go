@@ -69,6 +69,16 @@ func (a sweeper) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointI
 	return result(ctx, a.around, Call{Op: OpSweep, Machine: id}, func() ([]dr.PointID, error) { return a.Sweeper.Sweep(ctx, id, keep) })
 }
 
+type forgetter struct {
+	link
+	backend.Forgetter
+	around Interceptor
+}
+
+func (a forgetter) Forget(ctx context.Context, id dr.MachineID, before dr.PointID) error {
+	return a.around(ctx, Call{Op: OpForget, Machine: id, Point: before}, func() error { return a.Forgetter.Forget(ctx, id, before) })
+}
+
 type prober struct {
 	link
 	backend.Prober

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
@@ -134,7 +135,7 @@ func (v *HyperV) Networks(ctx context.Context) ([]backend.Network, error) {
 		}
 		for _, s := range switches {
 			// Nodes of a cluster have switches of one name for one network.
-			if i, ok := byName[s.name]; ok && len(v.nodes) > 1 && !contains(all[i].Hosts, n.name) {
+			if i, ok := byName[s.name]; ok && len(v.nodes) > 1 && !slices.Contains(all[i].Hosts, n.name) {
 				all[i].Hosts = append(all[i].Hosts, n.name)
 				all[i].Aliases = append(all[i].Aliases, s.guid)
 				continue
@@ -148,20 +149,9 @@ func (v *HyperV) Networks(ctx context.Context) ([]backend.Network, error) {
 		return nil, fail("list networks", "", "", -1, err)
 	}
 	for i := range all {
-		for _, u := range uses[all[i].Name] {
-			all[i].Used = append(all[i].Used, u)
-		}
+		all[i].Used = append(all[i].Used, uses[all[i].Name]...)
 	}
 	return all, nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // uses tells which addresses machines have on networks, by the networks' names.

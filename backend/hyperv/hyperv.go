@@ -86,6 +86,7 @@ type HyperV struct {
 var (
 	_ backend.Backend       = (*HyperV)(nil)
 	_ backend.Checker       = (*HyperV)(nil)
+	_ backend.Forgetter     = (*HyperV)(nil)
 	_ backend.Inspector     = (*HyperV)(nil)
 	_ backend.Lister        = (*HyperV)(nil)
 	_ backend.NetworkLister = (*HyperV)(nil)
