@@ -1,0 +1,31 @@
+package hypervtest
+
+import "slices"
+
+// span is [from, to) in blocks.
+type span struct{ from, to int64 }
+
+// blockSet is a set of blocks: spans, ascending, with gaps between them.
+type blockSet []span
+
+// add returns the set with [from, to) in it.
+func (s blockSet) add(from, to int64) blockSet {
+	if from >= to {
+		return s
+	}
+	// Those that touch the new one become one with it.
+	i, _ := slices.BinarySearchFunc(s, from, func(x span, v int64) int { return int(max(-1, min(1, x.to-v))) })
+	j := i
+	for j < len(s) && s[j].from <= to {
+		from, to = min(from, s[j].from), max(to, s[j].to)
+		j++
+	}
+	return slices.Replace(s, i, j, span{from, to})
+}
+
+func (s blockSet) union(o blockSet) blockSet {
+	for _, x := range o {
+		s = s.add(x.from, x.to)
+	}
+	return s
+}
