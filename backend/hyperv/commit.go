@@ -184,9 +184,16 @@ func (v *HyperV) merged(ctx context.Context, m *machine) (*machine, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, v.options.JobLimit, &explained{
 		fmt.Errorf("%w: the host has not merged the machine's checkpoints within Options.JobLimit", dr.ErrBusy), "see in Hyper-V Manager what holds the merge up"})
 	defer cancel()
+	looks := 0
 	for wait := v.pace(); ; wait.sleep(ctx) {
 		if len(m.others) > 0 || !m.merging() {
 			return m, m.writableNow()
+		}
+		if looks++; looks == patience {
+			// Older reference points hold merges up: what they keep is given up.
+			if err := v.trim(ctx, m, 1); err != nil {
+				return nil, err
+			}
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -198,6 +205,9 @@ func (v *HyperV) merged(ctx context.Context, m *machine) (*machine, error) {
 		m = next
 	}
 }
+
+// patience is how often a merge is looked at before something is given up for it.
+const patience = 5
 
 // merging tells whether disks are in files that a checkpoint began.
 func (m *machine) merging() bool {

@@ -85,35 +85,38 @@ func (n *node) call(ctx context.Context, path host.Ref, method string, in host.P
 	if err != nil {
 		return host.Object{}, err
 	}
+	made := r.Out.Strings(of.param)
 	switch r.Return {
 	case done:
 		if of.param == "" {
 			return host.Object{}, nil
 		}
-		made := r.Out.Strings(of.param)
-		if len(made) != 1 {
-			return host.Object{}, fmt.Errorf("%s returned %d objects in %s, and one was expected", method, len(made), of.param)
-		}
-		return n.conn.Get(ctx, host.Ref(made[0]))
 	case jobStarted:
+		job := host.Ref(r.Out.String("Job"))
+		if job == "" {
+			return host.Object{}, fmt.Errorf("%s started a job and did not say which", method)
+		}
+		if err := n.await(ctx, method, job); err != nil || of.param == "" {
+			return host.Object{}, err
+		}
+		if len(made) > 0 {
+			break // some methods say at once what the job will make
+		}
+		all, err := n.conn.Associators(ctx, job, "Msvm_AffectedJobElement", of.class)
+		if err == nil && len(all) != 1 {
+			err = fmt.Errorf("the job of %s names %d objects of %s, and one was expected", method, len(all), of.class)
+		}
+		if err != nil {
+			return host.Object{}, err
+		}
+		return all[0], nil
 	default:
 		return host.Object{}, &host.Error{Op: method, Kind: host.Method, Code: r.Return}
 	}
-	job := host.Ref(r.Out.String("Job"))
-	if job == "" {
-		return host.Object{}, fmt.Errorf("%s started a job and did not say which", method)
+	if len(made) != 1 {
+		return host.Object{}, fmt.Errorf("%s returned %d objects in %s, and one was expected", method, len(made), of.param)
 	}
-	if err := n.await(ctx, method, job); err != nil || of.class == "" {
-		return host.Object{}, err
-	}
-	made, err := n.conn.Associators(ctx, job, "Msvm_AffectedJobElement", of.class)
-	if err == nil && len(made) != 1 {
-		err = fmt.Errorf("the job of %s names %d objects of %s, and one was expected", method, len(made), of.class)
-	}
-	if err != nil {
-		return host.Object{}, err
-	}
-	return made[0], nil
+	return n.conn.Get(ctx, host.Ref(made[0]))
 }
 
 // await polls a job to its end: it is read anew each time. Events would hold

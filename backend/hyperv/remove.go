@@ -3,6 +3,8 @@ package hyperv
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
@@ -22,27 +24,6 @@ func (v *HyperV) Remove(ctx context.Context, id dr.MachineID) error {
 		}
 		if err := m.powerOff(ctx); err != nil {
 			return err
-		}
-		for _, o := range m.others {
-			if o.Props.String("VirtualSystemType") == planned {
-				continue
-			}
-			if _, err := m.node.call(ctx, m.node.snapshots, "DestroySnapshot", host.Props{"AffectedSnapshot": o.Path}, output{}); err != nil && !errors.Is(err, host.ErrNotFound) {
-				return err
-			}
-		}
-		if err := m.dropReferences(ctx, m.record.Epochs); err != nil {
-			return err
-		}
-		if len(m.others) > 0 {
-			var err error
-			if m, err = v.again(ctx, m); err != nil {
-				return err
-			}
-			m.others = nil
-			if m, err = v.merged(ctx, m); err != nil {
-				return err
-			}
 		}
 		return v.destroy(ctx, m)
 	})
@@ -68,8 +49,13 @@ func (v *HyperV) destroy(ctx context.Context, m *machine) error {
 			v.options.Log.WarnContext(ctx, "the machine is removed without a disk that is somebody else's", "machine", m.id, "disk", d.id, "file", d.path)
 			continue
 		}
-		for _, path := range []string{d.path, tornName(d.path)} {
-			for _, suffix := range append([]string{""}, companions...) {
+		chain, err := m.node.chain(ctx, d)
+		if err != nil {
+			return err
+		}
+		// From the base up: what is left by a crash is still found by the last.
+		for _, path := range slices.Backward(chain) {
+			for _, suffix := range append(companions, "") {
 				if err := m.node.disks.Remove(ctx, path+suffix); err != nil {
 					return err
 				}
@@ -89,4 +75,30 @@ func (v *HyperV) destroy(ctx context.Context, m *machine) error {
 		}
 	}
 	return nil
+}
+
+// maxChain bounds a chain of files: Hyper-V allows 50 checkpoints.
+const maxChain = 128
+
+// chain lists a disk's files, the newest first, by both names that the newest
+// may have.
+func (n *node) chain(ctx context.Context, d vdisk) ([]string, error) {
+	files := []string{d.path, tornName(d.path)}
+	for info := d.info; info.Parent != ""; {
+		if len(files) > maxChain {
+			return nil, fmt.Errorf("%w: the chain of %s has no end", dr.ErrCorrupt, d.path)
+		}
+		path := info.Parent
+		var err error
+		if info, err = n.disks.Stat(ctx, path); errors.Is(err, host.ErrNotFound) {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		if !strings.EqualFold(info.ID, d.uuid) {
+			break // a person's base that others use
+		}
+		files = append(files, path)
+	}
+	return files, nil
 }
