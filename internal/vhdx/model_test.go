@@ -135,7 +135,7 @@ func differs(a, b []byte) int {
 func TestRandomHistories(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
-	for run := range 12 {
+	for run := range 5 {
 		h := &history{t: t, rng: rand.New(rand.NewPCG(seed, uint64(run))), newFile: func() File { return &memFile{} }}
 		o := Options{BlockSize: mib << h.rng.IntN(3), LogicalSector: []uint32{512, 4096}[h.rng.IntN(2)], Fixed: h.rng.IntN(4) == 0}
 		o.Size = mib*(1+h.rng.Int64N(12)) + 4096*h.rng.Int64N(300)
