@@ -1,6 +1,10 @@
 package hypervtest
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
+)
 
 // span is [from, to) in blocks.
 type span struct{ from, to int64 }
@@ -28,4 +32,15 @@ func (s blockSet) union(o blockSet) blockSet {
 		s = s.add(x.from, x.to)
 	}
 	return s
+}
+
+// ranges are the set's in bytes, of blocks of that size, up to the end.
+func (s blockSet) ranges(block, end int64) []host.Range {
+	var out []host.Range
+	for _, x := range s {
+		if r := (host.Range{Off: x.from * block, Len: min(x.to*block, end) - x.from*block}); r.Len > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
 }

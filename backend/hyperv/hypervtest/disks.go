@@ -297,19 +297,7 @@ func (o *openDisk) Changes(ctx context.Context, since string) iter.Seq2[host.Ran
 			set, err = f.changes(since)
 			return err
 		})
-		for _, b := range set {
-			if err != nil {
-				break
-			}
-			g := o.h.s.granularity
-			r := host.Range{Off: b.from * g, Len: min(b.to*g, size) - b.from*g}
-			if err = ctx.Err(); err == nil && r.Len > 0 && !yield(r, nil) {
-				return
-			}
-		}
-		if err != nil {
-			yield(host.Range{}, err)
-		}
+		give(ctx, set.ranges(o.h.s.granularity, size), err, yield)
 	}
 }
 
@@ -320,17 +308,25 @@ func (o *openDisk) Allocated(ctx context.Context) iter.Seq2[host.Range, error] {
 			ranges, err = f.image.Allocated()
 			return err
 		})
-		for _, r := range ranges {
-			if err != nil {
-				break
-			}
-			if err = ctx.Err(); err == nil && !yield(r, nil) {
-				return
-			}
+		give(ctx, ranges, err, yield)
+	}
+}
+
+// give yields ranges, or the error that came instead.
+func give(ctx context.Context, ranges []host.Range, err error, yield func(host.Range, error) bool) {
+	for _, r := range ranges {
+		if err == nil {
+			err = ctx.Err()
 		}
 		if err != nil {
-			yield(host.Range{}, err)
+			break
 		}
+		if !yield(r, nil) {
+			return
+		}
+	}
+	if err != nil {
+		yield(host.Range{}, err)
 	}
 }
 

@@ -34,6 +34,9 @@ type Options struct {
 	ShutdownCalls int
 	// Granularity of change tracking in bytes; 0: 64 KiB.
 	Granularity int64
+	// BlockSize of dynamic disks in bytes; 0: 1 MiB, so that little data takes
+	// little time. Hyper-V's own is 32 MiB.
+	BlockSize uint32
 	// Capacity of each volume in bytes; 0: 16 TiB. It is told, not enforced:
 	// see [Host.FillUp].
 	Capacity int64
@@ -86,10 +89,13 @@ func newNodes(t T, opts Options, n int) []*Host {
 	if opts.Granularity == 0 {
 		opts.Granularity = 64 << 10
 	}
+	if opts.BlockSize == 0 {
+		opts.BlockSize = 1 << 20
+	}
 	if opts.Capacity == 0 {
 		opts.Capacity = 16 << 40
 	}
-	s := &storage{dir: t.TempDir(), granularity: opts.Granularity, capacity: opts.Capacity, files: map[string]*file{}}
+	s := &storage{dir: t.TempDir(), granularity: opts.Granularity, block: opts.BlockSize, capacity: opts.Capacity, files: map[string]*file{}}
 	nodes := make([]*Host, n)
 	for i := range nodes {
 		o := opts

@@ -3,139 +3,128 @@ package hypervtest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
+	"github.com/lifeboat-dr/lifeboat/internal/vhdx"
 )
 
 // imageSpec is what an image is made of; a parent gives size and sectors.
 type imageSpec struct {
 	size       int64
 	sector     uint32
+	block      uint32 // of a dynamic VHDX
 	vhd, fixed bool
 	parent     image
 	parentPath string
 	id         string // VirtualDiskId; empty: another one
 }
 
-const pageSize = 64 << 10
-
-// plain is an image in memory.
-type plain struct {
-	size   int64
-	sector uint32
-	id     string
-	parent *plain
-	pages  map[int64][]byte
+// image is the content of a disk file, with the chain below it.
+type image interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	Flush() error
+	Size() int64
+	ID() string // VirtualDiskId in lower case
+	LogicalSector() uint32
+	Allocation() int64 // of the file, in bytes
+	Grow(size int64) error
+	// Merge puts the content into the parent's.
+	Merge() error
+	// Allocated are the ranges outside of which the chain reads as zeros.
+	Allocated() ([]host.Range, error)
+	Close() error
 }
 
+// vhdxImage is a real VHDX file. It stays open for writing as long as the host
+// lives, and so do those below it: what may be opened by whom is the matter of
+// the locks of [file].
+type vhdxImage struct {
+	*vhdx.Disk
+	file *os.File
+}
+
+// unsynced is a file that doesn't wait for the disk: a simulated host loses
+// power without losing what was written.
+type unsynced struct{ vhdx.File }
+
+func (unsynced) Sync() error { return nil }
+
 func createImage(local string, spec imageSpec) (image, error) {
-	f, err := os.OpenFile(local, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if spec.vhd {
+		return createVHD(local, spec)
+	}
+	o := vhdx.Options{Size: spec.size, BlockSize: spec.block, LogicalSector: spec.sector, Fixed: spec.fixed}
+	if spec.id != "" {
+		id, err := vhdx.ParseGUID(spec.id)
+		if err != nil {
+			return nil, err
+		}
+		o.DiskID = id
+	}
+	if spec.parent != nil {
+		p, ok := spec.parent.(*vhdxImage)
+		if !ok {
+			return nil, errors.New("a VHDX above something else")
+		}
+		o = vhdx.Options{Parent: p.Disk, ParentAbsolute: spec.parentPath, ParentRelative: relative(spec.parentPath)}
+	}
+	f, err := os.OpenFile(local, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Close(); err != nil {
+	d, err := vhdx.Create(unsynced{vhdx.OSFile(f)}, o)
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(local))
+	}
+	return &vhdxImage{d, f}, nil
+}
+
+// relative is the file's name as a locator of a child in the same folder has it.
+func relative(path string) string { return `.` + path[strings.LastIndexByte(path, '\\'):] }
+
+// openImage opens a file that a test put there. One with a parent is refused:
+// chains are made by checkpoints only.
+func openImage(local string) (image, error) {
+	f, err := os.OpenFile(local, os.O_RDWR, 0)
+	if err != nil {
 		return nil, err
 	}
-	p := &plain{size: spec.size, sector: spec.sector, id: strings.ToLower(newGUID()), pages: map[int64][]byte{}}
-	if spec.parent != nil {
-		q := spec.parent.(*plain)
-		p.parent, p.size, p.sector, p.id = q, q.size, q.sector, q.id
+	d, err := vhdx.Open(unsynced{vhdx.OSFile(f)}, vhdx.OpenOptions{})
+	if err == nil && d.HasParent() {
+		err = errors.Join(fmt.Errorf("a differencing disk of %s", d.Locator().Absolute), d.Close())
 	}
-	if spec.id != "" {
-		p.id = spec.id
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if p.sector == 0 {
-		p.sector = 512
-	}
-	if p.size <= 0 || p.size%int64(p.sector) != 0 {
-		return nil, errors.Join(fmt.Errorf("a disk of %d bytes", p.size), os.Remove(local))
-	}
-	return p, nil
+	return &vhdxImage{d, f}, nil
 }
 
-func openImage(string) (image, error) { return nil, errors.New("not a disk") }
+func (i *vhdxImage) ID() string { return strings.ToLower(i.Disk.ID().String()) }
 
-func (p *plain) page(i int64) []byte {
-	for q := p; q != nil; q = q.parent {
-		if b := q.pages[i]; b != nil {
-			return b
-		}
+func (i *vhdxImage) Allocation() int64 {
+	st, err := i.file.Stat()
+	if err != nil {
+		return 0
 	}
-	return nil
+	return st.Size()
 }
 
-func (p *plain) ReadAt(b []byte, off int64) (int, error) {
-	n := 0
-	for n < len(b) && off < p.size {
-		at := off % pageSize
-		m := int(min(int64(len(b)-n), pageSize-at, p.size-off))
-		if pg := p.page(off / pageSize); pg != nil {
-			copy(b[n:n+m], pg[at:])
-		} else {
-			clear(b[n : n+m])
-		}
-		n, off = n+m, off+int64(m)
-	}
-	if n < len(b) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (p *plain) WriteAt(b []byte, off int64) (int, error) {
-	n := 0
-	for n < len(b) {
-		i, at := off/pageSize, off%pageSize
-		m := int(min(int64(len(b)-n), pageSize-at))
-		pg := p.pages[i]
-		if pg == nil {
-			pg = make([]byte, pageSize)
-			copy(pg, p.page(i))
-			p.pages[i] = pg
-		}
-		copy(pg[at:], b[n:n+m])
-		n, off = n+m, off+int64(m)
-	}
-	return n, nil
-}
-
-func (p *plain) Flush() error          { return nil }
-func (p *plain) Size() int64           { return p.size }
-func (p *plain) ID() string            { return p.id }
-func (p *plain) LogicalSector() uint32 { return p.sector }
-func (p *plain) Close() error          { return nil }
-func (p *plain) Allocation() int64     { return int64(len(p.pages)) * pageSize }
-
-func (p *plain) Grow(size int64) error {
-	if size < p.size || size%int64(p.sector) != 0 {
-		return fmt.Errorf("%d bytes", size)
-	}
-	p.size = size
-	return nil
-}
-
-func (p *plain) Merge() error {
-	for i, b := range p.pages {
-		p.parent.pages[i] = b
-	}
-	p.parent.size = p.size
-	return nil
-}
-
-func (p *plain) Allocated() ([]host.Range, error) {
+func (i *vhdxImage) Allocated() ([]host.Range, error) {
 	var all blockSet
-	for q := p; q != nil; q = q.parent {
-		for i := range q.pages {
-			all = all.add(i, i+1)
+	for d := i.Disk; d != nil; d = d.Parent() {
+		for r, err := range d.Allocated(0, d.Size()) {
+			if err != nil {
+				return nil, err
+			}
+			if r.State == vhdx.Data {
+				all = all.add(r.Off, r.Off+r.Len)
+			}
 		}
 	}
-	var out []host.Range
-	for _, s := range all {
-		out = append(out, host.Range{Off: s.from * pageSize, Len: min(s.to*pageSize, p.size) - s.from*pageSize})
-	}
-	return slices.Clip(out), nil
+	return all.ranges(1, i.Size()), nil
 }
+
+func (i *vhdxImage) Close() error { return errors.Join(i.Disk.Close(), i.file.Close()) }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 )
 
 // storage is the files of a host, or of all nodes of a cluster: each has a
@@ -22,11 +20,11 @@ type storage struct {
 	mu          sync.RWMutex
 	dir         string
 	granularity int64
+	block       uint32 // of dynamic disks
 	capacity    int64
 	full        bool
 	files       map[string]*file // disks by key
-	closed      bool
-	later       []func() // to run when mu is free
+	later       []func()         // to run when mu is free
 }
 
 // file is one disk file.
@@ -44,23 +42,6 @@ type file struct {
 	tracker  *tracker // nil: changes aren't tracked
 	segments []segment
 	closed   string // the moment at which a checkpoint froze the file
-}
-
-// image is the content of a disk file, with the chain below it.
-type image interface {
-	ReadAt(p []byte, off int64) (int, error)
-	WriteAt(p []byte, off int64) (int, error)
-	Flush() error
-	Size() int64
-	ID() string // VirtualDiskId in lower case
-	LogicalSector() uint32
-	Allocation() int64 // of the file, in bytes
-	Grow(size int64) error
-	// Merge puts the content into the parent's.
-	Merge() error
-	// Allocated are the ranges outside of which the chain reads as zeros.
-	Allocated() ([]host.Range, error)
-	Close() error
 }
 
 // unlock releases mu, and runs what has waited for that.
@@ -134,6 +115,9 @@ func (s *storage) create(node, path string, spec imageSpec, parent *file) (*file
 		return nil, wmiError("CreateVirtualDisk", winFileExists, path)
 	}
 	f := &file{key: key, path: path, parent: parent, vhd: spec.vhd, fixed: spec.fixed}
+	if spec.block == 0 {
+		spec.block = s.block
+	}
 	if parent != nil {
 		spec.parent, spec.parentPath, f.vhd = parent.image, parent.path, parent.vhd
 	}
@@ -272,9 +256,14 @@ func (s *storage) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, f := range s.files {
-		errs = append(errs, f.image.Close())
+	// Children before their parents: these stay open until then.
+	for len(s.files) > 0 {
+		for key, f := range s.files {
+			if s.children(f) == 0 {
+				errs = append(errs, f.image.Close())
+				delete(s.files, key)
+			}
+		}
 	}
-	s.files, s.closed = map[string]*file{}, true
 	return errors.Join(errs...)
 }
