@@ -92,6 +92,45 @@ func (vm *VM) LoseTracking() {
 	}
 }
 
+// MoveDisks moves the files of the machine's disks to another folder, running or
+// not, as a storage migration does. What was tracked stays so.
+func (vm *VM) MoveDisks(folder string) error {
+	vm.h.s.mu.Lock()
+	defer vm.h.s.mu.Unlock()
+	s := vm.h.s
+	if err := s.mkdir(vm.h.opts.Name, folder); err != nil {
+		return err
+	}
+	moved := map[*file]bool{}
+	for _, comps := range vm.configurations() {
+		for _, k := range virtualDisks(comps) {
+			leaf, err := s.find(vm.h.opts.Name, k.file())
+			if err != nil {
+				return err
+			}
+			for _, f := range leaf.chain() {
+				if moved[f] {
+					continue
+				}
+				path := folder + f.path[strings.LastIndexByte(f.path, '\\'):]
+				key, err := s.key(vm.h.opts.Name, path)
+				if err != nil {
+					return err
+				}
+				if _, err := os.Stat(key); err == nil {
+					return fmt.Errorf("hypervtest: there is a file %s already", path)
+				}
+				if err := s.move(f, key, path); err != nil {
+					return err
+				}
+				moved[f] = true
+			}
+			k.props["HostResource"] = []any{leaf.path}
+		}
+	}
+	return nil
+}
+
 // ReplaceDisk puts another file of the same size in place of a disk's base file,
 // as a restore by other software does: same path, another VirtualDiskId, all
 // zeros. The machine has to be off and without checkpoints.
@@ -116,8 +155,8 @@ func (vm *VM) ReplaceDisk(disk string) error {
 // ChainLength is the number of files of the machine's longest chain of a disk:
 // 1 when everything is merged.
 func (vm *VM) ChainLength() int {
-	vm.h.s.mu.RLock()
-	defer vm.h.s.mu.RUnlock()
+	vm.h.s.mu.Lock()
+	defer vm.h.s.mu.Unlock()
 	n := 0
 	for _, f := range vm.files(vm.comps) {
 		n = max(n, len(f.chain()))
@@ -166,8 +205,8 @@ type DiskState struct {
 
 // Disks returns the machine's virtual disks in the order in which they came.
 func (vm *VM) Disks() []DiskState {
-	vm.h.s.mu.RLock()
-	defer vm.h.s.mu.RUnlock()
+	vm.h.s.mu.Lock()
+	defer vm.h.s.mu.Unlock()
 	var out []DiskState
 	for _, k := range vm.storageDisks() {
 		d := DiskState{InstanceID: k.id(), Path: k.file(), Base: k.file()}
@@ -226,12 +265,9 @@ func (vm *VM) Migrate(to *Host) error {
 		if err := os.MkdirAll(filepath.Dir(key), 0o755); err != nil {
 			return err
 		}
-		if err := os.Rename(f.key, key); err != nil {
+		if err := from.s.move(f, key, f.path); err != nil {
 			return err
 		}
-		delete(from.s.files, f.key)
-		f.key = key
-		from.s.files[key] = f
 	}
 	if a, err := from.s.key(from.opts.Name, vm.configFile()); err == nil {
 		if b, err := from.s.key(to.opts.Name, vm.configFile()); err == nil && a != b {

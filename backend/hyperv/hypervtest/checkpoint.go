@@ -192,7 +192,20 @@ func (vm *VM) drop(s *snapshot) {
 		vm.settings["Parent"] = parent
 	}
 	vm.snaps = slices.DeleteFunc(vm.snaps, func(x *snapshot) bool { return x == s })
+	vm.discard(s.comps)
 	vm.prune()
+}
+
+// discard lets go of a configuration's files: those that a checkpoint made go
+// when nothing else needs them.
+func (vm *VM) discard(comps []*component) {
+	for _, f := range vm.files(comps) {
+		for _, g := range f.chain() {
+			if vm.made[g] {
+				vm.garbage[g] = true
+			}
+		}
+	}
 }
 
 // prune forgets the moments that nobody carries any more.
@@ -261,6 +274,9 @@ func (vm *VM) settle() {
 			f = p
 		}
 	}
+	if len(vm.garbage) == 0 {
+		return
+	}
 	used := map[*file]bool{}
 	for _, comps := range vm.configurations() {
 		for _, f := range vm.files(comps) {
@@ -269,11 +285,10 @@ func (vm *VM) settle() {
 			}
 		}
 	}
-	for f := range vm.made {
-		if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 {
-			if vm.h.s.remove(f) == nil {
-				delete(vm.made, f)
-			}
+	for f := range vm.garbage {
+		if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 && vm.h.s.remove(f) == nil {
+			delete(vm.made, f)
+			delete(vm.garbage, f)
 		}
 	}
 }
@@ -311,5 +326,6 @@ func (vm *VM) merge(f, p *file) error {
 	p.closed = ""
 	vm.merges++
 	delete(vm.made, f)
+	delete(vm.garbage, f)
 	return vm.h.s.remove(f)
 }

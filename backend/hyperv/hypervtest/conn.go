@@ -27,10 +27,7 @@ func (c *conn) call(ctx context.Context, call Call, f func(h *Host) error) error
 	if c.closed {
 		return host.ErrClosed
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := c.h.hooks.before(&call); err != nil {
+	if err := c.h.hooks.before(ctx, &call); err != nil {
 		return err
 	}
 	err := func() error {
@@ -38,6 +35,9 @@ func (c *conn) call(ctx context.Context, call Call, f func(h *Host) error) error
 		defer c.h.s.unlock()
 		if c.boot != c.h.boots {
 			return wmiError(call.Op, rpcUnavailable, "")
+		}
+		if c.h.opts.NoHyperV {
+			return wmiError(call.Op, wbemInvalidNamespace, "")
 		}
 		if call.Op != "Text" && c.h.hooks.isDenied(call.Target) {
 			return wmiError(call.Op, wbemAccessDenied, "")

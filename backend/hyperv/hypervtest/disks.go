@@ -17,11 +17,8 @@ type disks struct{ h *Host }
 
 // call runs f as a call of the host.
 func (d *disks) call(ctx context.Context, op, path string, f func(s *storage) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	call := Call{Op: "Disks." + op, Target: path}
-	if err := d.h.hooks.before(&call); err != nil {
+	if err := d.h.hooks.before(ctx, &call); err != nil {
 		return err
 	}
 	err := func() error {
@@ -221,14 +218,14 @@ type openDisk struct {
 }
 
 // call runs g as a call of the host, with the lock for writing or for reading.
-func (o *openDisk) call(op string, write bool, g func(f *file) error) error {
+func (o *openDisk) call(ctx context.Context, op string, write bool, g func(f *file) error) error {
 	call := Call{Op: "Disk." + op}
 	o.h.s.mu.RLock()
 	if o.f != nil {
 		call.Target = o.f.path
 	}
 	o.h.s.mu.RUnlock()
-	if err := o.h.hooks.before(&call); err != nil {
+	if err := o.h.hooks.before(ctx, &call); err != nil {
 		return err
 	}
 	err := func() error {
@@ -260,7 +257,7 @@ func (o *openDisk) Size() int64 {
 }
 
 func (o *openDisk) ReadAt(p []byte, off int64) (n int, err error) {
-	err = o.call("ReadAt", false, func(f *file) error {
+	err = o.call(context.Background(), "ReadAt", false, func(f *file) error {
 		if off < 0 {
 			return wmiError("ReadFile", winInvalidParameter, f.path)
 		}
@@ -274,7 +271,7 @@ func (o *openDisk) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (o *openDisk) WriteAt(p []byte, off int64) (n int, err error) {
-	err = o.call("WriteAt", true, func(f *file) error {
+	err = o.call(context.Background(), "WriteAt", true, func(f *file) error {
 		if !o.write {
 			return wmiError("WriteFile", winAccessDenied, f.path+" is open for reading")
 		}
@@ -285,14 +282,14 @@ func (o *openDisk) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 func (o *openDisk) Flush() error {
-	return o.call("Flush", true, func(f *file) error { return f.image.Flush() })
+	return o.call(context.Background(), "Flush", true, func(f *file) error { return f.image.Flush() })
 }
 
 func (o *openDisk) Changes(ctx context.Context, since string) iter.Seq2[host.Range, error] {
 	return func(yield func(host.Range, error) bool) {
 		var set blockSet
 		var size int64
-		err := o.call("Changes", false, func(f *file) (err error) {
+		err := o.call(ctx, "Changes", false, func(f *file) (err error) {
 			size = f.image.Size()
 			set, err = f.changes(since)
 			return err
@@ -304,7 +301,7 @@ func (o *openDisk) Changes(ctx context.Context, since string) iter.Seq2[host.Ran
 func (o *openDisk) Allocated(ctx context.Context) iter.Seq2[host.Range, error] {
 	return func(yield func(host.Range, error) bool) {
 		var ranges []host.Range
-		err := o.call("Allocated", false, func(f *file) (err error) {
+		err := o.call(ctx, "Allocated", false, func(f *file) (err error) {
 			ranges, err = f.image.Allocated()
 			return err
 		})

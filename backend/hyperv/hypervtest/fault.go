@@ -1,10 +1,12 @@
 package hypervtest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Call is one call of a [host.Conn], a [host.Disks] or a [host.Disk].
@@ -55,18 +57,17 @@ func (h *Host) Fail(f func(Call) error) (undo func()) {
 // FailNth makes the n-th call from now on fail, from 1, before or after its
 // effect. With wmi only those of a host.Conn count.
 func (h *Host) FailNth(n int, wmi, after bool, err error) (undo func()) {
-	seen := 0
-	var mine int
-	var mu = &h.hooks.mu
+	var mu sync.Mutex
+	seen, chosen := 0, 0
 	return h.Fail(func(c Call) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if !c.After && (!wmi || c.WMI()) {
 			if seen++; seen == n {
-				mine = c.N
+				chosen = c.N
 			}
 		}
-		if mine == c.N && mine != 0 && c.After == after {
+		if c.N == chosen && c.After == after {
 			return err
 		}
 		return nil
@@ -135,8 +136,36 @@ func (k *hooks) isDenied(name string) bool {
 	return k.denied[strings.ToLower(name)]
 }
 
-// before counts the call and asks the hooks.
-func (k *hooks) before(c *Call) error {
+// Hang makes the host answer nobody, until it is called with false: calls wait as
+// long as their context lets them. Guests go on.
+func (h *Host) Hang(hung bool) {
+	k := &h.hooks
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case hung && k.hung == nil:
+		k.hung = make(chan struct{})
+	case !hung && k.hung != nil:
+		close(k.hung)
+		k.hung = nil
+	}
+}
+
+// before counts the call, waits while the host hangs, and asks the hooks.
+func (k *hooks) before(ctx context.Context, c *Call) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	hung := k.hung
+	k.mu.Unlock()
+	if hung != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-hung:
+		}
+	}
 	k.mu.Lock()
 	k.n++
 	c.N = k.n

@@ -87,8 +87,8 @@ func (vm *VM) writeDisk(disk string, p []byte, off int64) error {
 
 // Read fills p with what the machine sees on a disk, running or not.
 func (vm *VM) Read(disk string, p []byte, off int64) error {
-	vm.h.s.mu.RLock()
-	defer vm.h.s.mu.RUnlock()
+	vm.h.s.mu.Lock()
+	defer vm.h.s.mu.Unlock()
 	f, err := vm.diskFile(disk)
 	if err != nil {
 		return err

@@ -26,6 +26,8 @@ type Options struct {
 	// Locale is the language of captions and of what the host says in errors;
 	// empty: English. "de" is the other one there is.
 	Locale string
+	// NoHyperV is a host without the role: its WMI has no such namespace.
+	NoHyperV bool
 	// JobPolls is how many calls a job takes, polls of it or any others; 0: 2.
 	JobPolls int
 	// JobLife is how long a job can be looked at after its end; 0: 5 minutes.
@@ -61,8 +63,7 @@ type Host struct {
 
 type vSwitch struct{ id, name string }
 
-// New makes a host. It goes away with t.Cleanup, which fails the test if disks
-// are still open.
+// New makes a host. It goes away with t.Cleanup.
 func New(t T, opts Options) *Host {
 	t.Helper()
 	return newNodes(t, opts, 1)[0]
@@ -135,9 +136,13 @@ func (h *Host) Name() string { return h.opts.Name }
 func (h *Host) Switch(name string) string {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
+	return h.addSwitch(name).id
+}
+
+func (h *Host) addSwitch(name string) *vSwitch {
 	sw := &vSwitch{id: newGUID(), name: name}
 	h.switches = append(h.switches, sw)
-	return sw.id
+	return sw
 }
 
 // VM returns the machine with this GUID, in upper or lower case, or nil.
@@ -203,5 +208,6 @@ type hooks struct {
 	denied map[string]bool
 	counts map[string]int
 	trace  []Call
+	hung   chan struct{} // closed when the host answers again; nil: it does
 	n      int
 }

@@ -87,7 +87,7 @@ func relative(path string) string { return `.` + path[strings.LastIndexByte(path
 
 // openImage opens a file that a test put there. One with a parent is refused:
 // chains are made by checkpoints only.
-func openImage(local string) (image, error) {
+func openImage(local string) (*vhdxImage, error) {
 	f, err := os.OpenFile(local, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

@@ -22,9 +22,9 @@ func init() {
 		"AddResourceSettings":                 (*Host).addResourceSettings,
 		"ModifyResourceSettings":              (*Host).modifyResourceSettings,
 		"RemoveResourceSettings":              (*Host).removeResourceSettings,
-		"AddKvpItems":                         kvpMethod(addKvp),
-		"ModifyKvpItems":                      kvpMethod(modifyKvp),
-		"RemoveKvpItems":                      kvpMethod(removeKvp),
+		"AddKvpItems":                         kvpMethod("AddKvpItems", addKvp),
+		"ModifyKvpItems":                      kvpMethod("ModifyKvpItems", modifyKvp),
+		"RemoveKvpItems":                      kvpMethod("RemoveKvpItems", removeKvp),
 		"GetVirtualSystemThumbnailImage":      (*Host).thumbnail,
 		"SetGuestNetworkAdapterConfiguration": (*Host).setGuestNetwork,
 		"CreateSnapshot":                      (*Host).createSnapshot,
@@ -195,7 +195,6 @@ func (h *Host) destroy(vm *VM) {
 	vm.settle()
 	_ = h.s.erase(h.opts.Name, vm.configFile())
 	h.vms = slices.DeleteFunc(h.vms, func(x *VM) bool { return x == vm })
-	vm.destroyed = true
 }
 
 func (h *Host) modifySystemSettings(_ host.Object, in host.Props) answer {
@@ -235,7 +234,7 @@ func (h *Host) modifySystemSettings(_ host.Object, in host.Props) answer {
 
 type kvpChange func(vm *VM, name, data string) bool
 
-func kvpMethod(f kvpChange) func(*Host, host.Object, host.Props) answer {
+func kvpMethod(method string, f kvpChange) func(*Host, host.Object, host.Props) answer {
 	return func(h *Host, _ host.Object, in host.Props) answer {
 		vm := h.system(in.String("TargetSystem"))
 		if vm == nil {
@@ -258,7 +257,7 @@ func kvpMethod(f kvpChange) func(*Host, host.Object, host.Props) answer {
 				return failed(retFailed)
 			}
 		}
-		return h.finished("KvpItems", nil, nil)
+		return h.finished(method, nil, nil)
 	}
 }
 

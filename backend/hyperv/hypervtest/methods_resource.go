@@ -201,6 +201,7 @@ func (vm *VM) disown(k *component) {
 	if f, err := vm.h.s.find(vm.h.opts.Name, k.file()); err == nil {
 		for _, g := range f.chain() {
 			delete(vm.made, g)
+			delete(vm.garbage, g)
 		}
 	}
 }

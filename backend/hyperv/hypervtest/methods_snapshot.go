@@ -86,6 +86,7 @@ func (vm *VM) apply(s *snapshot) *refusal {
 			comps = append(comps, k)
 		}
 	}
+	vm.discard(vm.comps)
 	vm.comps = comps
 	for k, v := range s.settings {
 		switch k {

@@ -10,15 +10,12 @@ import (
 // missing or open elsewhere.
 func (vm *VM) Start() error {
 	vm.h.s.mu.Lock()
-	r := vm.start()
+	r, f := vm.start(), vm.guest.OnStart
 	vm.h.s.mu.Unlock()
-	if r != nil {
-		return fmt.Errorf("hypervtest: %s", r.detail)
+	if r == nil && f != nil {
+		f(vm)
 	}
-	if vm.guest.OnStart != nil {
-		vm.guest.OnStart(vm)
-	}
-	return nil
+	return r.err()
 }
 
 // PowerOff takes the power away.
@@ -50,7 +47,7 @@ func (vm *VM) SetState(state string) error {
 		vm.state = stateOn
 	case state == "on" && vm.state == stateSaved:
 		if r := vm.start(); r != nil {
-			return fmt.Errorf("hypervtest: %s", r.detail)
+			return r.err()
 		}
 	default:
 		return fmt.Errorf("hypervtest: a machine in state %d can't become %s", vm.state, state)
@@ -152,12 +149,24 @@ func (h *Host) Restart() {
 	h.restart()
 }
 
+// Abandon does to connections and open disks what the death of the process that
+// has them does: they are gone. What the host was asked for goes on.
+func (h *Host) Abandon() {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	h.disconnect()
+}
+
 func (h *Host) restart() {
-	h.boots++
+	h.disconnect()
 	h.jobs = nil
 	for _, vm := range h.vms {
 		vm.job = nil
 	}
+}
+
+func (h *Host) disconnect() {
+	h.boots++
 	for d := range h.handles {
 		d.drop()
 	}

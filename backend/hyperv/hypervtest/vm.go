@@ -47,25 +47,25 @@ type DiskSpec struct {
 
 // VM is a machine. All methods are safe for concurrent use.
 type VM struct {
-	h         *Host
-	id        string // GUID in upper case
-	settings  host.Props
-	comps     []*component
-	snaps     []*snapshot
-	refs      []*refPoint
-	state     int
-	changed   time.Time
-	created   time.Time
-	process   int
-	stopping  int // calls until a shutdown is through
-	job       *job
-	guest     Guest
-	kvp       []kvpItem
-	names     map[string]string // DiskSpec.ID → the drive's instance
-	held      map[*file]bool    // what the running machine has open, and whether for writing
-	made      map[*file]bool    // files that checkpoints made
-	destroyed bool
-	merges    int
+	h        *Host
+	id       string // GUID in upper case
+	settings host.Props
+	comps    []*component
+	snaps    []*snapshot
+	refs     []*refPoint
+	state    int
+	changed  time.Time
+	created  time.Time
+	process  int
+	stopping int // calls until a shutdown is through
+	job      *job
+	guest    Guest
+	kvp      []kvpItem
+	names    map[string]string // DiskSpec.ID → the drive's instance
+	held     map[*file]bool    // what the running machine has open, and whether for writing
+	made     map[*file]bool    // files that checkpoints made
+	garbage  map[*file]bool    // those of them that go when nothing needs them
+	merges   int
 }
 
 // States of a machine: EnabledState.
@@ -91,13 +91,13 @@ func (h *Host) AddVM(spec VMSpec) (*VM, error) {
 	if spec.Template == "" && spec.SecureBoot {
 		spec.Template = secureBootWindows
 	}
-	for _, name := range spec.Switches {
-		if name != "" && h.switchNamed(name) == nil {
-			h.Switch(name)
-		}
-	}
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
+	for _, name := range spec.Switches {
+		if name != "" && h.switchNamed(name) == nil {
+			h.addSwitch(name)
+		}
+	}
 	settings := host.Props{"ElementName": spec.Name, "VirtualSystemSubType": fmt.Sprintf("Microsoft:Hyper-V:SubType:%d", spec.Generation),
 		"SecureBootEnabled": spec.SecureBoot}
 	if spec.Version != "" {
@@ -188,7 +188,7 @@ func (h *Host) define(given host.Props, integration bool) (*VM, error) {
 	if snaps == "" {
 		snaps = root
 	}
-	vm := &VM{h: h, id: id, state: stateOff, changed: time.Now(), created: time.Now(), names: map[string]string{}, held: map[*file]bool{}, made: map[*file]bool{}}
+	vm := &VM{h: h, id: id, state: stateOff, changed: time.Now(), created: time.Now(), names: map[string]string{}, held: map[*file]bool{}, made: map[*file]bool{}, garbage: map[*file]bool{}}
 	vm.settings = host.Props{
 		"InstanceID": "Microsoft:" + id, "VirtualSystemIdentifier": id, "ElementName": "New Virtual Machine",
 		"Caption":           h.say("Virtual Machine Settings", "Einstellungen für virtuelle Computer"),
@@ -246,13 +246,8 @@ func (h *Host) switchRef(sw *vSwitch) string {
 }
 
 func (h *Host) nextMAC() int {
-	n := 0
-	for _, x := range *h.nodes {
-		for _, vm := range x.vms {
-			n += len(vm.controllers(ethernetPort))
-		}
-	}
-	return 0x010000 + n
+	h.s.macs++
+	return 0x010000 + h.s.macs
 }
 
 // controllerFor returns a controller of a kind, making a SCSI one if need be.

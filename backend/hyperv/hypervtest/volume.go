@@ -25,6 +25,7 @@ type storage struct {
 	full        bool
 	files       map[string]*file // disks by key
 	later       []func()         // to run when mu is free
+	macs        int              // addresses of cards given out
 }
 
 // file is one disk file.
@@ -94,7 +95,7 @@ func (s *storage) find(node, path string) (*file, error) {
 	if err != nil {
 		return nil, wmiError("OpenVirtualDisk", winFileCorrupt, path+": "+err.Error())
 	}
-	f := &file{key: key, path: path, image: img}
+	f := &file{key: key, path: path, image: img, fixed: img.Fixed()}
 	s.files[key] = f
 	return f, nil
 }
@@ -156,6 +157,17 @@ func (s *storage) touch(node, path string) error {
 	if err := os.WriteFile(key, nil, 0o600); err != nil {
 		return wmiError("CreateFile", winPathNotFound, path)
 	}
+	return nil
+}
+
+// move gives a disk's file another place.
+func (s *storage) move(f *file, key, path string) error {
+	if err := os.Rename(f.key, key); err != nil {
+		return err
+	}
+	delete(s.files, f.key)
+	f.key, f.path = key, path
+	s.files[key] = f
 	return nil
 }
 

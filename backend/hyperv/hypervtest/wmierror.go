@@ -10,6 +10,7 @@ const (
 	wbemAccessDenied      = 0x80041003
 	wbemTypeMismatch      = 0x80041005
 	wbemInvalidParameter  = 0x80041008
+	wbemInvalidNamespace  = 0x8004100E
 	wbemInvalidClass      = 0x80041010
 	wbemInvalidQuery      = 0x80041017
 	wbemInvalidMethod     = 0x8004102E
