@@ -120,7 +120,8 @@ func (s *storage) create(node, path string, spec imageSpec, parent *file) (*file
 		spec.block = s.block
 	}
 	if parent != nil {
-		spec.parent, spec.parentPath, f.vhd = parent.image, parent.path, parent.vhd
+		spec.parent, spec.parentPath, spec.vhd = parent.image, parent.path, parent.vhd
+		f.vhd = parent.vhd
 	}
 	if f.image, err = createImage(key, spec); err != nil {
 		return nil, wmiError("CreateVirtualDisk", winInvalidParameter, err.Error())
