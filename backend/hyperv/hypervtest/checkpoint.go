@@ -260,6 +260,7 @@ func (vm *VM) settle() {
 	if vm.job != nil && vm.job.open() {
 		return
 	}
+	vm.collect()
 	for _, k := range vm.storageDisks() {
 		f, err := vm.h.s.find(vm.h.opts.Name, k.file())
 		if err != nil {
@@ -274,6 +275,10 @@ func (vm *VM) settle() {
 			f = p
 		}
 	}
+}
+
+// collect removes discarded files that nothing needs, the newest first.
+func (vm *VM) collect() {
 	if len(vm.garbage) == 0 {
 		return
 	}
@@ -285,10 +290,17 @@ func (vm *VM) settle() {
 			}
 		}
 	}
-	for f := range vm.garbage {
-		if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 && vm.h.s.remove(f) == nil {
-			delete(vm.made, f)
-			delete(vm.garbage, f)
+	for f := range used {
+		delete(vm.garbage, f) // whoever lets go of it later says so again
+	}
+	for more := true; more; {
+		more = false
+		for f := range vm.garbage {
+			if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 && vm.h.s.remove(f) == nil {
+				delete(vm.made, f)
+				delete(vm.garbage, f)
+				more = true
+			}
 		}
 	}
 }
@@ -324,6 +336,7 @@ func (vm *VM) merge(f, p *file) error {
 		p.segments = append(p.segments, f.segments...)
 	}
 	p.closed = ""
+	delete(vm.garbage, p)
 	vm.merges++
 	delete(vm.made, f)
 	delete(vm.garbage, f)
