@@ -105,8 +105,7 @@ func (vm *VM) checkpoint(name string, recovery bool, level int, ignore bool) (*s
 		}
 		leaves, disks = append(leaves, f), append(disks, k)
 	}
-	level, r := vm.quiesce(level)
-	if r != nil {
+	if _, r := vm.quiesce(level); r != nil {
 		return nil, r
 	}
 	s := &snapshot{vm: vm, id: newGUID(), recovery: recovery}
