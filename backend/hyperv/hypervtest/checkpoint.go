@@ -256,7 +256,7 @@ func (vm *VM) frozen(f *file) bool {
 // nothing. It merges from the newest file downwards only, and not while an older
 // reference point lives: that one still needs the files as they are.
 func (vm *VM) settle() {
-	if vm.job != nil && vm.job.open() {
+	if len(vm.made) == 0 || vm.job != nil && vm.job.open() {
 		return
 	}
 	vm.collect()

@@ -62,7 +62,7 @@ func (c *conn) Query(ctx context.Context, q string) ([]host.Object, error) {
 		if bad != nil {
 			return bad
 		}
-		for _, o := range h.instances(parsed.class.name) {
+		for _, o := range h.instances(parsed.class.name, parsed.mayMatch) {
 			if !parsed.matches(o.Props) {
 				continue
 			}

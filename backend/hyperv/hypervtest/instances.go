@@ -30,31 +30,27 @@ func (h *Host) object(class string, p host.Props) host.Object {
 	return host.Object{Path: pathOf(h.opts.Name, c, all), Class: c.name, Props: all}
 }
 
-// instances are those of a class and the classes below it.
-func (h *Host) instances(class string) []host.Object {
+// instances are those of a class and the classes below it. keep is asked first,
+// with the properties that they were made of: it may say no to those that the
+// caller has no use for, as making them takes time.
+func (h *Host) instances(class string, keep func(host.Props) bool) []host.Object {
 	var out []host.Object
 	wanted := func(c string) bool { return classOf(c).is(class) }
 	add := func(c string, p host.Props) {
-		if wanted(c) {
+		if wanted(c) && keep(p) {
 			out = append(out, h.object(c, p))
 		}
 	}
-	if wanted("Msvm_ComputerSystem") {
-		out = append(out, h.hostObject())
-		for _, vm := range h.vms {
-			out = append(out, vm.object())
-		}
-	}
+	add("Msvm_ComputerSystem", h.props())
 	for _, vm := range h.vms {
-		if wanted("Msvm_VirtualSystemSettingData") {
-			out = append(out, vm.settingsObject())
-			for _, s := range vm.snaps {
-				out = append(out, s.object())
-			}
+		add("Msvm_ComputerSystem", vm.props())
+		add("Msvm_VirtualSystemSettingData", vm.settings)
+		for _, s := range vm.snaps {
+			add("Msvm_VirtualSystemSettingData", s.settings)
 		}
 		for _, comps := range vm.configurations() {
 			for _, k := range comps {
-				if k.class.is(class) {
+				if k.class.is(class) && keep(k.props) {
 					out = append(out, vm.componentObject(k))
 				}
 			}
@@ -62,21 +58,19 @@ func (h *Host) instances(class string) []host.Object {
 		for _, r := range vm.refs {
 			add("Msvm_VirtualSystemReferencePoint", r.props())
 		}
-		for _, o := range vm.devices() {
-			if wanted(o.Class) {
-				out = append(out, o)
-			}
+		if class == "Msvm_GuestNetworkAdapterConfiguration" {
+			out = append(out, filter(vm.guestNetworks(), keep)...)
 		}
-		for _, o := range vm.guestNetworks() {
-			if wanted(o.Class) {
-				out = append(out, o)
+		if classOf(class).is("CIM_LogicalDevice") || classOf("CIM_LogicalDevice").is(class) {
+			for _, o := range filter(vm.devices(), keep) {
+				if wanted(o.Class) {
+					out = append(out, o)
+				}
 			}
 		}
 	}
 	for _, t := range templates() {
-		if t.class.is(class) {
-			add(t.class.name, t.props)
-		}
+		add(t.class.name, t.props)
 	}
 	for _, sw := range h.switches {
 		add("Msvm_VirtualEthernetSwitch", host.Props{"CreationClassName": "Msvm_VirtualEthernetSwitch", "Name": sw.id, "ElementName": sw.name,
@@ -90,11 +84,13 @@ func (h *Host) instances(class string) []host.Object {
 		"DefaultVirtualHardDiskPath": defaultDisks, "DefaultExternalDataRoot": defaultConfigs, "NumaSpanningEnabled": true,
 		"MinimumMacAddress": "00155D000000", "MaximumMacAddress": "00155D0000FF"})
 	for _, j := range h.jobs {
-		if wanted("Msvm_ConcreteJob") {
-			out = append(out, h.jobObject(j))
-		}
+		add("Msvm_ConcreteJob", h.jobProps(j))
 	}
 	return out
+}
+
+func filter(all []host.Object, keep func(host.Props) bool) []host.Object {
+	return slices.DeleteFunc(all, func(o host.Object) bool { return !keep(o.Props) })
 }
 
 var serviceNames = map[string]string{
@@ -120,10 +116,8 @@ func (h *Host) get(path host.Ref) (host.Object, error) {
 		}
 		return host.Object{Path: host.Ref(`\\` + h.opts.Name + `\` + host.Namespace + `:` + c.name), Class: c.name, Props: p}, nil
 	}
-	for _, o := range h.instances(c.name) {
-		if same(classOf(o.Class), keys, o.Props) {
-			return o, nil
-		}
+	for _, o := range h.instances(c.name, func(p host.Props) bool { return same(c, keys, p) }) {
+		return o, nil
 	}
 	return host.Object{}, wmiError("Get", wbemNotFound, string(path))
 }
@@ -229,13 +223,16 @@ func init() {
 	}
 }
 
-func (h *Host) hostObject() host.Object {
-	return h.object("Msvm_ComputerSystem", host.Props{"CreationClassName": "Msvm_ComputerSystem", "Name": h.opts.Name, "ElementName": h.opts.Name,
-		"Caption": h.say("Hosting Computer System", "Hostcomputersystem"), "EnabledState": 2, "HealthState": 5, "OperationalStatus": []any{2}})
+// props are those of the host's own Msvm_ComputerSystem.
+func (h *Host) props() host.Props {
+	return host.Props{"CreationClassName": "Msvm_ComputerSystem", "Name": h.opts.Name, "ElementName": h.opts.Name,
+		"Caption": h.say("Hosting Computer System", "Hostcomputersystem"), "EnabledState": 2, "HealthState": 5, "OperationalStatus": []any{2}}
 }
 
 // object is the machine's Msvm_ComputerSystem.
-func (vm *VM) object() host.Object {
+func (vm *VM) object() host.Object { return vm.h.object("Msvm_ComputerSystem", vm.props()) }
+
+func (vm *VM) props() host.Props {
 	h := vm.h
 	p := host.Props{
 		"CreationClassName": "Msvm_ComputerSystem", "Name": vm.id, "ElementName": vm.name(),
@@ -249,7 +246,7 @@ func (vm *VM) object() host.Object {
 		p["OnTimeInMilliseconds"] = fmt.Sprint(time.Since(vm.changed).Milliseconds())
 		p["ProcessID"] = vm.process
 	}
-	return h.object("Msvm_ComputerSystem", p)
+	return p
 }
 
 func (vm *VM) settingsObject() host.Object {

@@ -124,7 +124,7 @@ func (h *Host) settleAll() {
 	}
 }
 
-func (h *Host) jobObject(j *job) host.Object {
+func (h *Host) jobProps(j *job) host.Props {
 	p := host.Props{
 		"InstanceID": j.id, "Name": "Msvm_ConcreteJob", "ElementName": j.method,
 		"Caption":  h.say("Virtual Machine Management", "Verwaltung virtueller Computer"),
@@ -144,7 +144,7 @@ func (h *Host) jobObject(j *job) host.Object {
 		p["JobStatus"] = j.fail.detail
 		p["OperationalStatus"] = []any{int64(6), int64(32768)}
 	}
-	return h.object("Msvm_ConcreteJob", p)
+	return p
 }
 
 // dmtf is a time as CIM writes it.

@@ -23,7 +23,7 @@ func pathOf(server string, c *class, p host.Props) host.Ref {
 }
 
 var (
-	pathHead = regexp.MustCompile(`(?i)^(?:\\\\([^\\]+)\\)?(root\\virtualization\\v2:)?([A-Za-z_]\w*)$`)
+	pathForm = regexp.MustCompile(`(?is)^(?:(?:\\\\([^\\]+)\\)?(root\\[^:]+):)?([a-z_]\w*)(?:\.(.+))?$`)
 	pathKey  = regexp.MustCompile(`^(\w+)=(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)')(?:,|$)`)
 )
 
@@ -31,30 +31,18 @@ var (
 // or single quotes. keys is nil for the path of a class.
 func parsePath(r host.Ref) (server string, c *class, keys host.Props, err error) {
 	bad := func(code uint32) error { return wmiError("path", code, string(r)) }
-	s := string(r)
-	head, rest := s, ""
-	if i := strings.IndexAny(s, `."'`); i >= 0 && s[i] == '.' {
-		// A server's name may have dots of its own: the first one after the
-		// class counts.
-		if j := strings.Index(s, ":"); j > i {
-			if i = strings.Index(s[j:], "."); i < 0 {
-				i = len(s)
-			} else {
-				i += j
-			}
-		}
-		if i < len(s) {
-			head, rest = s[:i], s[i+1:]
-		}
-	}
-	m := pathHead.FindStringSubmatch(head)
+	m := pathForm.FindStringSubmatch(string(r))
 	if m == nil {
 		return "", nil, nil, bad(wbemInvalidObjectPath)
+	}
+	if m[2] != "" && !strings.EqualFold(m[2], host.Namespace) {
+		return "", nil, nil, bad(wbemInvalidNamespace)
 	}
 	if c = classOf(m[3]); c == nil {
 		return "", nil, nil, bad(wbemInvalidClass)
 	}
-	if head == s {
+	rest := m[4]
+	if rest == "" {
 		return m[1], c, nil, nil
 	}
 	keys = host.Props{}

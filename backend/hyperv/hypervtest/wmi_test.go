@@ -92,6 +92,11 @@ func TestPaths(t *testing.T) {
 	require.ErrorIs(t, err, host.ErrNotFound)
 	_, err = h.conn.Get(t.Context(), `Msvm_ComputerSystem.Name=`)
 	require.Error(t, err)
+	_, err = h.conn.Get(t.Context(), `\\.\root\cimv2:Msvm_ComputerSystem`)
+	require.ErrorIs(t, err, host.ErrNamespace)
+	got, err := h.conn.Get(t.Context(), host.Ref(`Msvm_VirtualSystemSettingData.InstanceID="Microsoft:`+vm.ID()+`"`))
+	require.NoError(t, err, "a relative path with a colon in it")
+	require.Equal(t, "web", got.Props.String("ElementName"))
 	// An InstanceID's backslashes are doubled in its path.
 	for _, k := range mustQuery(t, h, `SELECT * FROM Msvm_ProcessorSettingData WHERE InstanceID LIKE 'Microsoft:`+vm.ID()+`%'`) {
 		require.Contains(t, string(k.Path), `\\`+"B637F346")

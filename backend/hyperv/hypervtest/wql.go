@@ -21,6 +21,7 @@ type wql struct {
 type wqlCompared struct {
 	prop, op string
 	value    any // string, bool, int64, nil
+	like     *regexp.Regexp
 }
 
 // Words, numbers, strings in either quote with backslash escapes, operators.
@@ -113,9 +114,11 @@ func parseWQL(q string) (*wql, error) {
 		switch c.op {
 		case "=", "<>", "!=", "<", ">", "<=", ">=":
 		case "LIKE":
-			if _, ok := c.value.(string); !ok {
+			pattern, ok := c.value.(string)
+			if !ok {
 				return nil, bad("LIKE wants a string")
 			}
+			c.like = like(pattern)
 		default:
 			return nil, bad("unknown operator " + c.op)
 		}
@@ -161,6 +164,19 @@ func (q *wql) matches(p host.Props) bool {
 	return false
 }
 
+// mayMatch says no only where the strings alone tell so.
+func (q *wql) mayMatch(p host.Props) bool {
+	if len(q.where) != 1 {
+		return true
+	}
+	for _, c := range q.where[0] {
+		if s, ok := p[c.prop].(string); ok && (c.op == "=" || c.op == "LIKE") && !c.holds(s) {
+			return false
+		}
+	}
+	return true
+}
+
 // holds compares as WMI does: strings without regard to case, numbers as
 // numbers also where they come as strings; null equals null only.
 func (c wqlCompared) holds(v any) bool {
@@ -170,7 +186,7 @@ func (c wqlCompared) holds(v any) bool {
 	}
 	if c.op == "LIKE" {
 		s, ok := v.(string)
-		return ok && like(c.value.(string)).MatchString(s)
+		return ok && c.like.MatchString(s)
 	}
 	var order int
 	switch want := c.value.(type) {
