@@ -133,7 +133,7 @@ func (vm *VM) checkpoint(name string, recovery bool, level int, ignore bool) (*s
 		g, err := h.s.create(h.opts.Name, vm.deltaPath(f), imageSpec{}, f)
 		if err != nil {
 			for _, g := range fresh {
-				_ = h.s.remove(g)
+				_ = h.s.removeAll(g)
 				g.parent.thaw()
 			}
 			return nil, refuse(retFailed, err.Error())
@@ -295,7 +295,7 @@ func (vm *VM) collect() {
 	for more := true; more; {
 		more = false
 		for f := range vm.garbage {
-			if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 && vm.h.s.remove(f) == nil {
+			if !used[f] && f.readers == 0 && f.writer == "" && vm.h.s.children(f) == 0 && vm.h.s.removeAll(f) == nil {
 				delete(vm.made, f)
 				delete(vm.garbage, f)
 				more = true
@@ -333,11 +333,12 @@ func (vm *VM) merge(f, p *file) error {
 	if f.tracker != nil {
 		p.tracker = f.tracker
 		p.segments = append(p.segments, f.segments...)
+		p.accompany()
 	}
 	p.closed = ""
 	delete(vm.garbage, p)
 	vm.merges++
 	delete(vm.made, f)
 	delete(vm.garbage, f)
-	return vm.h.s.remove(f)
+	return vm.h.s.removeAll(f)
 }

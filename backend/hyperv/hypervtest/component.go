@@ -37,6 +37,7 @@ const (
 	hardDisk       = "Microsoft:Hyper-V:Virtual Hard Disk"
 	dvdImage       = "Microsoft:Hyper-V:Virtual CD/DVD Disk"
 	ethernetPort   = "Microsoft:Hyper-V:Synthetic Ethernet Port"
+	legacyPort     = "Microsoft:Hyper-V:Emulated Ethernet Port"
 	ethernetLink   = "Microsoft:Hyper-V:Ethernet Connection"
 	fibreChannel   = "Microsoft:Hyper-V:Synthetic FibreChannel Port"
 	processor      = "Microsoft:Hyper-V:Processor"
@@ -56,6 +57,7 @@ var kinds = []struct {
 	{"Msvm_StorageAllocationSettingData", hardDisk, 31},
 	{"Msvm_StorageAllocationSettingData", dvdImage, 31},
 	{"Msvm_SyntheticEthernetPortSettingData", ethernetPort, 10},
+	{"Msvm_EmulatedEthernetPortSettingData", legacyPort, 10},
 	{"Msvm_EthernetPortAllocationSettingData", ethernetLink, 33},
 	{"Msvm_SyntheticFcPortSettingData", fibreChannel, 7},
 	{"Msvm_ProcessorSettingData", processor, 3},
@@ -73,7 +75,7 @@ var templates = sync.OnceValue(func() []*component {
 			maps.Copy(p, host.Props{"VirtualQuantity": "1", "Reservation": "0", "Limit": "100000", "Weight": int64(100)})
 		case memory:
 			maps.Copy(p, host.Props{"VirtualQuantity": "1024", "Reservation": "1024", "Limit": "1048576", "DynamicMemoryEnabled": false, "AllocationUnits": "byte * 2^20"})
-		case ethernetPort:
+		case ethernetPort, legacyPort:
 			maps.Copy(p, host.Props{"StaticMacAddress": false, "Address": "000000000000"})
 		case ethernetLink:
 			p["EnabledState"] = int64(2)
@@ -146,6 +148,17 @@ func (vm *VM) controllers(sub string) []*component {
 	var out []*component
 	for _, k := range vm.comps {
 		if k.sub() == sub {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// cards are the machine's network cards, in order.
+func (vm *VM) cards() []*component {
+	var out []*component
+	for _, k := range vm.comps {
+		if k.sub() == ethernetPort || k.sub() == legacyPort {
 			out = append(out, k)
 		}
 	}

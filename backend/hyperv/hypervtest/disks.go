@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 )
@@ -130,7 +131,7 @@ func (d *disks) Rename(ctx context.Context, from, to string) error {
 			return wmiError("MoveFile", winInvalidParameter, to+" is in another folder")
 		}
 		f := s.files[a]
-		if f != nil && (f.readers > 0 || f.writer != "") {
+		if s.inUse(a) {
 			return wmiError("MoveFile", winSharingViolation, from)
 		}
 		if _, err := os.Stat(a); err != nil {
@@ -161,10 +162,10 @@ func (s *storage) erase(node, path string) error {
 	if err != nil {
 		return err
 	}
+	if s.inUse(key) {
+		return wmiError("DeleteFile", winSharingViolation, path)
+	}
 	if f := s.files[key]; f != nil {
-		if f.readers > 0 || f.writer != "" {
-			return wmiError("DeleteFile", winSharingViolation, path)
-		}
 		return s.remove(f)
 	}
 	st, err := os.Stat(key)
@@ -177,6 +178,17 @@ func (s *storage) erase(node, path string) error {
 		}
 	}
 	return os.Remove(key)
+}
+
+// inUse tells whether a disk is open, or the one that a companion belongs to.
+func (s *storage) inUse(key string) bool {
+	for _, c := range append([]string{""}, companions...) {
+		disk, ok := strings.CutSuffix(key, c)
+		if f := s.files[disk]; ok && f != nil && (f.readers > 0 || f.writer != "") {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *disks) MakeFolder(ctx context.Context, path string) error {

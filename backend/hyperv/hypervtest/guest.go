@@ -216,7 +216,7 @@ func (vm *VM) devices() []host.Object {
 // guestNetworks are the addresses of the machine's cards.
 func (vm *VM) guestNetworks() []host.Object {
 	var out []host.Object
-	for _, k := range vm.controllers(ethernetPort) {
+	for _, k := range vm.cards() {
 		out = append(out, vm.guestNetworksOf(k)...)
 	}
 	return out
@@ -224,7 +224,7 @@ func (vm *VM) guestNetworks() []host.Object {
 
 func (vm *VM) guestNetworksOf(port *component) []host.Object {
 	card := -1
-	for i, k := range vm.controllers(ethernetPort) {
+	for i, k := range vm.cards() {
 		if k == port {
 			card = i
 		}

@@ -2,7 +2,6 @@ package hypervtest
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -169,10 +168,19 @@ func (h *Host) vm(id string) *VM {
 }
 
 // Local returns where the file of this path lies on this machine, for tools that
-// read disk files. Where a machine runs on it, it may be written meanwhile.
+// read disk files: it has all that was written so far. While a machine runs on
+// it, or a disk is open, it changes.
 func (h *Host) Local(path string) (string, error) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
 	key, err := h.s.key(h.opts.Name, path)
-	return filepath.FromSlash(key), err
+	if err != nil {
+		return "", err
+	}
+	if f := h.s.files[key]; f != nil {
+		return key, f.image.Flush()
+	}
+	return key, nil
 }
 
 // Conn returns a new connection to the host's WMI.

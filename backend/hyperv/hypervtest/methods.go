@@ -325,7 +325,7 @@ func (h *Host) setGuestNetwork(_ host.Object, in host.Props) answer {
 		if r != nil {
 			return refused(r)
 		}
-		card := slices.IndexFunc(vm.controllers(ethernetPort), func(k *component) bool {
+		card := slices.IndexFunc(vm.cards(), func(k *component) bool {
 			return strings.EqualFold(p.String("InstanceID"), `Microsoft:GuestNetwork\`+strings.TrimPrefix(k.id(), "Microsoft:"))
 		})
 		if card < 0 || len(p.Strings("IPAddresses")) != len(p.Strings("Subnets")) {

@@ -106,14 +106,17 @@ func (vm *VM) addResource(text string) (*component, *refusal) {
 			}
 			vm.held[f] = write
 		}
-	case ethernetPort:
+	case ethernetPort, legacyPort:
+		if sub == legacyPort && len(vm.controllers(ideController)) == 0 {
+			return bad("generation 2 has no emulated cards")
+		}
 		if !p.Bool("StaticMacAddress") {
 			p["Address"] = fmt.Sprintf("00155D%06X", vm.h.nextMAC())
 		} else if len(p.String("Address")) != 12 {
 			return bad("Address has to be twelve digits")
 		}
 	case ethernetLink:
-		if parent == nil || parent.sub() != ethernetPort || len(vm.under(parent)) > 0 {
+		if parent == nil || parent.sub() != ethernetPort && parent.sub() != legacyPort || len(vm.under(parent)) > 0 {
 			return bad("a connection's parent has to be a card of the machine without one")
 		}
 		if r := vm.h.checkSwitch(p); r != nil {
@@ -182,7 +185,7 @@ func (h *Host) modifyResourceSettings(_ host.Object, in host.Props) answer {
 				return refused(r)
 			}
 		case k.sub() == dvdImage, of.state == stateOff:
-		case k.sub() == hardDisk, k.sub() == processor, k.sub() == memory, k.sub() == ethernetPort:
+		case k.sub() == hardDisk, k.sub() == processor, k.sub() == memory, k.sub() == ethernetPort, k.sub() == legacyPort:
 			return failed(retInvalidState)
 		}
 		edits, refs = append(edits, edit{k, p}), append(refs, of.ref(k))

@@ -100,6 +100,7 @@ func (vm *VM) start() *refusal {
 			return fail(fmt.Sprintf("Failed to open attachment '%s': %v", k.file(), err))
 		}
 		vm.held[f] = write
+		f.checked()
 	}
 	vm.state, vm.changed, vm.stopping = stateOn, time.Now(), 0
 	vm.process = 1000 + len(h.vms)

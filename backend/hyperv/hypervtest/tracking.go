@@ -3,6 +3,7 @@ package hypervtest
 import (
 	"crypto/rand"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -35,11 +36,46 @@ type segment struct {
 // The chain's history is theirs, one file after the other, so a machine that is
 // taken back to a checkpoint forgets what lies in the files that go.
 
+// companions are the files beside a disk's in which Hyper-V keeps the tracking.
+// Here they are empty. A disk without them has lost it: they have to be renamed
+// along, and to be removed along.
+var companions = []string{".rct", ".mrt"}
+
 // track makes changes of the file recorded, from now on.
 func (f *file) track() {
 	if f.tracker == nil && !f.vhd {
 		f.tracker = newTracker()
 		f.segments = []segment{{}}
+	}
+	f.accompany()
+}
+
+// accompany makes the companions of a file that is tracked.
+func (f *file) accompany() {
+	for _, c := range companions {
+		if f.tracker != nil {
+			// A file that can't be made is missed where it is looked for.
+			_ = os.WriteFile(f.key+c, nil, 0o600)
+		}
+	}
+}
+
+// accompanied tells whether the companions are there.
+func (f *file) accompanied() bool {
+	for _, c := range companions {
+		if _, err := os.Stat(f.key + c); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// checked makes tracking start over in a file that is about to be written and
+// has no companions.
+func (f *file) checked() {
+	if f.tracker != nil && !f.accompanied() {
+		f.forget()
+		f.accompany()
 	}
 }
 
@@ -89,6 +125,9 @@ func (f *file) changes(since string) (blockSet, error) {
 	}
 	if f.tracker == nil {
 		return nil, lost(ctlogDisabled, "change tracking is not enabled for "+f.path)
+	}
+	if !f.accompanied() {
+		return nil, lost(ctlogMissing, "there is no "+f.path+".rct")
 	}
 	if since == "" {
 		return nil, lost(ctlogInvalidID, "no change tracking identifier")

@@ -28,6 +28,7 @@ type VMSpec struct {
 	// NoIntegration leaves the integration components out of the configuration.
 	NoIntegration bool
 	FibreChannel  int  // so many adapters
+	LegacyCards   bool // cards are emulated ones, which generation 1 has only
 	DVD           bool // an empty drive
 }
 
@@ -139,7 +140,7 @@ func (h *Host) AddVM(spec VMSpec) (*VM, error) {
 		if i < len(spec.MACs) {
 			mac = spec.MACs[i]
 		}
-		vm.addCard(name, mac)
+		vm.addCard(name, mac, spec.LegacyCards)
 	}
 	for range spec.FibreChannel {
 		vm.resource(fibreChannel, newGUID(), nil)
@@ -226,13 +227,17 @@ func (vm *VM) configFile() string {
 	return vm.settings.String("ConfigurationDataRoot") + `\Virtual Machines\` + vm.id + `.vmcx`
 }
 
-func (vm *VM) addCard(name, mac string) {
+func (vm *VM) addCard(name, mac string, legacy bool) {
 	p := host.Props{"ElementName": vm.h.say("Network Adapter", "Netzwerkkarte"), "Address": fmt.Sprintf("00155D%06X", vm.h.nextMAC())}
 	if mac != "" {
 		p["Address"], p["StaticMacAddress"] = strings.NewReplacer(":", "", "-", "").Replace(strings.ToUpper(mac)), true
 	}
 	id := newGUID()
-	port := vm.resource(ethernetPort, id, p)
+	sub := ethernetPort
+	if legacy {
+		sub = legacyPort
+	}
+	port := vm.resource(sub, id, p)
 	link := host.Props{"Parent": vm.ref(port), "EnabledState": int64(3)}
 	if sw := vm.h.switchNamed(name); sw != nil {
 		link["EnabledState"] = int64(2)

@@ -2,6 +2,7 @@ package hypervtest
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -132,6 +133,7 @@ func (s *storage) create(node, path string, spec imageSpec, parent *file) (*file
 			parent.closed = parent.tracker.next()
 		}
 		f.segments = []segment{{id: parent.closed}}
+		f.accompany()
 	}
 	s.files[key] = f
 	return f, nil
@@ -166,16 +168,31 @@ func (s *storage) move(f *file, key, path string) error {
 	if err := os.Rename(f.key, key); err != nil {
 		return err
 	}
+	for _, c := range companions {
+		if err := os.Rename(f.key+c, key+c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	delete(s.files, f.key)
 	f.key, f.path = key, path
 	s.files[key] = f
 	return nil
 }
 
-// remove deletes a disk's file.
+// remove deletes a disk's file, and no other.
 func (s *storage) remove(f *file) error {
 	delete(s.files, f.key)
 	return errors.Join(f.image.Close(), os.Remove(f.key))
+}
+
+// removeAll deletes a disk's file with its companions, as Hyper-V itself does.
+func (s *storage) removeAll(f *file) error {
+	for _, c := range companions {
+		if err := os.Remove(f.key + c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return s.remove(f)
 }
 
 // write writes to a disk and records it. Nothing is written past the end.
@@ -186,6 +203,7 @@ func (s *storage) write(f *file, p []byte, off int64) (int, error) {
 	if s.full {
 		return 0, wmiError("WriteFile", winDiskFull, f.path)
 	}
+	f.checked()
 	// What was begun is recorded: who can tell how far it got.
 	f.wrote(off, int64(len(p)), s.granularity)
 	return f.image.WriteAt(p, off)
@@ -255,6 +273,12 @@ func (s *storage) list() ([]string, error) {
 	err := filepath.WalkDir(s.dir, func(name string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
+		}
+		// What belongs to a disk is no file of its own.
+		for _, c := range companions {
+			if disk, ok := strings.CutSuffix(name, c); ok && s.files[disk] != nil {
+				return nil
+			}
 		}
 		rel, err := filepath.Rel(s.dir, name)
 		out = append(out, filepath.ToSlash(rel))
