@@ -134,7 +134,7 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 	r = next.record
 	r.set(c)
 	// It was off at the checkpoint and is off: its disks are that moment's.
-	if c.Off && next.off() && next.stamp() == m.stamp() && len(next.foreign()) == 0 {
+	if c.Off && next.off() && next.stamp() == m.stamp() && len(next.foreign(r)) == 0 {
 		r.Holds, r.Stamp = name, next.stamp()
 	}
 	return next, c, made, v.save(ctx, next, r)
@@ -197,11 +197,12 @@ func (m *machine) freezable() error {
 	return nil
 }
 
-// foreign are checkpoints that are not ours: people's, and other backups'.
-func (m *machine) foreign() []string {
+// foreign are checkpoints that a record doesn't call ours: people's, and other
+// backups'.
+func (m *machine) foreign(r record) []string {
 	var names []string
 	for _, o := range m.others {
-		if t := o.Props.String("VirtualSystemType"); t != planned && !m.record.owns(o.Props.String("InstanceID")) {
+		if t := o.Props.String("VirtualSystemType"); t != planned && !r.owns(o.Props.String("InstanceID")) {
 			names = append(names, oneLine(o.Props.String("ElementName")))
 		}
 	}

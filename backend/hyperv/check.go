@@ -109,7 +109,7 @@ func (v *HyperV) Receives(ctx context.Context, id dr.MachineID) (backend.Recepti
 	}
 	var r backend.Reception
 	r.Snapshots = backend.Fact{Answer: backend.No}
-	if names := m.foreign(); len(names) > 0 {
+	if names := m.foreign(m.record); len(names) > 0 {
 		r.Snapshots = backend.Fact{Answer: backend.Yes, Detail: fmt.Sprintf("%q", names)}
 	}
 	r.SameUUID, r.Datastore = backend.Fact{Answer: backend.No}, backend.Fact{Answer: backend.Yes}

@@ -105,7 +105,7 @@ func (m *machine) writableNow() error {
 		}
 		return &explained{dr.ErrRunning, what}
 	}
-	if names := m.foreign(); len(names) > 0 {
+	if names := m.foreign(m.record); len(names) > 0 {
 		return &explained{fmt.Errorf("%w: the machine has checkpoints of somebody else's: %q", dr.ErrInvalid, names), "remove the checkpoints"}
 	}
 	return m.whole()

@@ -40,7 +40,7 @@ func (v *HyperV) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Prob
 	if err := m.whole(); err != nil && len(all) == 0 {
 		add(true, "disk-twice", "", err.Error(), "give one of them another identifier: Set-VHD -ResetDiskIdentifier")
 	}
-	if names := m.foreign(); len(names) > 0 {
+	if names := m.foreign(m.record); len(names) > 0 {
 		add(false, "checkpoints", "", fmt.Sprintf("the machine has checkpoints of somebody else's: %q", names), "remove them before a failback to this machine: they keep its disks from being written")
 	}
 	if m.power() == dr.On {

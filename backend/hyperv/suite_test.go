@@ -179,6 +179,20 @@ func (s *site) add(spec hypervtest.VMSpec, disks []dr.Disk, change func(*record)
 	})
 }
 
+// destroy takes a machine away.
+func (s *site) destroy(id dr.MachineID) {
+	vm, err := s.vm(id)
+	if err != nil {
+		return
+	}
+	vm.PowerOff()
+	v := s.connect()
+	_ = v.changingAny(context.Background(), id, func(m *machine) error {
+		_, err := m.node.call(context.Background(), m.node.management, "DestroySystem", host.Props{"AffectedSystem": m.system.Path}, output{})
+		return err
+	})
+}
+
 var linux = hypervtest.Guest{Facts: map[string]string{"OSName": "Debian GNU/Linux", "OSVersion": "6.1", "FullyQualifiedDomainName": "web.example"}, Addresses: [][]string{{"10.0.0.4/24"}}}
 
 func (s *site) harness() backendtest.Harness {
@@ -187,7 +201,9 @@ func (s *site) harness() backendtest.Harness {
 	return backendtest.Harness{
 		Backend: v,
 		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
-			return s.add(hypervtest.VMSpec{Name: fmt.Sprintf("original-%d", n.Add(1)), Switches: []string{"production"}, Guest: linux}, disks, nil)
+			id, err := s.add(hypervtest.VMSpec{Name: fmt.Sprintf("original-%d", n.Add(1)), Switches: []string{"production"}, Guest: linux}, disks, nil)
+			t.Cleanup(func() { s.destroy(id) })
+			return id, err
 		},
 		Power: func(id dr.MachineID, p dr.Power) error {
 			vm, err := s.vm(id)
