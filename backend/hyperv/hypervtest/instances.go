@@ -43,9 +43,7 @@ func (h *Host) instances(class string, keep func(host.Props) bool) []host.Object
 	}
 	add("Msvm_ComputerSystem", h.props())
 	for _, vm := range h.vms {
-		if wanted("Msvm_ComputerSystem") {
-			add("Msvm_ComputerSystem", vm.props())
-		}
+		add("Msvm_ComputerSystem", vm.props())
 		add("Msvm_VirtualSystemSettingData", vm.settings)
 		for _, s := range vm.snaps {
 			add("Msvm_VirtualSystemSettingData", s.settings)
@@ -85,10 +83,8 @@ func (h *Host) instances(class string, keep func(host.Props) bool) []host.Object
 	add("Msvm_VirtualSystemManagementServiceSettingData", host.Props{"InstanceID": "Microsoft:" + h.opts.Name,
 		"DefaultVirtualHardDiskPath": defaultDisks, "DefaultExternalDataRoot": defaultConfigs, "NumaSpanningEnabled": true,
 		"MinimumMacAddress": "00155D000000", "MaximumMacAddress": "00155D0000FF"})
-	if wanted("Msvm_ConcreteJob") {
-		for _, j := range h.jobs {
-			add("Msvm_ConcreteJob", h.jobProps(j))
-		}
+	for _, j := range h.jobs {
+		add("Msvm_ConcreteJob", h.jobProps(j))
 	}
 	return out
 }
