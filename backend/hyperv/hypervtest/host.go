@@ -54,7 +54,8 @@ type Host struct {
 	vms      []*VM
 	switches []*vSwitch
 	jobs     []*job
-	boots    int // connections of an earlier boot are dead
+	working  []*job // those of them that haven't ended
+	boots    int    // connections of an earlier boot are dead
 	handles  map[*openDisk]bool
 
 	hooks hooks

@@ -83,8 +83,12 @@ func (h *Host) instances(class string, keep func(host.Props) bool) []host.Object
 	add("Msvm_VirtualSystemManagementServiceSettingData", host.Props{"InstanceID": "Microsoft:" + h.opts.Name,
 		"DefaultVirtualHardDiskPath": defaultDisks, "DefaultExternalDataRoot": defaultConfigs, "NumaSpanningEnabled": true,
 		"MinimumMacAddress": "00155D000000", "MaximumMacAddress": "00155D0000FF"})
-	for _, j := range h.jobs {
-		add("Msvm_ConcreteJob", h.jobProps(j))
+	if wanted("Msvm_ConcreteJob") {
+		for _, j := range h.jobs {
+			if keep(j.props()) && !h.expired(j) {
+				add("Msvm_ConcreteJob", h.jobProps(j))
+			}
+		}
 	}
 	return out
 }

@@ -57,7 +57,8 @@ func (h *Host) start(method string, vm *VM, effect func(*job) *refusal) answer {
 	if vm != nil {
 		vm.job = j
 	}
-	h.jobs = append(h.jobs, j)
+	h.jobs = append(slices.DeleteFunc(h.jobs, h.expired), j)
+	h.working = append(h.working, j)
 	return answer{code: retJobStarted, out: host.Props{"Job": h.ref(j)}}
 }
 
@@ -75,17 +76,13 @@ func (h *Host) finished(method string, vm *VM, out host.Props) answer {
 
 // tick lets one call's time pass: for jobs, shutdowns and merges.
 func (h *Host) tick() {
-	for _, j := range h.jobs {
-		if !j.open() {
-			continue
-		}
+	for _, j := range h.working {
 		j.state = jobRunning
 		if j.left--; j.left <= 0 {
 			h.end(j)
 		}
 	}
-	now := time.Now()
-	h.jobs = slices.DeleteFunc(h.jobs, func(j *job) bool { return !j.open() && now.Sub(j.ended) > h.opts.JobLife })
+	h.working = slices.DeleteFunc(h.working, func(j *job) bool { return !j.open() })
 	for _, vm := range h.vms {
 		if vm.stopping > 0 {
 			if vm.stopping--; vm.stopping == 0 {
@@ -115,7 +112,7 @@ func (h *Host) end(j *job) {
 // settleAll ends all that is under way.
 func (h *Host) settleAll() {
 	for {
-		open := slices.ContainsFunc(h.jobs, (*job).open) ||
+		open := len(h.working) > 0 ||
 			slices.ContainsFunc(h.vms, func(vm *VM) bool { return vm.stopping > 0 })
 		h.tick()
 		if !open {
@@ -123,6 +120,9 @@ func (h *Host) settleAll() {
 		}
 	}
 }
+
+// expired tells whether a job has ended so long ago that it is gone.
+func (h *Host) expired(j *job) bool { return !j.open() && time.Since(j.ended) > h.opts.JobLife }
 
 func (h *Host) jobProps(j *job) host.Props {
 	p := host.Props{

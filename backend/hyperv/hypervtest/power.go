@@ -160,7 +160,7 @@ func (h *Host) Abandon() {
 
 func (h *Host) restart() {
 	h.disconnect()
-	h.jobs = nil
+	h.jobs, h.working = nil, nil
 	for _, vm := range h.vms {
 		vm.job = nil
 	}
