@@ -85,7 +85,7 @@ func (h *Host) instances(class string, keep func(host.Props) bool) []host.Object
 		"MinimumMacAddress": "00155D000000", "MaximumMacAddress": "00155D0000FF"})
 	if wanted("Msvm_ConcreteJob") {
 		for _, j := range h.jobs {
-			if keep(j.props()) && !h.expired(j) {
+			if !h.expired(j) && keep(j.props()) {
 				add("Msvm_ConcreteJob", h.jobProps(j))
 			}
 		}
@@ -119,6 +119,13 @@ func (h *Host) get(path host.Ref) (host.Object, error) {
 			p[name] = nil
 		}
 		return host.Object{Path: host.Ref(`\\` + h.opts.Name + `\` + host.Namespace + `:` + c.name), Class: c.name, Props: p}, nil
+	}
+	if c.name == "Msvm_ConcreteJob" { // the most usual
+		for _, j := range h.working {
+			if keys["InstanceID"] == j.id {
+				return h.object(c.name, h.jobProps(j)), nil
+			}
+		}
 	}
 	for _, o := range h.instances(c.name, func(p host.Props) bool { return same(c, keys, p) }) {
 		return o, nil

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -56,16 +55,16 @@ func (s *storage) unlock() {
 	}
 }
 
-var windowsPath = regexp.MustCompile(`^[A-Za-z]:\\(?:[^<>:"/\\|?*\x00-\x1f]+\\)*[^<>:"/\\|?*\x00-\x1f]*$`)
-
 // key is where a node's path lies on this machine.
 func (s *storage) key(node, path string) (string, error) {
-	if !windowsPath.MatchString(path) {
+	lower := strings.ToLower(path)
+	if len(path) < 3 || lower[0] < 'a' || lower[0] > 'z' || path[1:3] != `:\` {
 		return "", wmiError("path", winInvalidName, path)
 	}
-	parts := strings.Split(strings.TrimRight(strings.ToLower(path), `\`), `\`)
+	parts := strings.Split(strings.TrimRight(lower, `\`), `\`)
 	for _, p := range parts[1:] {
-		if p == "." || p == ".." || strings.HasSuffix(p, ".") || strings.HasSuffix(p, " ") {
+		// Windows drops dots and spaces at the end of names.
+		if p == "" || strings.ContainsAny(p, "<>:\"/|?*\x00\r\n\t") || strings.HasSuffix(p, ".") || strings.HasSuffix(p, " ") {
 			return "", wmiError("path", winInvalidName, path)
 		}
 	}
