@@ -3,6 +3,7 @@ package hypervtest_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -145,6 +146,7 @@ func TestACluster(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, vm.Start())
 	r := a.convert(a.snapshot(vm, 2))
+	require.Equal(t, strings.ToUpper(vm.Disks()[0].VirtualDiskID), r.Props.Strings("VirtualDiskIdentifiers")[1], "not in the disks' order")
 	a.Inventory()
 	require.NoError(t, vm.Checkpoint("mine"))
 	ok, err := b.disks.Exists(t.Context(), `C:\Local\d.vhdx`)
@@ -164,7 +166,7 @@ func TestACluster(t *testing.T) {
 	s := b.snapshot(vm, 2)
 	files := b.files(s.Path)
 	require.Len(t, files, 2)
-	changed, err := b.changes(files[0], r.Props.Strings("ResilientChangeTrackingIdentifiers")[0])
+	changed, err := b.changes(files[0], r.Props.Strings("ResilientChangeTrackingIdentifiers")[1])
 	require.NoError(t, err)
 	require.Equal(t, []host.Range{{Off: 2 * mib, Len: 64 << 10}}, changed)
 	for _, o := range mustQuery(t, b, `SELECT * FROM Msvm_EthernetPortAllocationSettingData WHERE InstanceID LIKE 'Microsoft:`+vm.ID()+`%'`) {

@@ -115,10 +115,10 @@ func (h *Host) convertToReferencePoint(_ host.Object, in host.Props) answer {
 		if !slices.Contains(vm.snaps, s) {
 			return refuse(retNotFound, "the checkpoint is gone")
 		}
-		moments := map[*file]string{}
+		var moments []moment
 		for _, f := range vm.files(s.comps) {
 			if f.closed != "" {
-				moments[f] = f.closed
+				moments = append(moments, moment{f, f.closed})
 			}
 		}
 		r := vm.reference(crashConsistent, moments)
@@ -147,7 +147,7 @@ func (h *Host) createReferencePoint(_ host.Object, in host.Props) answer {
 		if r != nil {
 			return r
 		}
-		moments := map[*file]string{}
+		var moments []moment
 		for _, k := range vm.storageDisks() {
 			f, err := h.s.find(h.opts.Name, k.file())
 			if err != nil {
@@ -157,7 +157,7 @@ func (h *Host) createReferencePoint(_ host.Object, in host.Props) answer {
 				continue
 			}
 			if f.track(); f.tracker != nil {
-				moments[f] = f.mark()
+				moments = append(moments, moment{f, f.mark()})
 			}
 		}
 		j.resultRefPoint(h, vm.reference(had, moments))

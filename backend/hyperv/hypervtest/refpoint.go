@@ -37,11 +37,18 @@ func (h *Host) refPoint(path host.Ref) (*VM, *refPoint) {
 	return nil, nil
 }
 
-// reference makes a reference point of moments by disk.
-func (vm *VM) reference(level int, moments map[*file]string) *refPoint {
+// moment is one of a disk's, as change tracking names it.
+type moment struct {
+	disk *file
+	id   string
+}
+
+// reference makes a reference point. Its disks are not in the machine's order,
+// on purpose: nobody promises that, and they come with their identifiers.
+func (vm *VM) reference(level int, moments []moment) *refPoint {
 	r := &refPoint{vm: vm, id: newGUID(), level: level}
-	for f, id := range moments {
-		r.disks, r.tracking = append(r.disks, strings.ToUpper(f.image.ID())), append(r.tracking, id)
+	for _, m := range slices.Backward(moments) {
+		r.disks, r.tracking = append(r.disks, strings.ToUpper(m.disk.image.ID())), append(r.tracking, m.id)
 	}
 	vm.refs = append(vm.refs, r)
 	return r
