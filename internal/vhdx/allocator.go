@@ -21,7 +21,7 @@ func (d *Disk) allocate() (int64, error) {
 	a := &d.alloc
 	if n := len(a.gaps); n > 0 {
 		off := a.gaps[n-1]
-		if err := blank(d.medium, off, d.meta.block); err != nil {
+		if err := blank(d.medium.File, off, d.meta.block); err != nil {
 			return 0, err
 		}
 		a.gaps = a.gaps[:n-1]

@@ -210,7 +210,7 @@ func (d *Disk) blankBlock(block, in, n int64, whole bool) error {
 		d.bat.set(at, makeEntry(stateZero, 0))
 		return d.settle()
 	case e.state() == stateFull:
-		return blank(d.medium, e.off()+in, n)
+		return blank(d.medium.File, e.off()+in, n)
 	}
 	for zeros := make([]byte, min(n, mib)); n > 0; {
 		part := zeros[:min(n, int64(len(zeros)))]
