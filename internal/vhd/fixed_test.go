@@ -13,20 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func footer(size int64) Footer {
+func aFooter(size int64) Footer {
 	return Footer{Size: size, ID: uuid.MustParse("6f2c1f6e-8a49-4d0c-9a5e-0a1b2c3d4e5f"), Time: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
 }
 
 func TestAFooterIsReadAsItWasWritten(t *testing.T) {
 	for _, size := range []int64{MinSize, 1 << 30, 2040 << 30, 4095 << 30, 32 << 40} {
-		f, err := Parse(footer(size).Bytes())
+		f, err := Parse(aFooter(size).Bytes())
 		require.NoError(t, err)
-		require.Equal(t, footer(size), f)
+		require.Equal(t, aFooter(size), f)
 	}
 }
 
 func TestAnyFlippedBitIsNoFooter(t *testing.T) {
-	b := footer(1 << 30).Bytes()
+	b := aFooter(1 << 30).Bytes()
 	for i := range b {
 		for bit := range 8 {
 			c := bytes.Clone(b)
@@ -58,7 +58,7 @@ func TestQemuReadsIt(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "disk.vhd")
 		f, err := os.Create(name)
 		require.NoError(t, err)
-		_, err = f.WriteAt(footer(size).Bytes(), size)
+		_, err = f.WriteAt(aFooter(size).Bytes(), size)
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 		out, err := exec.Command(qemu, "info", "-f", "vpc", "--output=json", name).Output()
@@ -92,7 +92,7 @@ func TestQemusOwnIsRead(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(footer(1 << 30).Bytes())
+	f.Add(aFooter(1 << 30).Bytes())
 	f.Add([]byte(cookie))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := Parse(b)
