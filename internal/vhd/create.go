@@ -159,5 +159,5 @@ func (d *Disk) createBlocks(block uint32) error {
 // start begins to keep track of changes.
 func (d *Disk) start(floor, next, footer int64) {
 	d.moved, d.fresh, d.dirty = map[int64]bool{}, map[int64]bool{}, map[int64]bitmap{}
-	d.space = space{floor: floor, next: next, footer: footer, clean: -1}
+	d.space = space{floor: floor, next: next, footer: footer, clean: unknown}
 }

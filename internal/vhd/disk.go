@@ -18,7 +18,7 @@ type Disk struct {
 	head   header
 	parent *Disk
 	depth  int // images below it
-	layout // of all but fixed ones
+	layout     // of all but fixed ones
 
 	mu       sync.RWMutex
 	readOnly bool

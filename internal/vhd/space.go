@@ -1,6 +1,9 @@
 package vhd
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // space is where in the file new blocks go. The footer stays at the file's end
 // all the time, with some room for blocks before it: so the end is never
@@ -9,11 +12,14 @@ type space struct {
 	floor  int64 // end of all that is no block
 	next   int64 // where the next block goes, unless a place is free
 	footer int64 // where the footer at the end is
-	clean  int64 // blocks from here on are zeros but for their bitmap
+	clean  int64 // blocks from here on are zeros but for their bitmap; unknown before the file grew
 	free   []int64
 	freed  []int64 // free once the table without them is durable
 	used   bool    // something was placed or dropped
+	least  int64   // in tests: the least step
 }
+
+const unknown = math.MaxInt64
 
 // Steps in which a file grows, in bytes: an eighth of itself within these
 // bounds. A step costs a Sync.
@@ -48,7 +54,11 @@ func (d *Disk) grow() error {
 	if s.next/sector > maxPlace {
 		return unsupported("a file of more than %d bytes", s.next)
 	}
-	step := min(max(s.footer/8, leastStep), mostStep)
+	least := int64(leastStep)
+	if s.least > 0 {
+		least = s.least
+	}
+	step := min(max(s.footer/8, least), mostStep)
 	end := s.next + max(1, step/d.stride())*d.stride()
 	if err := writeFull(d.f, d.raw, end); err != nil {
 		if back := d.f.Truncate(s.footer + FooterSize); back != nil {
@@ -62,7 +72,7 @@ func (d *Disk) grow() error {
 	// The first growth since Open begins at a footer that a place for a block
 	// may straddle, and behind places of unknown content. From then on a footer
 	// is where the next block's bitmap will be.
-	if s.clean < 0 {
+	if s.clean == unknown {
 		s.clean = s.footer
 	}
 	s.footer = end
@@ -105,7 +115,7 @@ func (d *Disk) trim() error {
 			return err
 		}
 		// No place behind the end may be taken any more, whatever comes of it.
-		s.next, s.footer, s.clean, s.free, s.freed = end, end, -1, nil, nil
+		s.next, s.footer, s.clean, s.free, s.freed = end, end, unknown, nil, nil
 		if err := d.f.Truncate(end + FooterSize); err != nil {
 			d.broken = err
 			return err
