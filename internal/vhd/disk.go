@@ -176,9 +176,10 @@ func (d *Disk) writable() error {
 }
 
 // Flush makes durable what was written so far. When it fails, it can be called
-// again, unless it was a Sync of the file that failed: what the file holds is
-// unknown then, every further change is refused, and the file is to be opened
-// anew.
+// again, unless it was a Sync of the file that failed. Then every further change is
+// refused: of what was written since the last Flush, some is lost although the
+// system still reads it, and only after its next start does the file read as what
+// it holds.
 func (d *Disk) Flush() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -240,4 +241,4 @@ func (d *Disk) sync() error {
 	return nil
 }
 
-var errUnknown = errors.New("what the file holds is unknown until it is opened again")
+var errUnknown = errors.New("what the file holds is unknown until the system is started anew")
