@@ -71,24 +71,46 @@ func readTable(f File, at, count int64) ([]uint32, error) {
 }
 
 // checkTable refuses blocks that overlap anything or end behind end, and returns
-// where the last thing in the file ends.
-func checkTable(table []uint32, l layout, fixed []region, end int64) (int64, error) {
-	taken := slices.Clone(fixed)
+// where the last thing in the file ends. owned are the regions that are no blocks.
+func checkTable(table []uint32, l layout, owned []region, end int64) (int64, error) {
+	var blocks []uint32
 	for i, e := range table {
 		if e == unused {
 			continue
 		}
-		off := int64(e) * sector
-		if off+l.stride() > end {
+		if off := int64(e) * sector; off+l.stride() > end {
 			return 0, corrupt(off, "block %d of %d bytes in a file of %d", i, l.stride(), end)
 		}
-		taken = append(taken, region{off, off + l.stride()})
+		blocks = append(blocks, e)
 	}
-	slices.SortFunc(taken, func(a, b region) int { return cmp.Compare(a.off, b.off) })
-	for i, r := range taken[1:] {
-		if r.off < taken[i].end {
-			return 0, corrupt(r.off, "what begins here and what ends at %d overlap", taken[i].end)
+	slices.Sort(blocks)
+	slices.SortFunc(owned, func(a, b region) int { return cmp.Compare(a.off, b.off) })
+	at := func(i int) region {
+		off := int64(blocks[i]) * sector
+		return region{off, off + l.stride()}
+	}
+	last := owned[len(owned)-1].end
+	for i := range blocks {
+		if i > 0 && at(i).off < at(i-1).end {
+			return 0, overlap(at(i-1), at(i))
+		}
+		last = max(last, at(i).end)
+	}
+	for i, r := range owned {
+		if i > 0 && r.off < owned[i-1].end {
+			return 0, overlap(owned[i-1], r)
+		}
+		// The first block that ends behind its beginning.
+		next, _ := slices.BinarySearchFunc(blocks, r.off, func(e uint32, off int64) int {
+			return cmp.Compare(int64(e)*sector+l.stride(), off+1)
+		})
+		if next < len(blocks) && at(next).off < r.end {
+			return 0, overlap(r, at(next))
 		}
 	}
-	return taken[len(taken)-1].end, nil
+	return last, nil
+}
+
+func overlap(a, b region) error {
+	return corrupt(b.off, "what is here up to %d and what is at %d up to %d overlap", b.end, a.off, a.end)
 }
