@@ -7,6 +7,8 @@
 //		roundtriptest.Run(t, roundtriptest.End{Name: "home", Harness: mine}, roundtriptest.End{Name: "far", Harness: theirs})
 //	}
 //
+// [Matrix] takes the short way between every two of several platforms.
+//
 // A backend's own promises are package backendtest's.
 package roundtriptest
 
@@ -149,6 +151,9 @@ func New(t *testing.T, home, far End) *Trip {
 	t.Cleanup(func() { cancel(); <-done })
 	tr.Machine, err = home.Machine(t, tr.Disks)
 	require.NoError(t, err)
+	made, err := home.Backend.Machine(t.Context(), tr.Machine)
+	require.NoError(t, err)
+	tr.Disks = made.Disks // by the names that the platform gives them
 	require.NoError(t, home.Power(tr.Machine, dr.On))
 	_, err = e.Save(t.Context(), replication.New("app", dr.Place{Site: home.Name, Machine: tr.Machine}, far.Name))
 	require.NoError(t, err)

@@ -1,0 +1,18 @@
+package roundtriptest_test
+
+import (
+	"testing"
+
+	"github.com/lifeboat-dr/lifeboat/failback/roundtriptest"
+)
+
+// Any platform to any other, out and home. Between two sites of one platform, and
+// with the drill and the change of points, each backend's own TestRoundTrip goes.
+func TestAnyToAny(t *testing.T) {
+	roundtriptest.Matrix(t,
+		roundtriptest.Platform{Name: "VMware", End: vsphere},
+		roundtriptest.Platform{Name: "Azure", End: subscription},
+		roundtriptest.Platform{Name: "physical", End: hosts},
+		// A new platform is one line here, and its hands in a file beside.
+	)
+}
