@@ -4,10 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 
 	"github.com/google/uuid"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
+
+var errClosed = fmt.Errorf("vhd: %w", fs.ErrClosed)
 
 // Disk is the virtual disk in an image. All methods are safe for concurrent use.
 // Reads go side by side; a write or a Flush waits for them and they for it.
@@ -47,7 +52,7 @@ func (d *Disk) Kind() Kind { return d.foot.kind }
 func (d *Disk) Footer() Footer { return d.foot.Footer }
 
 // BlockSize is that of the image's blocks in bytes, 0 for a fixed one.
-func (d *Disk) BlockSize() int64 { return d.block }
+func (d *Disk) BlockSize() uint32 { return uint32(d.block) }
 
 // HasParent reports whether the image is differencing.
 func (d *Disk) HasParent() bool { return d.foot.kind == Differencing }
@@ -67,12 +72,12 @@ func (d *Disk) Locator() Locator {
 // ReadAt implements [io.ReaderAt] on the virtual disk.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("vhd: read at %d", off)
+		return 0, fmt.Errorf("vhd: read at %d: %w", off, dr.ErrOutOfRange)
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.closed {
-		return 0, ErrClosed
+		return 0, errClosed
 	}
 	if off >= d.foot.Size {
 		if len(p) == 0 {
@@ -168,7 +173,7 @@ func (d *Disk) bitmap(block int64) (bitmap, error) {
 func (d *Disk) writable() error {
 	switch {
 	case d.closed:
-		return ErrClosed
+		return errClosed
 	case d.readOnly:
 		return ErrReadOnly
 	}
@@ -184,18 +189,18 @@ func (d *Disk) Flush() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return ErrClosed
+		return errClosed
 	}
 	return d.flush()
 }
 
 // Close flushes the disk and gives back what the file has too much. It closes
-// neither the file nor the parent. The second call is [ErrClosed].
+// neither the file nor the parent. The second call is [fs.ErrClosed].
 func (d *Disk) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return ErrClosed
+		return errClosed
 	}
 	err := d.finish()
 	d.closed = true
@@ -207,7 +212,7 @@ func (d *Disk) freeze() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return ErrClosed
+		return errClosed
 	}
 	if err := d.finish(); err != nil {
 		return err

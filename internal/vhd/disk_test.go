@@ -3,12 +3,17 @@ package vhd
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 const small = 16 << 10 // a block of tests
@@ -58,9 +63,9 @@ func TestEveryKindKeepsWhatIsWritten(t *testing.T) {
 			copy(want[small-5:], "across two blocks")
 			requireContent(t, want, d, "written")
 			require.NoError(t, d.Close())
-			require.ErrorIs(t, d.Close(), ErrClosed)
+			require.ErrorIs(t, d.Close(), fs.ErrClosed)
 			_, err := d.ReadAt(want[:1], 0)
-			require.ErrorIs(t, err, ErrClosed)
+			require.ErrorIs(t, err, fs.ErrClosed)
 
 			d = open(t, f, OpenOptions{ReadOnly: true, Parent: with(o.Parent)})
 			requireContent(t, want, d, "opened again")
@@ -87,8 +92,8 @@ func TestTheEndsOfADisk(t *testing.T) {
 		for _, off := range []int64{-1, small + 1, small + 512, 1 << 62} {
 			n, err = d.WriteAt(make([]byte, 512), off)
 			require.Zero(t, n)
-			require.ErrorIs(t, err, io.ErrShortWrite, "at %d", off)
-			require.ErrorIs(t, d.Zero(off, 512), io.ErrShortWrite)
+			require.ErrorIs(t, err, dr.ErrOutOfRange, "at %d", off)
+			require.ErrorIs(t, d.Zero(off, 512), dr.ErrOutOfRange)
 		}
 		write(t, d, bytes.Repeat([]byte{7}, 512), small)
 		require.NoError(t, d.Zero(0, d.Size()))
@@ -326,4 +331,79 @@ func TestTheLargestDiskEndsWhereTheFormatDoes(t *testing.T) {
 	_, err = d.ReadAt(got, MaxDynamic-4)
 	require.NoError(t, err)
 	require.Equal(t, "last", string(got))
+}
+
+func ranges(t *testing.T, d *Disk, off, n int64) (all []Range) {
+	for r, err := range d.Allocated(off, n) {
+		require.NoError(t, err)
+		all = append(all, r)
+	}
+	return all
+}
+
+func TestWhatAFileHolds(t *testing.T) {
+	p := create(t, newMemory(nil), Options{Size: 4 * small, BlockSize: small})
+	write(t, p, []byte{1}, small+700)
+	require.Equal(t, []Range{{0, small, Zero}, {small, small, Data}, {2 * small, 2 * small, Zero}}, ranges(t, p, 0, 4*small))
+	d := create(t, newMemory(nil), Options{Parent: p, BlockSize: small, ParentRelative: "p"})
+	write(t, d, []byte{1}, 700)
+	write(t, d, make([]byte, 1024), small-512)
+	require.Equal(t, []Range{
+		{0, 512, FromParent}, {512, 512, Data}, {1024, small - 1536, FromParent}, {small - 512, 1024, Data}, {small + 512, 3*small - 512, FromParent},
+	}, ranges(t, d, 0, 4*small))
+	require.Equal(t, []Range{{700, 10, Data}}, ranges(t, d, 700, 10))
+	require.Empty(t, ranges(t, d, 4*small, 0))
+	fixed := create(t, newMemory(nil), Options{Size: small, Fixed: true})
+	require.Equal(t, []Range{{100, 1000, Data}}, ranges(t, fixed, 100, 1000))
+	for _, err := range d.Allocated(small, 4*small) {
+		require.ErrorIs(t, err, dr.ErrOutOfRange)
+	}
+	require.NoError(t, d.Close())
+	for _, err := range d.Allocated(0, 1) {
+		require.ErrorIs(t, err, fs.ErrClosed)
+	}
+}
+
+// Readers and writers of their own parts share a disk, and nobody sees another's.
+func TestConcurrentUse(t *testing.T) {
+	base := create(t, newMemory(nil), Options{Size: 64 * small, BlockSize: small})
+	write(t, base, bytes.Repeat([]byte{1}, 64*small), 0)
+	for _, o := range []Options{{Size: 64 * small, BlockSize: small}, {Parent: base, BlockSize: small, ParentRelative: "p"}} {
+		d := create(t, newMemory(nil), o)
+		d.space.least = small
+		var wg sync.WaitGroup
+		for i := range int64(4) {
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(i), 11))
+				own, want := i*16*small, make([]byte, 16*small)
+				if _, err := d.ReadAt(want, own); !assert.NoError(t, err) {
+					return
+				}
+				for range 150 {
+					p := make([]byte, 1+rnd.IntN(3*small))
+					off := rnd.Int64N(int64(len(want)-len(p)) + 1)
+					switch rnd.IntN(6) {
+					case 0:
+						assert.NoError(t, d.Flush())
+					case 1:
+						assert.NoError(t, d.Zero(own+off, int64(len(p))))
+						clear(want[off:][:len(p)])
+					case 2, 3:
+						for i := range p {
+							p[i] = byte(rnd.Uint32())
+						}
+						copy(want[off:], p)
+						_, err := d.WriteAt(p, own+off)
+						assert.NoError(t, err)
+					default:
+						_, err := d.ReadAt(p, own+off)
+						assert.NoError(t, err)
+						assert.True(t, bytes.Equal(want[off:][:len(p)], p))
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, d.Close())
+	}
 }

@@ -13,7 +13,7 @@
 //   - fixed.go: [Footer] and [Parse], all that Azure's page blobs need;
 //   - footer.go, header.go, table.go, bitmap.go: the structures of the format;
 //   - create.go, open.go: [Create] and [Open], and the proof that an image is sound;
-//   - disk.go, write.go: [Disk], reads and writes through a chain;
+//   - disk.go, write.go, allocated.go: [Disk], reads and writes through a chain;
 //   - space.go: where blocks go in the file, and the order in which a Flush writes.
 //
 // What may not live here: VHDX, the search for a parent's file (its paths are

@@ -23,8 +23,6 @@ var (
 	// ErrReadOnly refuses changes to a disk that was opened for reading, or that
 	// became the parent of another.
 	ErrReadOnly = errors.New("VHD is open for reading only")
-	// ErrClosed refuses what comes after Close.
-	ErrClosed = errors.New("VHD is closed")
 )
 
 // corrupt tells where in the file.

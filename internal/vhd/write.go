@@ -2,11 +2,12 @@ package vhd
 
 import (
 	"fmt"
-	"io"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // WriteAt implements [io.WriterAt] on the virtual disk, and doesn't reach beyond
-// its end: what would is refused whole with [io.ErrShortWrite]. What was written is
+// its end: what would is refused whole with [dr.ErrOutOfRange]. What was written is
 // read at once, and durable after Flush. Until then a power cut may leave each
 // sector of 512 bytes as it was before or as it was written since the last Flush.
 func (d *Disk) WriteAt(p []byte, off int64) (done int, err error) {
@@ -34,7 +35,7 @@ func (d *Disk) change(off, n int64) error {
 		return err
 	}
 	if off < 0 || n < 0 || off > d.foot.Size || n > d.foot.Size-off {
-		return fmt.Errorf("vhd: write %d bytes at %d of a disk of %d: %w", n, off, d.foot.Size, io.ErrShortWrite)
+		return fmt.Errorf("vhd: write %d bytes at %d of a disk of %d: %w", n, off, d.foot.Size, dr.ErrOutOfRange)
 	}
 	d.unsynced = true
 	return nil
