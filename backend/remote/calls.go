@@ -1,0 +1,278 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/agentwire"
+)
+
+// calls are those that came over one connection.
+type calls struct {
+	x *session
+	l *agentwire.Link
+
+	mu     sync.Mutex
+	flying map[uint64]*served
+}
+
+// served is a call under way at the server.
+type served struct {
+	*calls
+	id       uint64
+	op       agentwire.Op
+	handle   uint64
+	ctx      context.Context
+	cancel   context.CancelFunc
+	span     agentwire.Span // of bulk calls
+	arg      argument       // of others
+	body     []byte         // of a Write; lies in buf
+	buf      *agentwire.Buffer
+	admitted bool // it counts among the session's bulk calls
+	credit   credit
+}
+
+// serve reads the connection until it ends.
+func (x *session) serve(l *agentwire.Link) {
+	c := &calls{x: x, l: l, flying: map[uint64]*served{}}
+	err := c.read()
+	if errors.Is(err, io.EOF) {
+		err = errors.New("it closed the connection")
+	}
+	x.leave(l, err)
+}
+
+func (c *calls) read() error {
+	for {
+		h, err := c.l.Next()
+		if err != nil {
+			return err
+		}
+		switch h.Kind {
+		case agentwire.Request:
+			err = c.request(h)
+		case agentwire.Cancel:
+			if s := c.find(h.ID); s != nil {
+				s.cancel()
+			}
+		case agentwire.Window:
+			var b []byte
+			if b, err = c.l.Payload(int(h.Len)); err == nil {
+				if s := c.find(h.ID); s != nil {
+					s.credit.grant(b)
+				}
+			}
+		case agentwire.Ping:
+			err = c.l.Send(c.x.ctx, agentwire.Header{Kind: agentwire.Pong})
+		default:
+			err = fmt.Errorf("%w: a frame of kind %d from a client", agentwire.ErrProtocol, h.Kind)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *calls) find(id uint64) *served {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flying[id]
+}
+
+// request reads a request whole and begins the call. An error is the
+// connection's; what is wrong with the call is answered.
+func (c *calls) request(h agentwire.Header) error {
+	left := int(h.Len) - agentwire.RequestHead
+	timeout, handle, err := agentwire.ReadRequestHead(c.l)
+	if err != nil {
+		return err
+	}
+	s := &served{calls: c, id: h.ID, op: h.Op, handle: handle}
+	if !h.Op.Known() {
+		return s.refuse(left, fmt.Errorf("%w: this agent has no operation %d", dr.ErrUnsupported, h.Op))
+	}
+	if err := c.x.begin(); err != nil {
+		return s.refuse(left, err)
+	}
+	s.ctx, s.cancel = context.WithCancel(c.x.ctx)
+	if timeout > 0 {
+		s.ctx, s.cancel = context.WithTimeout(c.x.ctx, timeout)
+	}
+	if err := s.receive(left); err != nil {
+		s.free()
+		return err
+	}
+	c.mu.Lock()
+	_, twice := c.flying[h.ID]
+	c.flying[h.ID] = s
+	c.mu.Unlock()
+	if twice {
+		s.free()
+		return fmt.Errorf("%w: call %d is under way already", agentwire.ErrProtocol, h.ID)
+	}
+	s.credit.init()
+	go func() {
+		defer s.free()
+		s.run()
+	}()
+	return nil
+}
+
+// refuse answers a call that isn't begun.
+func (s *served) refuse(left int, why error) error {
+	if err := s.l.Skip(left); err != nil {
+		return err
+	}
+	return s.l.Send(s.x.ctx, agentwire.Header{Kind: agentwire.Failure, ID: s.id}, agentwire.EncodeError(why))
+}
+
+func (s *served) free() {
+	s.cancel()
+	s.buf.Free()
+	if s.admitted {
+		<-s.x.bulk
+	}
+	s.x.done()
+}
+
+// receive reads what is left of a request.
+func (s *served) receive(left int) (err error) {
+	if !s.op.Bulk() {
+		b, err := s.l.Payload(left)
+		if err != nil {
+			return err
+		}
+		return agentwire.Decode(b, &s.arg)
+	}
+	if s.span, left, err = agentwire.ReadSpan(s.l, left); err != nil {
+		return err
+	}
+	most := int64(agentwire.MaxBulk)
+	switch s.op {
+	case agentwire.OpSums, agentwire.OpPacked:
+		most /= int64(len(dr.Sum{}))
+	case agentwire.OpZero:
+		most = 1<<63 - 1
+	}
+	if s.span.N < 0 || s.span.N > most || left > 0 && s.op != agentwire.OpWrite {
+		return fmt.Errorf("%w: %s of %d at %d with %d bytes", agentwire.ErrProtocol, s.op, s.span.N, s.span.Off, left)
+	}
+	if s.op != agentwire.OpWrite {
+		return nil
+	}
+	// A client that keeps to its number of bulk calls never waits here.
+	if err := s.admit(); err != nil {
+		return err
+	}
+	n := int(s.span.N)
+	runs, err := agentwire.ReadRuns(s.l, left, n)
+	if err != nil {
+		return err
+	}
+	s.buf = agentwire.NewBuffer()
+	s.body = s.buf.At(s.span.Off, n)
+	at := 0
+	for _, r := range runs {
+		clear(s.body[at : at+r.Zeros])
+		at += r.Zeros
+		if err := s.l.Fill(s.body[at : at+r.Data]); err != nil {
+			return err
+		}
+		at += r.Data
+	}
+	return nil
+}
+
+// admit waits until the call may have its buffer.
+func (s *served) admit() error {
+	select {
+	case s.x.bulk <- struct{}{}:
+		s.admitted = true
+		return nil
+	case <-s.x.ctx.Done():
+		return context.Cause(s.x.ctx)
+	}
+}
+
+// run makes the call and answers it.
+func (s *served) run() {
+	parts, err := s.call()
+	// The number is free before the client can know that the call has ended.
+	s.mu.Lock()
+	delete(s.flying, s.id)
+	s.mu.Unlock()
+	h := agentwire.Header{Kind: agentwire.Result, ID: s.id}
+	if err == nil {
+		size := 0
+		for _, p := range parts {
+			size += len(p)
+		}
+		if size > agentwire.MaxFrame {
+			err = fmt.Errorf("%w: an answer of %d bytes, and the protocol takes %d", dr.ErrUnsupported, size, agentwire.MaxFrame)
+		}
+	}
+	if err != nil {
+		h.Kind, parts = agentwire.Failure, [][]byte{agentwire.EncodeError(err)}
+	}
+	_ = s.l.Send(s.x.ctx, h, parts...)
+}
+
+func (s *served) call() (parts [][]byte, err error) {
+	if s.op.Bulk() {
+		return s.bulk()
+	}
+	v, err := s.plain()
+	if err != nil {
+		return nil, err
+	}
+	b, err := agentwire.Marshal(v)
+	return [][]byte{b}, err
+}
+
+// credit is how many bytes of a stream may be sent.
+type credit struct {
+	mu   sync.Mutex
+	left int64
+	more chan struct{}
+}
+
+func (c *credit) init() { c.left, c.more = agentwire.StreamWindow, make(chan struct{}, 1) }
+
+func (c *credit) grant(b []byte) {
+	n := int64(b[0])<<24 | int64(b[1])<<16 | int64(b[2])<<8 | int64(b[3])
+	c.mu.Lock()
+	c.left = min(c.left+n, 1<<40)
+	c.mu.Unlock()
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+}
+
+// spend waits until something may be sent, and counts n bytes.
+func (c *credit) spend(ctx context.Context, n int) error {
+	for {
+		c.mu.Lock()
+		ok := c.left > 0
+		if ok {
+			c.left -= int64(n)
+		}
+		c.mu.Unlock()
+		if ok {
+			return ctx.Err()
+		}
+		select {
+		case <-c.more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// flushTime is how long extents wait for more to go with them.
+const flushTime = 20 * time.Millisecond

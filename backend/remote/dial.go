@@ -1,0 +1,262 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/agentwire"
+)
+
+// Client is a backend that an agent elsewhere serves. It is safe for concurrent
+// use. Make one with Dial.
+//
+// When the connection is lost a new one is made by the next call that needs it,
+// with growing pauses, for as long as DialOptions.Patience and the call's context
+// allow. Calls of the backend that may be repeated are. Images are opened again,
+// if that finds the very moment that they are of. Drafts, freezes and images that
+// settle end with the connection, with ErrLost.
+type Client struct {
+	addr string
+	o    DialOptions
+	tls  *tls.Config
+	turn chan struct{} // guards what follows; a channel, as a context may end the wait
+	w    *wire
+	shut bool
+	can  chan abilities // holds one value: what the agent's backend can do
+}
+
+type abilities struct{ chain any }
+
+var _ backend.Backend = (*Client)(nil)
+
+// Dial connects to the agent at addr, "host:port". It tries once: ErrLost if
+// nobody answers, fs.ErrPermission if the agent doesn't take the certificate,
+// dr.ErrUnsupported if it speaks no version that is known here, dr.ErrInvalid
+// for options that make no sense. ctx counts until Dial returns.
+func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
+	conf, err := agentwire.ClientTLS(o.TLS)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: address of an agent: %w", dr.ErrInvalid, err)
+	}
+	if conf.ServerName == "" {
+		conf.ServerName = host
+	}
+	c := &Client{addr: addr, o: o.withDefaults(), tls: conf, turn: make(chan struct{}, 1), can: make(chan abilities, 1)}
+	c.can <- abilities{}
+	w, err := c.connect(ctx, "")
+	if err != nil {
+		return nil, c.named(err)
+	}
+	c.use(w)
+	return c, nil
+}
+
+func (c *Client) named(err error) error { return fmt.Errorf("agent %s: %w", c.addr, err) }
+
+// Close ends the connection, and with it everything that was opened through it.
+// Calls that come later are fs.ErrClosed.
+func (c *Client) Close() error {
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	c.shut = true
+	if c.w != nil {
+		c.w.fail(fs.ErrClosed)
+	}
+	return nil
+}
+
+// use makes w the present session. It needs c.turn, or that nobody knows c.
+func (c *Client) use(w *wire) {
+	c.w = w
+	<-c.can
+	c.can <- abilities{c.chain(w.terms.Abilities)}
+}
+
+// Unwrap shows those abilities to dr.As that the served backend has.
+func (c *Client) Unwrap() any {
+	a := <-c.can
+	c.can <- a
+	return a.chain
+}
+
+// wire returns a session that is good for new calls.
+func (c *Client) wire(ctx context.Context) (*wire, error) {
+	var p pause
+	p.begin(c.o.Patience)
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	for {
+		if c.shut {
+			return nil, fs.ErrClosed
+		}
+		if c.w.alive() && !c.w.away.Load() {
+			return c.w, nil
+		}
+		old := c.w.terms.Session
+		if c.w.alive() {
+			old = "" // what is open there may be finished
+		}
+		w, err := c.connect(ctx, old)
+		if err == nil {
+			c.use(w)
+			c.o.Log.Info("connected to the agent again", "addr", c.addr)
+			return w, nil
+		}
+		c.o.Log.Warn("the agent can't be reached", "addr", c.addr, "err", err)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if dr.IsPermanent(err) || !p.wait(ctx) {
+			return nil, c.named(err)
+		}
+	}
+}
+
+// pause is the growing wait between attempts.
+type pause struct {
+	until time.Time
+	next  time.Duration
+}
+
+func (p *pause) begin(patience time.Duration) {
+	p.until, p.next = time.Now().Add(patience), 50*time.Millisecond
+}
+
+// wait returns false when there is no time for another attempt.
+func (p *pause) wait(ctx context.Context) bool {
+	d := p.next/2 + rand.N(p.next)
+	p.next = min(2*p.next, 5*time.Second)
+	if time.Now().Add(d).After(p.until) {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// connect makes a session with all its connections.
+func (c *Client) connect(ctx context.Context, replaces string) (*wire, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*greetTime)
+	defer cancel()
+	g := agentwire.NewGreeting()
+	g.Replaces = replaces
+	first, terms, err := c.link(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	w := newWire(terms)
+	w.add(first)
+	g.Session, g.Replaces = terms.Session, ""
+	for len(w.links) <= min(c.o.Links, terms.Links-1) {
+		l, _, err := c.link(ctx, g)
+		if err != nil {
+			w.fail(err)
+			return nil, err
+		}
+		w.add(l)
+	}
+	w.start()
+	return w, nil
+}
+
+// link makes one connection and greets.
+func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Link, agentwire.Terms, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTime)
+	defer cancel()
+	conn, err := c.o.Dial(ctx, "tcp", c.addr)
+	if err != nil {
+		return nil, agentwire.Terms{}, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	hung := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	p := agentwire.NewPatient(conn, greetTime)
+	var terms agentwire.Terms
+	l, err := func() (*agentwire.Link, error) {
+		t := tls.Client(p, c.tls)
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		if err := agentwire.Verified(t.ConnectionState(), false); err != nil {
+			return nil, err
+		}
+		l := agentwire.NewLink(t)
+		terms, err = greet(ctx, l, g)
+		return l, err
+	}()
+	if err == nil && !hung() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		hung()
+		_ = conn.Close()
+		return nil, terms, refusal(err)
+	}
+	p.SetIdle(3 * terms.KeepAlive)
+	return l, terms, nil
+}
+
+func greet(ctx context.Context, l *agentwire.Link, g agentwire.Greeting) (agentwire.Terms, error) {
+	var terms agentwire.Terms
+	b, err := agentwire.Marshal(g)
+	if err == nil {
+		err = l.Send(ctx, agentwire.Header{Kind: agentwire.Hello}, b)
+	}
+	if err != nil {
+		return terms, err
+	}
+	h, err := l.Next()
+	if err != nil {
+		return terms, err
+	}
+	if b, err = l.Payload(int(h.Len)); err != nil {
+		return terms, err
+	}
+	switch h.Kind {
+	case agentwire.Welcome:
+		if err := agentwire.Decode(b, &terms); err != nil {
+			return terms, err
+		}
+		return terms, terms.Check()
+	case agentwire.Failure:
+		return terms, agentwire.DecodeError(b)
+	}
+	return terms, fmt.Errorf("%w: a frame of kind %d for a welcome", agentwire.ErrProtocol, h.Kind)
+}
+
+// refusal tells an agent that can't be reached, which passes, from one that
+// isn't the right one or doesn't want this client, which stays.
+func refusal(err error) error {
+	var unknown *tls.CertificateVerificationError
+	var said *net.OpError
+	switch {
+	case errors.As(err, &unknown):
+		return dr.Permanent(&dr.Error{Op: "verify the agent's certificate", Err: err,
+			Remedy: "give the client the authority that signed it, and the name that it is for"})
+	case errors.As(err, &said) && said.Op == "remote error":
+		return dr.Permanent(&dr.Error{Op: "introduce the client to the agent", Err: fmt.Errorf("%w: %w", fs.ErrPermission, err),
+			Remedy: "have the client's certificate signed by an authority that the agent knows"})
+	case errors.Is(err, fs.ErrPermission), dr.IsPermanent(err), errors.Is(err, dr.ErrBusy):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrLost, err)
+}

@@ -1,0 +1,2 @@
+// Package remote serves any backend over the network, and is one at the far end.
+package remote

@@ -1,0 +1,115 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// ErrLost: the connection to the agent broke while the call was under way, or
+// what the call needs was open there and is no more. Whether the call had its
+// effect isn't known. It is never permanent: whoever repeats the step does right.
+var ErrLost = errors.New("connection to the agent lost")
+
+// ServeOptions are how a backend is served. TLS is needed; the zero value of all
+// else is good.
+type ServeOptions struct {
+	// TLS has the server's certificate and the authorities of its clients, with
+	// ClientAuth set to tls.RequireAndVerifyClientCert. TLS 1.3 is set by Serve.
+	TLS *tls.Config
+	// Authorize, if set, is asked once for every connection, after its
+	// certificate was verified. An error turns the client away; it is told no
+	// more than that. It must be safe for concurrent use.
+	Authorize func(cert *x509.Certificate) (Scope, error)
+
+	// KeepAlive is how often a client has to show that it lives; after three
+	// times that in silence it is dead. 0: 5 s.
+	KeepAlive time.Duration
+	// Grace is how long what clients have open may go on once Serve's context
+	// has ended. 0: 10 s; below 0: not at all.
+	Grace time.Duration
+	// Clients bounds the sessions at once; 0: 64.
+	Clients int
+	// Open bounds the images, drafts and freezes that one client may have
+	// open; 0: 256.
+	Open int
+	// Calls bounds the calls that one client may have under way; 0: 256.
+	Calls int
+	// Bulk bounds those of a client's calls that read, write or sum: each has a
+	// buffer of 1 MiB. 0: 8.
+	Bulk int
+
+	Log *slog.Logger // clients that come, go and are turned away; may be nil
+}
+
+// Scope is what a client may do. The zero value is everything.
+type Scope struct {
+	// Machines, if not nil, are those that the client may see and touch. Such
+	// a client has no part in what isn't of one machine: it makes no replicas
+	// and gets no NetworkLister and no Roomer.
+	Machines []dr.MachineID
+}
+
+func (s Scope) allows(id dr.MachineID) bool {
+	return s.Machines == nil || slices.Contains(s.Machines, id)
+}
+
+func (o ServeOptions) withDefaults() ServeOptions {
+	set(&o.KeepAlive, 5*time.Second)
+	set(&o.Grace, 10*time.Second)
+	set(&o.Clients, 64)
+	set(&o.Open, 256)
+	set(&o.Calls, 256)
+	set(&o.Bulk, 8)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// DialOptions are how an agent is reached. TLS is needed; the zero value of all
+// else is good.
+type DialOptions struct {
+	// TLS has the client's certificate and the authorities of the server.
+	// ServerName is taken from the address if it is empty. TLS 1.3 is set by
+	// Dial.
+	TLS *tls.Config
+	// Links is how many connections carry bulk data, beside the one for all
+	// else; 0: 2.
+	Links int
+	// Patience is how long a call tries to reach the agent again, if its
+	// context lasts so long; 0: 1 min; below 0: it doesn't.
+	Patience time.Duration
+	// Dial, if set, makes connections in place of a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	Log *slog.Logger // connections lost and made; may be nil
+}
+
+func (o DialOptions) withDefaults() DialOptions {
+	set(&o.Links, 2)
+	set(&o.Patience, time.Minute)
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: greetTime}).DialContext
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func set[T int | time.Duration](v *T, to T) {
+	if *v == 0 {
+		*v = to
+	}
+}
+
+// greetTime is how long a connection may take until both sides have spoken.
+const greetTime = 10 * time.Second

@@ -1,0 +1,237 @@
+package remote
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/agentwire"
+)
+
+// maxLinks is how many connections a session may have.
+const maxLinks = 9
+
+// session is one client at the server: its connections, its calls, and what it
+// has open. It is over when any of its connections is: then a client begins
+// anew, and nobody has to tell what of it is still good.
+type session struct {
+	*server
+	token string
+	cert  *x509.Certificate
+	scope Scope
+	runs  bool // zeros don't travel
+
+	ctx    context.Context // ends first of all: calls give up, machines thaw
+	cancel context.CancelCauseFunc
+	calls  sync.WaitGroup
+	bulk   chan struct{}
+	over   chan struct{} // closed when nothing is open any more
+
+	mu      sync.Mutex
+	ended   bool
+	leaving bool // it was told to go
+	links   []*agentwire.Link
+	flying  int
+	open    map[uint64]*handle
+	last    uint64
+}
+
+func newSession(base context.Context, s *server, token string, cert *x509.Certificate, scope Scope, features []string) *session {
+	ctx, cancel := context.WithCancelCause(base)
+	return &session{
+		server: s, token: token, cert: cert, scope: scope, runs: slices.Contains(features, agentwire.FeatureRuns),
+		ctx: ctx, cancel: cancel, bulk: make(chan struct{}, s.o.Bulk), over: make(chan struct{}), open: map[uint64]*handle{},
+	}
+}
+
+// handle is something that a client has open.
+type handle struct {
+	id      uint64
+	machine dr.MachineID
+	image   dr.Image // one of the three
+	draft   dr.Draft
+	freeze  *freeze
+	use     sync.RWMutex // Commit and Close run alone
+	closed  bool
+}
+
+func (h *handle) close() error {
+	h.use.Lock()
+	defer h.use.Unlock()
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	switch {
+	case h.image != nil:
+		return h.image.Close()
+	case h.draft != nil:
+		return h.draft.Close()
+	}
+	h.freeze.end(errors.New("the client is gone"))
+	return nil
+}
+
+// join adds a connection.
+func (x *session) join(l *agentwire.Link) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.ended:
+		return fmt.Errorf("%w: the session is over", dr.ErrNotFound)
+	case len(x.links) >= maxLinks:
+		return fmt.Errorf("%w: the session has %d connections, which is the limit", dr.ErrBusy, len(x.links))
+	}
+	x.links = append(x.links, l)
+	return nil
+}
+
+// leave ends the session with one of its connections.
+func (x *session) leave(l *agentwire.Link, why error) {
+	_ = l.Close()
+	x.end(why)
+}
+
+// end ends the session, without waiting for it.
+func (x *session) end(why error) {
+	x.mu.Lock()
+	if x.ended {
+		x.mu.Unlock()
+		return
+	}
+	x.ended = true
+	links := x.links
+	x.mu.Unlock()
+	x.o.Log.Info("a client has gone", "subject", x.cert.Subject.String(), "why", why)
+	x.cancel(why)
+	for _, l := range links {
+		_ = l.Close()
+	}
+	x.server.links.Go(x.cleanUp)
+}
+
+// cleanUp closes what the client had open, once nothing uses it any more.
+func (x *session) cleanUp() {
+	x.calls.Wait()
+	x.mu.Lock()
+	open := x.open
+	x.open = nil
+	x.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, h := range open {
+		wg.Go(func() {
+			if err := h.close(); err != nil {
+				x.o.Log.Warn("what a client had left open", "machine", h.machine, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+	x.forget(x)
+	close(x.over)
+}
+
+// goAway tells the client that the server stops.
+func (x *session) goAway() {
+	x.mu.Lock()
+	x.leaving = true
+	var first *agentwire.Link
+	if len(x.links) > 0 {
+		first = x.links[0]
+	}
+	x.mu.Unlock()
+	if first != nil {
+		_ = first.Send(x.ctx, agentwire.Header{Kind: agentwire.GoAway})
+	}
+	x.idle()
+}
+
+// idle ends a session that was told to go and has nothing under way.
+func (x *session) idle() {
+	x.mu.Lock()
+	done := x.leaving && x.flying == 0 && len(x.open) == 0
+	x.mu.Unlock()
+	if done {
+		x.end(errors.New("it was told to go"))
+	}
+}
+
+// begin counts a call in, or refuses it.
+func (x *session) begin() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.ended:
+		return context.Cause(x.ctx)
+	case x.flying >= 2*x.o.Calls: // one that the client knows to be over may not be counted out yet
+		return fmt.Errorf("%w: the client has %d calls under way, and may have %d", dr.ErrBusy, x.flying, x.o.Calls)
+	}
+	x.flying++
+	x.calls.Add(1)
+	return nil
+}
+
+func (x *session) done() {
+	x.mu.Lock()
+	x.flying--
+	x.mu.Unlock()
+	x.idle()
+	x.calls.Done()
+}
+
+// keep makes h known to the client. An error closes it.
+func (x *session) keep(h *handle) (uint64, error) {
+	x.mu.Lock()
+	err := x.room()
+	if err == nil {
+		x.last++
+		h.id = x.last
+		x.open[h.id] = h
+	}
+	x.mu.Unlock()
+	if err != nil {
+		return 0, errors.Join(err, h.close())
+	}
+	return h.id, nil
+}
+
+// room refuses a handle that would be too many. It needs x.mu.
+func (x *session) room() error {
+	switch {
+	case x.ended:
+		return context.Cause(x.ctx)
+	case x.leaving:
+		return fmt.Errorf("%w: the agent stops", dr.ErrBusy)
+	case len(x.open) >= x.o.Open:
+		return fmt.Errorf("%w: the client has %d images, drafts and freezes open, which is the limit", dr.ErrBusy, len(x.open))
+	}
+	return nil
+}
+
+// mayOpen is asked before something is opened that would have to be closed.
+func (x *session) mayOpen() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.room()
+}
+
+// find returns what the client has open under that number.
+func (x *session) find(id uint64) (*handle, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	h := x.open[id]
+	if h == nil {
+		return nil, fmt.Errorf("%w: nothing is open under number %d", dr.ErrInvalid, id)
+	}
+	return h, nil
+}
+
+// drop forgets h, which was closed.
+func (x *session) drop(h *handle) {
+	x.mu.Lock()
+	delete(x.open, h.id)
+	x.mu.Unlock()
+}

@@ -1,0 +1,2 @@
+// Package agentwire is the agent protocol.
+package agentwire
