@@ -34,8 +34,8 @@ func (w *wire) readAt(ctx context.Context, handle uint64, disk dr.DiskID, p []by
 func (w *wire) writeAt(ctx context.Context, handle uint64, disk dr.DiskID, p []byte, off int64) error {
 	var b [128]byte
 	head := agentwire.Span{Off: off, N: int64(len(p)), Disk: disk}.Append(b[:0])
-	parts := make([][]byte, 1, 4)
-	parts[0], parts = agentwire.Runs(head, p, w.runs, parts)
+	head, parts := agentwire.Runs(head, p, w.runs, make([][]byte, 1, 4))
+	parts[0] = head
 	c, err := w.begin(ctx, agentwire.OpWrite, handle, nil, parts...)
 	if err != nil {
 		return err

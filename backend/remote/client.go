@@ -20,7 +20,7 @@ func (c *Client) again(ctx context.Context, f func(w *wire) error) error {
 		if err != nil {
 			return err
 		}
-		if err = f(w); !errors.Is(err, ErrLost) {
+		if err = f(w); !passes(err) {
 			return err
 		}
 		if !p.wait(ctx) {
@@ -30,6 +30,12 @@ func (c *Client) again(ctx context.Context, f func(w *wire) error) error {
 			return c.named(err)
 		}
 	}
+}
+
+// passes tells whether a new connection may help. It doesn't where one side has
+// another idea of the protocol, or what was open there is lost.
+func passes(err error) bool {
+	return errors.Is(err, ErrLost) && !errors.Is(err, agentwire.ErrProtocol) && !errors.Is(err, dr.ErrNotConsistent)
 }
 
 // ask makes a call whose argument and answer are JSON, once.

@@ -128,7 +128,7 @@ func (i *image) do(ctx context.Context, op agentwire.Op, disk dr.DiskID, off int
 		if err == nil {
 			err = f(w, h)
 		}
-		if errors.Is(err, ErrLost) && !errors.Is(err, dr.ErrNotConsistent) && p.wait(ctx) {
+		if passes(err) && p.wait(ctx) {
 			continue
 		}
 		return i.place(op, disk, off, err)

@@ -78,8 +78,8 @@ func readAnswer(p []byte, err error, runs bool) [][]byte {
 	head = binary.BigEndian.AppendUint32(head, uint32(len(p)))
 	head = binary.BigEndian.AppendUint32(head, uint32(len(fault)))
 	head = append(head, fault...)
-	parts := make([][]byte, 1, 4)
-	parts[0], parts = agentwire.Runs(head, p, runs, parts)
+	head, parts := agentwire.Runs(head, p, runs, make([][]byte, 1, 4))
+	parts[0] = head
 	return parts
 }
 
