@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/backend/physical"
+)
+
+// kind opens a backend by what stands behind its name in --backend. The closer
+// may be nil.
+type kind func(what string) (backend.Backend, io.Closer, error)
+
+// everywhere are those that every system has; a system's own are in osKinds.
+var everywhere = map[string]kind{"physical": openPhysical}
+
+func registry() map[string]kind {
+	all := maps.Clone(everywhere)
+	maps.Copy(all, osKinds)
+	return all
+}
+
+func kinds() string { return strings.Join(slices.Sorted(maps.Keys(registry())), ", ") }
+
+// open opens the backend that a specification names, "physical:/srv/machines".
+func open(spec string) (backend.Backend, io.Closer, error) {
+	name, what, _ := strings.Cut(spec, ":")
+	k, ok := registry()[name]
+	if !ok {
+		return nil, nil, wrongUsage("--backend %q: there is no kind %q here", spec, name)
+	}
+	b, c, err := k(what)
+	if err != nil {
+		return nil, nil, fmt.Errorf("backend %s: %w", name, err)
+	}
+	return b, c, nil
+}
+
+// openPhysical takes a file with a physical.Config as JSON, or a folder: each
+// folder in it is a machine, by its name, and each file *.img there a disk. The
+// first disk, by name, is the one that it boots from. The agent's own state is
+// beside them, in a folder that begins with a dot.
+func openPhysical(what string) (backend.Backend, io.Closer, error) {
+	if what == "" {
+		return nil, nil, wrongUsage("--backend physical: want a folder or a file behind it")
+	}
+	info, err := os.Stat(what)
+	if err != nil {
+		return nil, nil, err
+	}
+	var cfg physical.Config
+	if info.IsDir() {
+		cfg, err = fromFolder(what)
+	} else {
+		cfg, err = fromFile(what)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := physical.Open(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, h, nil
+}
+
+func fromFile(path string) (physical.Config, error) {
+	var cfg physical.Config
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &cfg)
+	}
+	if err == nil && cfg.Root == "" {
+		err = errors.New(`it has no "root"`)
+	}
+	return cfg, err
+}
+
+func fromFolder(dir string) (physical.Config, error) {
+	cfg := physical.Config{Root: filepath.Join(dir, ".lifeboat")}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return cfg, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		disks, err := filepath.Glob(filepath.Join(dir, e.Name(), "*.img"))
+		if err != nil {
+			return cfg, err
+		}
+		if len(disks) == 0 {
+			continue
+		}
+		m := physical.Machine{ID: machineID(e.Name()), Name: e.Name(), Power: "off"}
+		for i, path := range disks {
+			id := strings.TrimSuffix(filepath.Base(path), ".img")
+			m.Disks = append(m.Disks, physical.Disk{ID: diskID(id), Path: path, Boot: i == 0})
+		}
+		cfg.Machines = append(cfg.Machines, m)
+	}
+	return cfg, nil
+}

@@ -1,0 +1,4 @@
+package main
+
+// osKinds are this system's own backends.
+var osKinds = map[string]kind{}
