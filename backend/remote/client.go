@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -66,10 +67,11 @@ func repeat[R any](ctx context.Context, c *Client, op agentwire.Op, a argument) 
 	return r, place(op, a.Machine, a.Name, "", -1, err)
 }
 
-// place names where an error happened that doesn't say so itself.
+// place names where an error happened that doesn't say so itself. The end of a disk
+// is none.
 func place(op agentwire.Op, m dr.MachineID, p dr.PointID, disk dr.DiskID, off int64, err error) error {
 	var at *dr.Error
-	if err == nil || errors.As(err, &at) {
+	if err == nil || err == io.EOF || errors.As(err, &at) {
 		return err
 	}
 	return &dr.Error{Op: op.String(), Machine: m, Point: p, Disk: disk, Off: off, Err: err}

@@ -119,12 +119,13 @@ func (c *Client) wire(ctx context.Context) (*wire, error) {
 			return w, nil
 		}
 		c.o.Log.Warn("the agent can't be reached", "addr", c.addr, "err", err)
+		if !dr.IsPermanent(err) && p.wait(ctx) {
+			continue
+		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			err = fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
-		if dr.IsPermanent(err) || !p.wait(ctx) {
-			return nil, c.named(err)
-		}
+		return nil, c.named(err)
 	}
 }
 

@@ -1,0 +1,295 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
+	"github.com/lifeboat-dr/lifeboat/backend/memory"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// cable is the way to the agent, which can be cut.
+type cable struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	made  atomic.Int64
+	down  atomic.Bool
+}
+
+func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if c.down.Load() {
+		return nil, fmt.Errorf("the cable is cut")
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if err == nil {
+		c.made.Add(1)
+		c.mu.Lock()
+		c.conns = append(c.conns, conn)
+		c.mu.Unlock()
+	}
+	return conn, err
+}
+
+func (c *cable) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.conns {
+		_ = conn.Close()
+	}
+	c.conns = nil
+}
+
+const size = 2<<20 + 512
+
+// site is a memory platform with one running machine "m", served over a cable.
+type site struct {
+	*agent
+	b     *memory.Backend
+	cable *cable
+	c     *Client
+	calls *recorder
+}
+
+// recorder counts calls, and can hold or fail them.
+type recorder struct {
+	mu    sync.Mutex
+	n     map[backendtest.Op]int
+	fault func(ctx context.Context, c backendtest.Call) error
+}
+
+func (r *recorder) intercept(ctx context.Context, c backendtest.Call, do func() error) error {
+	r.mu.Lock()
+	r.n[c.Op]++
+	f := r.fault
+	r.mu.Unlock()
+	if f != nil {
+		if err := f(ctx, c); err != nil {
+			return err
+		}
+	}
+	return do()
+}
+
+func (r *recorder) count(op backendtest.Op) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n[op]
+}
+
+func (r *recorder) set(f func(ctx context.Context, c backendtest.Call) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fault = f
+}
+
+func newSite(t *testing.T, o ServeOptions) *site {
+	b := memory.New(memory.Options{QuiesceLimit: time.Minute})
+	require.NoError(t, b.Add(dr.Machine{ID: "m", Power: dr.Off, Disks: []dr.Disk{{ID: "a", Size: size, Boot: true}}}))
+	require.NoError(t, b.Power("m", dr.On))
+	s := &site{b: b, cable: &cable{}, calls: &recorder{n: map[backendtest.Op]int{}}}
+	s.agent = serve(t, backendtest.Wrap(b, s.calls.intercept), o)
+	s.c = s.dial(DialOptions{Dial: s.cable.dial, Patience: 10 * time.Second})
+	return s
+}
+
+// content lets the guest write, and returns what its disk has then.
+func (s *site) content(seed byte) []byte {
+	p := make([]byte, size)
+	for i := 0; i < size; i += 4096 {
+		p[i] = seed + byte(i>>12)
+	}
+	require.NoError(s.t, s.b.Write("m", "a", p, 0))
+	return p
+}
+
+func (s *site) capture(name dr.PointID) dr.Image {
+	s.t.Helper()
+	img, err := s.c.Capture(context.Background(), "m", name, dr.CrashConsistent)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { require.NoError(s.t, img.Close()) })
+	return img
+}
+
+func TestCallsAndImagesOutliveTheConnection(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	want := s.content(1)
+	img := s.capture("p")
+	s.content(2)
+	got := make([]byte, size)
+	for range 3 {
+		s.cable.cut()
+		_, err := s.c.Machine(t.Context(), "m")
+		require.NoError(t, err)
+		s.cable.cut()
+		clear(got)
+		_, err = img.ReadAt(t.Context(), "a", got, 0)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "the moment that it was of")
+	}
+	// In the middle of a sequence: nothing is told twice, nothing is missing.
+	m, ok := dr.As[dr.Mapper](img)
+	require.True(t, ok)
+	var at int64
+	for e, err := range m.Extents(t.Context(), "a") {
+		require.NoError(t, err)
+		require.Equal(t, at, e.Off)
+		at = e.End()
+		s.cable.cut()
+	}
+	require.EqualValues(t, size, at)
+}
+
+func TestAnImageOfAnotherMomentIsNeverRead(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	img := s.capture("p")
+	require.NoError(t, s.b.Release(t.Context(), "m", "p"))
+	s.cable.cut()
+	for range 2 {
+		_, err := img.ReadAt(t.Context(), "a", make([]byte, 4096), 0)
+		require.ErrorIs(t, err, dr.ErrNotConsistent)
+	}
+	require.Equal(t, 2, s.calls.count(backendtest.OpCapture), "it isn't tried again and again")
+}
+
+func TestDraftsEndWithTheConnection(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	p := s.capture("p").Point()
+	r, err := s.c.Prepare(t.Context(), backend.Placement{Key: "k", Machine: p.Machine})
+	require.NoError(t, err)
+	d, err := s.c.Draft(t.Context(), r.ID, p)
+	require.NoError(t, err)
+	_, err = d.WriteAt(t.Context(), "a", make([]byte, 512), 0)
+	require.NoError(t, err)
+	s.cable.cut()
+	_, err = d.WriteAt(t.Context(), "a", make([]byte, 512), 0)
+	require.ErrorIs(t, err, ErrLost)
+	require.False(t, dr.IsPermanent(err))
+	require.ErrorIs(t, d.Commit(t.Context(), p), ErrLost)
+	require.NoError(t, d.Close())
+	require.ErrorIs(t, s.c.Start(t.Context(), r.ID), dr.ErrTorn)
+	require.Eventually(t, func() bool { return s.calls.count(backendtest.OpClose) > 0 }, 5*time.Second, time.Millisecond, "the agent closes it")
+
+	// Another one goes on where it was.
+	d, err = s.c.Draft(t.Context(), r.ID, p)
+	require.NoError(t, err)
+	res, ok := dr.As[dr.Resumer](d)
+	require.True(t, ok)
+	for e, err := range res.Durable(t.Context(), "a") {
+		require.NoError(t, err)
+		require.Equal(t, dr.Extent{Len: 512}, e)
+	}
+	require.NoError(t, d.Commit(t.Context(), p))
+	require.NoError(t, d.Close())
+}
+
+func TestAQuiescedMachineThawsWithTheConnection(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	q, ok := dr.As[backend.Quiescer](s.c)
+	require.True(t, ok)
+	_, thaw, err := q.Quiesce(t.Context(), "m", dr.CrashConsistent)
+	require.NoError(t, err)
+	s.cable.down.Store(true)
+	begun := time.Now()
+	s.cable.cut()
+	s.content(1) // waits for the thaw
+	require.Less(t, time.Since(begun), 5*time.Second, "long before the platform's own limit")
+	err = thaw(t.Context())
+	require.ErrorIs(t, err, dr.ErrNotConsistent)
+	require.ErrorIs(t, err, ErrLost)
+}
+
+func TestAnAgentThatStaysAway(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.cable.down.Store(true)
+	s.cable.cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := s.c.Machine(ctx, "m")
+	require.ErrorIs(t, err, context.DeadlineExceeded, "the context decides")
+	impatient := s.agent.dial(DialOptions{Patience: -1})
+	s.stop()
+	_, err = impatient.Machine(t.Context(), "m")
+	require.ErrorIs(t, err, ErrLost)
+	_, err = Dial(t.Context(), s.addr, DialOptions{TLS: pki().client})
+	require.ErrorIs(t, err, ErrLost)
+}
+
+func TestAnAgentThatStopsLetsWhatIsOpenEnd(t *testing.T) {
+	s := newSite(t, ServeOptions{Grace: 10 * time.Second})
+	want := s.content(1)
+	img, err := s.c.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); s.stop() }()
+	impatient, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.Eventually(t, func() bool {
+		_, err := s.c.Capture(impatient, "m", "q", dr.CrashConsistent)
+		return err != nil
+	}, 5*time.Second, time.Millisecond, "nothing new is opened")
+	got := make([]byte, size)
+	_, err = img.ReadAt(t.Context(), "a", got, 0)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	select {
+	case <-stopped:
+		require.Fail(t, "it stopped under an open image")
+	default:
+	}
+	require.NoError(t, img.Close())
+	<-stopped // long before the grace is over
+}
+
+func TestTheContextIsHonouredInTheMiddle(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	img := s.capture("p")
+	entered := make(chan struct{}, 16)
+	s.calls.set(func(ctx context.Context, c backendtest.Call) error {
+		if c.Op == backendtest.OpReadAt || c.Op == backendtest.OpStart {
+			entered <- struct{}{}
+			<-ctx.Done() // the server must be told
+			return ctx.Err()
+		}
+		return nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-entered; cancel() }()
+	_, err := img.ReadAt(ctx, "a", make([]byte, 4096), 0)
+	require.ErrorIs(t, err, context.Canceled)
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, s.c.Start(ctx, "m"), context.DeadlineExceeded)
+	s.calls.set(nil)
+	_, err = s.c.Machine(t.Context(), "m")
+	require.NoError(t, err, "the connection lives on")
+	require.EqualValues(t, 3, s.cable.made.Load(), "and is the same")
+}
+
+func TestASequenceLeftHalfWayCostsNothing(t *testing.T) {
+	s := newSite(t, ServeOptions{Calls: 4})
+	s.content(1)
+	img := s.capture("p")
+	m, _ := dr.As[dr.Mapper](img)
+	for range 50 {
+		for range m.Extents(t.Context(), "a") {
+			break
+		}
+	}
+	_, err := img.ReadAt(t.Context(), "a", make([]byte, 512), size-512)
+	require.NoError(t, err)
+	_, err = img.ReadAt(t.Context(), "a", make([]byte, 513), size-512)
+	require.Equal(t, io.EOF, err)
+}
