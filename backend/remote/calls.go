@@ -103,7 +103,7 @@ func (c *calls) request(h agentwire.Header) error {
 	if timeout > 0 {
 		s.ctx, s.cancel = context.WithTimeout(c.x.ctx, timeout)
 	}
-	if err := s.receive(left); err != nil {
+	if refused, err := s.receive(left); refused || err != nil {
 		s.free()
 		return err
 	}
@@ -135,22 +135,23 @@ func (s *served) free() {
 	s.cancel()
 	s.buf.Free()
 	if s.admitted {
+		<-s.x.buffers
 		<-s.x.bulk
 	}
 	s.x.done()
 }
 
-// receive reads what is left of a request.
-func (s *served) receive(left int) (err error) {
+// receive reads what is left of a request. A call that was refused is answered.
+func (s *served) receive(left int) (refused bool, err error) {
 	if !s.op.Bulk() {
 		b, err := s.l.Payload(left)
 		if err != nil {
-			return err
+			return false, err
 		}
-		return agentwire.Decode(b, &s.arg)
+		return false, agentwire.Decode(b, &s.arg)
 	}
 	if s.span, left, err = agentwire.ReadSpan(s.l, left); err != nil {
-		return err
+		return false, err
 	}
 	most := int64(agentwire.MaxBulk)
 	switch s.op {
@@ -160,19 +161,22 @@ func (s *served) receive(left int) (err error) {
 		most = 1<<63 - 1
 	}
 	if s.span.N < 0 || s.span.N > most || left > 0 && s.op != agentwire.OpWrite {
-		return fmt.Errorf("%w: %s of %d at %d with %d bytes", agentwire.ErrProtocol, s.op, s.span.N, s.span.Off, left)
+		return false, fmt.Errorf("%w: %s of %d at %d with %d bytes", agentwire.ErrProtocol, s.op, s.span.N, s.span.Off, left)
 	}
 	if s.op != agentwire.OpWrite {
-		return nil
+		return false, nil
 	}
-	// A client that keeps to its number of bulk calls never waits here.
-	if err := s.admit(); err != nil {
-		return err
+	// Nothing else is read from this connection meanwhile, so not for long.
+	ctx, cancel := context.WithTimeoutCause(s.ctx, s.x.o.KeepAlive, fmt.Errorf("%w: the agent has no buffer free", dr.ErrBusy))
+	err = s.admit(ctx)
+	cancel()
+	if err != nil {
+		return true, s.refuse(left, err)
 	}
 	n := int(s.span.N)
 	runs, err := agentwire.ReadRuns(s.l, left, n)
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.buf = agentwire.NewBuffer()
 	s.body = s.buf.At(s.span.Off, n)
@@ -181,21 +185,28 @@ func (s *served) receive(left int) (err error) {
 		clear(s.body[at : at+r.Zeros])
 		at += r.Zeros
 		if err := s.l.Fill(s.body[at : at+r.Data]); err != nil {
-			return err
+			return false, err
 		}
 		at += r.Data
 	}
-	return nil
+	return false, nil
 }
 
-// admit waits until the call may have its buffer.
-func (s *served) admit() error {
+// admit waits until the call may have its buffer: one of the client's own number,
+// and one of those that all clients share.
+func (s *served) admit(ctx context.Context) error {
 	select {
 	case s.x.bulk <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case s.x.buffers <- struct{}{}:
 		s.admitted = true
 		return nil
-	case <-s.x.ctx.Done():
-		return context.Cause(s.x.ctx)
+	case <-ctx.Done():
+		<-s.x.bulk
+		return context.Cause(ctx)
 	}
 }
 

@@ -45,6 +45,10 @@ type ServeOptions struct {
 	// Bulk bounds those of a client's calls that read, write or sum: each has a
 	// buffer of 1 MiB. 0: 8.
 	Bulk int
+	// Buffers bounds those of all clients together, and so the server's memory,
+	// in MiB; 0: 64. A client that doesn't read keeps its own until it is cut
+	// off, after three times KeepAlive.
+	Buffers int
 
 	Log *slog.Logger // clients that come, go and are turned away; may be nil
 }
@@ -68,6 +72,7 @@ func (o ServeOptions) withDefaults() ServeOptions {
 	set(&o.Open, 256)
 	set(&o.Calls, 256)
 	set(&o.Bulk, 8)
+	set(&o.Buffers, 64)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

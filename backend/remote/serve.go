@@ -33,7 +33,7 @@ func Serve(ctx context.Context, ln net.Listener, b backend.Backend, o ServeOptio
 	if err != nil {
 		return err
 	}
-	s := &server{b: b, o: o.withDefaults(), tls: conf, sessions: map[string]*session{}, greeting: make(chan struct{}, 64)}
+	s := newServer(b, o, conf)
 	// Calls outlive ctx, for as long as the grace lasts.
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -57,11 +57,20 @@ type server struct {
 	tls      *tls.Config
 	links    sync.WaitGroup
 	greeting chan struct{} // connections that have not been let in yet
+	buffers  chan struct{} // of all bulk calls
 
 	mu       sync.Mutex
 	sessions map[string]*session
 	stopping bool
 	quiet    chan struct{} // made by drain: closed when the last session has gone
+}
+
+func newServer(b backend.Backend, o ServeOptions, conf *tls.Config) *server {
+	o = o.withDefaults()
+	return &server{
+		b: b, o: o, tls: conf, sessions: map[string]*session{},
+		greeting: make(chan struct{}, 64), buffers: make(chan struct{}, o.Buffers),
+	}
 }
 
 func (s *server) accept(ctx, base context.Context, ln net.Listener) error {

@@ -16,7 +16,7 @@ func (s *served) bulk() ([][]byte, error) {
 		return nil, err
 	}
 	if s.op != agentwire.OpWrite && s.op != agentwire.OpZero {
-		if err := s.admit(); err != nil {
+		if err := s.admit(s.ctx); err != nil {
 			return nil, err
 		}
 	}
