@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -34,17 +35,13 @@ type unhurried struct {
 
 func (u unhurried) Read(p []byte) (int, error) {
 	n, err := u.Reader.Read(p)
-	for range 500 {
-		if err == nil {
-			break
-		}
+	for begun := time.Now(); err != nil && time.Since(begun) < 5*time.Millisecond; runtime.Gosched() {
 		u.x.mu.Lock()
 		idle := u.x.flying == 0
 		u.x.mu.Unlock()
 		if idle {
 			break
 		}
-		time.Sleep(100 * time.Microsecond)
 	}
 	return n, err
 }
