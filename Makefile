@@ -14,7 +14,7 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo demo-local test tools azurite check modules race fuzz windows vuln bench
+.PHONY: demo demo-local test tools azurite check modules race fuzz windows wine vuln bench
 
 demo:
 	$(GO) run ./examples/vmware-to-azure
@@ -24,7 +24,7 @@ demo-local: tools
 
 test: tools azurite check
 	$(GO) test -timeout $(TIMEOUT) ./...
-	$(MAKE) --no-print-directory modules race windows fuzz vuln
+	$(MAKE) --no-print-directory modules race windows wine fuzz vuln
 
 # Debian packages that tests and the local demo run for real.
 tools:
@@ -70,6 +70,12 @@ windows:
 	GOOS=windows $(GO) build -o /dev/null ./examples/plan
 	GOOS=windows $(GO) build -o /dev/null ./examples/drill
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
+
+# What calls Windows itself, run as a Windows program. Without Wine it says so.
+WINE := ./backend/hyperv/winhost
+wine:
+	@.ci/wine
+	@test ! -e .cache/wine/ready || GOOS=windows GOARCH=amd64 $(GO) test -timeout $(TIMEOUT) -exec $(CURDIR)/.ci/wine-exec $(WINE)
 
 # Needs the vulnerability database; says so where it can't be had.
 vuln:
