@@ -447,7 +447,7 @@ func TestNothingLeaks(t *testing.T) {
 	round()
 	debug.FreeOSMemory()
 	before := private(t)
-	const rounds = 16
+	const rounds = 8
 	for range rounds {
 		round()
 	}
