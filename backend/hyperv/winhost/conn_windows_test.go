@@ -33,7 +33,7 @@ func cimv2(t *testing.T) *conn {
 	if underWine {
 		s.names = []string{
 			"__PATH", "__CLASS", "Name", "Caption", "LastBootUpTime", "OSType", "Primary", "TotalVisibleMemorySize",
-			"DeviceID", "Size", "Handle", "ProcessId", "ReturnValue", "sValue", "sNames", "uValue", "Types",
+			"DeviceID", "Size", "Handle", "ProcessId", "ReturnValue", "sValue", "sNames", "uValue", "Types", "hDefKey",
 		}
 	}
 	c, err := dial(t.Context(), s)
@@ -101,6 +101,35 @@ func TestMethodsTakeAndYieldParameters(t *testing.T) {
 	require.Equal(t, []int64{1, 1}, names.Out.Ints("Types"), "REG_SZ, an array of integers")
 	require.Zero(t, call("DeleteKey", host.Props{}).Return)
 	require.EqualValues(t, 2, call("EnumKey", host.Props{}).Return, "what the method itself reports is no error: ERROR_FILE_NOT_FOUND")
+}
+
+// Scripts have no integers without a sign; the property's type tells which it
+// was.
+func TestIntegersComeBackWithoutASign(t *testing.T) {
+	c := cimv2(t)
+	got, err := do(t.Context(), c, "parameters", true, func(s *session) (any, error) {
+		o, err := s.wmi.GetInstance("StdRegProv")
+		if err != nil {
+			return nil, err
+		}
+		defer o.Close()
+		in, err := parameters(o.GetIDispatch(), "EnumKey")
+		if err != nil {
+			return nil, err
+		}
+		defer in.Clear()
+		if err := set(in.ToIDispatch(), host.Props{"hDefKey": localMachine}); err != nil {
+			return nil, err
+		}
+		props, err := s.props(t.Context(), in.ToIDispatch())
+		return props["hDefKey"], err
+	})
+	if underWine && err != nil {
+		require.EqualValues(t, 0x80004001, code(t, err), "Wine 8 lacks SWbemProperty.CIMType")
+		return
+	}
+	require.NoError(t, err)
+	require.Equal(t, int64(localMachine), got)
 }
 
 func code(t *testing.T, err error) uint32 {
@@ -338,6 +367,8 @@ func TestALostConnectionIsDialledAgain(t *testing.T) {
 	require.ErrorIs(t, err, host.ErrUnreachable)
 	require.Equal(t, 2, calls, "once")
 
+	_, err = do(ctx, c, "read", true, dies(0, 0))
+	require.NoError(t, err, "alive again")
 	reset()
 	_, err = do(ctx, c, "write", false, dies(1, 0x80010108))
 	require.ErrorIs(t, err, host.ErrUnreachable)
@@ -358,8 +389,19 @@ func TestPanicsOfTheLibrariesAreErrors(t *testing.T) {
 		func() { var d *ole.IDispatch; d.VTable() }, // as where an object is missing
 		func() { panic("unknown type") },            // as go-ole says it
 	} {
-		_, err := do(t.Context(), c, "get", true, func(*session) (int, error) { f(); return 0, nil })
+		var before, after unsafe.Pointer
+		calls := 0
+		_, err := do(t.Context(), c, "get", true, func(s *session) (int, error) {
+			calls++
+			before = unsafe.Pointer(s.wmi)
+			f()
+			return 0, nil
+		})
 		require.ErrorContains(t, err, "get: the WMI library panicked")
+		require.Equal(t, 1, calls, "it would panic again")
+		_, err = do(t.Context(), c, "get", false, func(s *session) (int, error) { after = unsafe.Pointer(s.wmi); return 0, nil })
+		require.NoError(t, err)
+		require.NotEqual(t, before, after, "whatever the panic left behind is not used")
 		_, err = c.Query(t.Context(), "SELECT * FROM Win32_OperatingSystem")
 		require.NoError(t, err)
 	}

@@ -56,13 +56,15 @@ func TestRename(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "content", string(got), "what was there is left alone")
 
-	open, err := os.Open(a) // who shares reading and writing still has it open
-	require.NoError(t, err)
-	err = d.Rename(ctx, a, filepath.Join(dir, "c"))
-	require.ErrorIs(t, err, host.ErrInUse)
-	require.EqualValues(t, 0x80070020, code(t, err))
-	require.ErrorContains(t, err, "rename: ")
-	require.NoError(t, open.Close())
+	for _, share := range []uint32{0, windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE} {
+		open, err := windows.CreateFile(windows.StringToUTF16Ptr(a), windows.GENERIC_READ, share, nil, windows.OPEN_EXISTING, 0, 0)
+		require.NoError(t, err)
+		err = d.Rename(ctx, a, filepath.Join(dir, "c"))
+		require.ErrorIs(t, err, host.ErrInUse, "whatever they share")
+		require.EqualValues(t, 0x80070020, code(t, err))
+		require.ErrorContains(t, err, "rename: ")
+		require.NoError(t, windows.CloseHandle(open))
+	}
 	require.NoError(t, d.Rename(ctx, a, filepath.Join(dir, "c")))
 }
 
