@@ -242,7 +242,11 @@ func TestFailedOperations(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	injected := errors.New("injected")
-	for round := range uint64(300) {
+	rounds := uint64(300)
+	if testing.Short() {
+		rounds = 60
+	}
+	for round := range rounds {
 		c := newCrash(t, seed+round)
 		what := fmt.Sprintf("seed %d", seed+round)
 		disk := crashfs.New(seed + round)
