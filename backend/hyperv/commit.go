@@ -72,7 +72,9 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 	}
 	r.Torn, r.For, r.Holds, r.New, r.Draft, r.Stamp = false, "", d.point.ID, false, d.token, m.stamp()
 	if e.Reference != "" {
-		r.began(e)
+		if err := m.begin(ctx, &r, e); err != nil {
+			return err
+		}
 	}
 	if err := d.v.save(ctx, m, r); err != nil {
 		return err
@@ -193,6 +195,14 @@ func (v *HyperV) merged(ctx context.Context, m *machine) (*machine, error) {
 			// Older reference points hold merges up: what they keep is given up.
 			if err := v.trim(ctx, m, 1); err != nil {
 				return nil, err
+			}
+		}
+		if looks == 2*patience {
+			// Those of another backup we can't give up. The machine is used in
+			// the files that it has now.
+			all, err := m.references(ctx)
+			if err != nil || len(all) > len(m.record.Epochs) {
+				return m, errors.Join(err, m.writableNow())
 			}
 		}
 		if ctx.Err() != nil {

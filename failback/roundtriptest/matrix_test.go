@@ -16,7 +16,6 @@ func TestAnyToAny(t *testing.T) {
 		roundtriptest.Platform{Name: "VMware", End: vsphere},
 		roundtriptest.Platform{Name: "Azure", End: subscription},
 		roundtriptest.Platform{Name: "physical", End: hosts},
-		// A new platform is one line here, as Platform{Name: "Hyper-V", End: hyperv},
-		// and its hands in a file beside.
+		roundtriptest.Platform{Name: "Hyper-V", End: hyperV},
 	)
 }
