@@ -62,18 +62,19 @@ func (e *Error) Is(target error) bool { m := e.meaning(); return m != nil && m =
 
 // hresults by meaning: wbemcli.h, winerror.h.
 var hresults = map[error][]uint32{
-	ErrNotFound:    {0x80041002, 0x80041010, 0x80070002, 0x80070003},
-	ErrNamespace:   {0x8004100E},
-	ErrDenied:      {0x80041003, 0x80070005, 0x80041064},
-	ErrUnreachable: {0x80041015, 0x800706BA, 0x800706BF, 0x80010108, 0x800706BE, 0x80041024},
+	ErrNotFound:  {0x80041002, 0x80041010, 0x80070002, 0x80070003},
+	ErrNamespace: {0x8004100E},
+	ErrDenied:    {0x80041003, 0x80070005, 0x80041064},
+	// Of WMI, RPC and COM: the server is gone, or the way to it.
+	ErrUnreachable: {0x80041015, 0x80041033, 0x800706BA, 0x800706BE, 0x800706BF, 0x80010007, 0x80010012, 0x80010108, 0x800401FD},
 	ErrExists:      {0x80070050, 0x800700B7},
 	ErrNotEmpty:    {0x80070091},
 	ErrInUse:       {0x80070020, 0x80070021, 0xC03A0028},
 	ErrFull:        {0x80070070, 0x80070027},
 	// ERROR_CTLOG_* of winerror.h.
 	ErrTrackingLost: {0xC03A0020, 0xC03A0021, 0xC03A0022, 0xC03A0023, 0xC03A0024, 0xC03A0029, 0xC03A002A, 0xC03A0030},
-	ErrUnsupported:  {0x80070032, 0x80070078, 0x80004001, 0x8007007E, 0x8007007F, 0x8004100C, 0x8004102E},
-	ErrTimeout:      {0x800705B4, 0x80043001},
+	ErrUnsupported:  {0x80070032, 0x80070078, 0x80004001, 0x8007007E, 0x8007007F, 0x8004100C, 0x80041024, 0x8004102E},
+	ErrTimeout:      {0x800705B4, 0x80041069, 0x80041088, 0x80043001},
 }
 
 // methods are the return values of Hyper-V's methods (Msvm classes), which are

@@ -196,6 +196,16 @@ func TestDialSaysWhyNot(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// The library appends a dot to a name that has none, so such a host is connected
+// to without it.
+func TestDialByName(t *testing.T) {
+	c, err := Dial(t.Context(), Options{Host: "localhost", Namespace: `root\cimv2`})
+	require.NoError(t, err)
+	_, err = c.Get(t.Context(), "Win32_NoSuchClass")
+	require.ErrorIs(t, err, host.ErrNotFound)
+	require.NoError(t, c.Close())
+}
+
 func TestThePasswordIsInNoFormat(t *testing.T) {
 	o := Options{Host: "h", User: "me", Password: "pa55word"}
 	var b strings.Builder
@@ -355,6 +365,7 @@ func TestALostConnectionIsDialledAgain(t *testing.T) {
 	}
 	reset := func() { calls, sessions = 0, nil }
 	for code := range lost {
+		require.ErrorIs(t, &host.Error{Code: code}, host.ErrUnreachable)
 		reset()
 		n, err := do(ctx, c, "read", true, dies(1, code))
 		require.NoError(t, err, "a call that reads is repeated")

@@ -19,6 +19,7 @@ const dispException = 0x80020009
 // server is gone, or the network to it (winerror.h, wbemcli.h).
 var lost = map[uint32]bool{
 	0x80041015: true, // WBEM_E_TRANSPORT_FAILURE
+	0x80041033: true, // WBEM_E_SHUTTING_DOWN
 	0x800706BA: true, // RPC_S_SERVER_UNAVAILABLE
 	0x800706BE: true, // RPC_S_CALL_FAILED
 	0x800706BF: true, // RPC_S_CALL_FAILED_DNE
