@@ -78,6 +78,11 @@ elseif ((Get-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V).Stat
     }
 }
 
+if (-not (Get-Command Get-VMSwitch -ErrorAction SilentlyContinue)) {
+    Write-Warning 'Without Hyper-V there is nothing more to prepare, or to show.'
+    return
+}
+
 # 2. The folder, and what was made so far.
 if (-not (Test-Path -LiteralPath $Folder) -and $PSCmdlet.ShouldProcess($Folder, 'make folder')) {
     New-Item -ItemType Directory -Path $Folder | Out-Null

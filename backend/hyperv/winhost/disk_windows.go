@@ -14,7 +14,7 @@ import (
 
 // disk is an attached virtual disk.
 type disk struct {
-	sectors
+	*sectors
 	h        windows.Handle
 	requests *requests
 	// open is held by every call, and taken by Close: a number of a handle may be

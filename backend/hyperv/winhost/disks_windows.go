@@ -127,5 +127,5 @@ func attach(h windows.Handle, write bool) (*disk, error) {
 	if err != nil {
 		return nil, errors.Join(err, call("DetachVirtualDisk", uintptr(h), 0, 0))
 	}
-	return &disk{h: h, requests: requests, sectors: sectors{dev: requests, size: size, sector: sector}}, nil
+	return &disk{h: h, requests: requests, sectors: newSectors(requests, size, sector)}, nil
 }

@@ -170,7 +170,7 @@ func plain(t *testing.T, size int64) *disk {
 	require.NoError(t, windows.Ftruncate(h, size))
 	r, err := newRequests(h)
 	require.NoError(t, err)
-	d := &disk{h: h, requests: r, sectors: sectors{dev: r, size: size, sector: 512}}
+	d := &disk{h: h, requests: r, sectors: newSectors(r, size, 512)}
 	t.Cleanup(func() {
 		r.close()
 		require.NoError(t, windows.CloseHandle(h))

@@ -21,19 +21,22 @@ type device interface {
 // multiple of every sector size.
 const window = 1 << 20
 
-// buffers are for requests that no device would take as they are.
-var buffers = fsys.NewPool(window, 8)
-
 // sectors reads and writes a device of whole sectors at any offset, of any
 // length, from and into any memory. Safe for concurrent use.
 type sectors struct {
 	dev    device
 	size   int64 // of the disk, a multiple of sector
 	sector int64
+	// buffers of window bytes are for requests that the device would not take.
+	buffers *fsys.Pool
 	// edges: a write that ends within a sector reads the rest of it and writes it
 	// back, and nobody may write to that rest meanwhile. Such a write holds
 	// it alone, others share it.
 	edges sync.RWMutex
+}
+
+func newSectors(dev device, size, sector int64) *sectors {
+	return &sectors{dev: dev, size: size, sector: sector, buffers: fsys.NewPool(window, 4)}
 }
 
 // whole tells whether a device takes the request as it is.
@@ -65,8 +68,8 @@ func (s *sectors) ReadAt(p []byte, off int64) (int, error) {
 		}
 		return len(p), end
 	}
-	b := buffers.Get()
-	defer buffers.Put(b)
+	b := s.buffers.Get()
+	defer s.buffers.Put(b)
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		from := s.down(at)
@@ -99,8 +102,8 @@ func (s *sectors) WriteAt(p []byte, off int64) (int, error) {
 		s.edges.Lock()
 		defer s.edges.Unlock()
 	}
-	b := buffers.Get()
-	defer buffers.Put(b)
+	b := s.buffers.Get()
+	defer s.buffers.Put(b)
 	for done := 0; done < len(p); {
 		at, end := off+int64(done), off+int64(len(p))
 		from := s.down(at)

@@ -53,7 +53,7 @@ func TestAnyRequestBecomesWholeSectors(t *testing.T) {
 	for _, sector := range []int64{512, 4096} {
 		size := 3*int64(window) + sector
 		dev := &strict{t: t, bytes: make([]byte, size), sector: sector}
-		s := &sectors{dev: dev, size: size, sector: sector}
+		s := newSectors(dev, size, sector)
 		model := make([]byte, size)
 		for range 300 {
 			off := r.Int64N(size)
@@ -86,7 +86,7 @@ func TestAnyRequestBecomesWholeSectors(t *testing.T) {
 
 func TestTheEndOfADisk(t *testing.T) {
 	dev := &strict{t: t, bytes: bytes.Repeat([]byte{7}, 2048), sector: 512}
-	s := &sectors{dev: dev, size: 2048, sector: 512}
+	s := newSectors(dev, 2048, 512)
 	p := make([]byte, 100)
 	n, err := s.ReadAt(p, 2000)
 	require.Equal(t, 48, n)
@@ -112,7 +112,7 @@ func TestTheEndOfADisk(t *testing.T) {
 // Neighbours within one sector don't lose each other's bytes.
 func TestWritersWithinOneSector(t *testing.T) {
 	dev := &strict{t: t, bytes: make([]byte, 4096), sector: 4096}
-	s := &sectors{dev: dev, size: 4096, sector: 4096}
+	s := newSectors(dev, 4096, 4096)
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() {
