@@ -55,7 +55,7 @@ func TestAnyRequestBecomesWholeSectors(t *testing.T) {
 		dev := &strict{t: t, bytes: make([]byte, size), sector: sector}
 		s := newSectors(dev, size, sector)
 		model := make([]byte, size)
-		for range 300 {
+		for range 120 {
 			off := r.Int64N(size)
 			n := r.Int64N(size-off) + 1
 			if r.IntN(3) > 0 {
