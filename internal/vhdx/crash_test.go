@@ -258,6 +258,15 @@ func cutAt(t *testing.T, seed uint64, n int, sample func(fs fsys.FS)) bool {
 		if sample != nil && s.creating == "" {
 			sample(left)
 		}
+		if state == 1 {
+			// Power goes again, while the log is replayed.
+			left.Inject(crashfs.Fault{N: 1 + n%9, Match: crashfs.Mutating, Torn: true})
+			again := &script{fs: left, file: map[string]fsys.File{}, noPunch: s.noPunch}
+			if base, err := again.open("base", OpenOptions{}); err == nil && s.inChild != nil {
+				_, _ = again.open("child", OpenOptions{Parent: func(Locator) (*Disk, error) { return base, nil }})
+			}
+			left = left.Restart()
+		}
 		if err := s.survey(left); err != nil {
 			t.Fatalf("seed %d, cut at %d, state %d: %v", seed, n, state, err)
 		}

@@ -71,7 +71,7 @@ func (h *history) somewhere(size int64) (off, n int64) {
 		n = 1 + h.rng.Int64N(300_000)
 	case 3:
 		off = off / mib * mib
-		n = mib * (1 + h.rng.Int64N(4))
+		n = mib * (1 + h.rng.Int64N(2))
 	}
 	return off, min(n, size-off)
 }
@@ -138,9 +138,9 @@ func TestRandomHistories(t *testing.T) {
 	for run := range 5 {
 		h := &history{t: t, rng: rand.New(rand.NewPCG(seed, uint64(run))), newFile: func() File { return &memFile{} }}
 		o := Options{BlockSize: mib << h.rng.IntN(3), LogicalSector: []uint32{512, 4096}[h.rng.IntN(2)], Fixed: h.rng.IntN(4) == 0}
-		o.Size = mib*(1+h.rng.Int64N(12)) + 4096*h.rng.Int64N(300)
+		o.Size = mib*(1+h.rng.Int64N(5)) + 4096*h.rng.Int64N(300)
 		h.create(o)
-		for range 60 {
+		for range 40 {
 			what := ""
 			switch h.rng.IntN(12) {
 			case 0:
@@ -154,13 +154,13 @@ func TestRandomHistories(t *testing.T) {
 					what = "child"
 					o := Options{Parent: h.top().disk, BlockSize: mib << h.rng.IntN(3)}
 					if h.rng.IntN(2) == 0 {
-						o.Size = int64(len(h.top().model)) + 4096*h.rng.Int64N(600)
+						o.Size = int64(len(h.top().model)) + 4096*h.rng.Int64N(300)
 					}
 					h.create(o)
 				}
 			case 3:
 				l := h.top()
-				size := int64(len(l.model)) + 4096*h.rng.Int64N(500)
+				size := int64(len(l.model)) + 4096*h.rng.Int64N(300)
 				what = fmt.Sprintf("grow to %d", size)
 				require.NoError(t, l.disk.Grow(size))
 				l.model = append(l.model, make([]byte, size-int64(len(l.model)))...)

@@ -52,11 +52,17 @@ func open(f File, readOnly bool) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := replay(f, h, readOnly)
+	m, err := readLog(f, h)
 	if err != nil {
 		return nil, err
 	}
 	d := &Disk{depth: 1, readOnly: readOnly, medium: m, head: h, slot: slot}
+	if m.over != nil && !readOnly {
+		if err := d.replay(); err != nil {
+			return nil, err
+		}
+		m, h = d.medium, d.head
+	}
 	d.bits.medium = m
 	if d.regions, err = readRegions(m, h); err != nil {
 		return nil, err
@@ -80,13 +86,18 @@ func open(f File, readOnly bool) (*Disk, error) {
 	if !d.meta.fixed {
 		d.alloc.gaps = taken.gaps(m.size, d.meta.block)
 	}
-	// The log was replayed: now it may be said, and seen as a change.
-	if h.logGUID != (GUID{}) {
-		h.logGUID, h.fileWrite = GUID{}, NewGUID()
-		d.session.file = true
-		if err := d.writeHeader(h); err != nil {
-			return nil, err
-		}
-	}
 	return d, nil
+}
+
+// replay puts what the log has into its place. The file is another one from the
+// first change on.
+func (d *Disk) replay() error {
+	if err := d.begin(false); err != nil {
+		return err
+	}
+	if err := d.medium.over.apply(d.medium.File, d.medium.size); err != nil {
+		return err
+	}
+	d.medium.over = nil
+	return d.emptyLog()
 }

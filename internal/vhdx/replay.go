@@ -79,8 +79,8 @@ func findLog(f File, h header, size int64) ([]logEntry, error) {
 	return nil, corrupt(h.logAt, "no valid entry in a log that isn't empty")
 }
 
-// replay applies the log, to the file or, for one that is only read, in memory.
-func replay(f File, h header, readOnly bool) (medium, error) {
+// readLog finds out what the file is like with its log replayed.
+func readLog(f File, h header) (medium, error) {
 	size, err := f.Size()
 	if err != nil || h.logGUID == (GUID{}) {
 		return medium{File: f, size: size}, err
@@ -112,13 +112,6 @@ func replay(f File, h header, readOnly bool) (medium, error) {
 			return medium{}, err
 		}
 	}
-	if readOnly {
-		return m, nil
-	}
-	if err := m.over.apply(f, m.size); err != nil {
-		return medium{}, err
-	}
-	m.over = nil
 	return m, nil
 }
 
