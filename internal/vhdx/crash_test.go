@@ -398,3 +398,73 @@ func TestPowerCutMovesBAT(t *testing.T) {
 	}
 	require.Positive(t, moved)
 }
+
+// A Flush of more pages than a log entry takes, of a disk whose blocks and their
+// bitmaps stand on different pages of the BAT, is whole after each part.
+func TestPowerCutLargeFlush(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	const step, writes = 512 * mib, 140 // a page of the BAT each
+	sector := bytes.Repeat([]byte("x"), 512)
+	places := func(yield func(int64) bool) {
+		for i := range int64(writes) {
+			if !yield(i*step + i%3*512) {
+				return
+			}
+		}
+	}
+	var ops []crashfs.Kind // as many as were seen
+	for n := 0; n <= len(ops); n++ {
+		if n > 0 && ops[n-1] != crashfs.Sync && rand.IntN(30) > 0 {
+			continue // one of hundreds of pages
+		}
+		disk := crashfs.New(seed + uint64(n))
+		f, err := disk.OpenFile("disk", os.O_RDWR|os.O_CREATE, 0o600)
+		require.NoError(t, err)
+		base, _ := newDisk(t, Options{Size: writes * step, BlockSize: 32 * mib})
+		d, err := Create(f, Options{Parent: base, BlockSize: mib})
+		require.NoError(t, err)
+		require.NoError(t, disk.SyncDir("."))
+		for off := range places {
+			_, err = d.WriteAt(sector, off)
+			require.NoError(t, err)
+		}
+		require.Greater(t, len(d.bat.dirty)+len(d.bits.dirty), 2*entryPages)
+		if len(ops) > 0 {
+			disk.Inject(crashfs.Fault{N: n, Match: crashfs.Mutating, Torn: true})
+		}
+		k := 0
+		disk.Trace(func(o crashfs.Op) {
+			if crashfs.Mutating(o) {
+				if k++; k > len(ops) {
+					ops = append(ops, o.Kind)
+				}
+			}
+		})
+		err = d.Close()
+		for range 6 {
+			f, err := disk.Restart().OpenFile("disk", os.O_RDWR, 0)
+			require.NoError(t, err)
+			d, err := Open(f, OpenOptions{Parent: func(Locator) (*Disk, error) { return base, nil }})
+			require.NoError(t, err, "cut at %d", n)
+			shown := 0
+			for off := range places {
+				got := make([]byte, 3*512)
+				_, err := d.ReadAt(got, off)
+				require.NoError(t, err)
+				if bytes.Equal(got[:512], sector) {
+					shown++
+				} else {
+					require.Equal(t, make([]byte, 512), got[:512], "cut at %d", n)
+				}
+				require.Equal(t, make([]byte, 1024), got[512:], "cut at %d", n)
+			}
+			if disk.Fired() == 0 {
+				require.Equal(t, writes, shown)
+			}
+		}
+		if disk.Fired() == 0 {
+			require.NoError(t, err)
+		}
+	}
+}

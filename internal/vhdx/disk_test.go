@@ -396,3 +396,59 @@ func TestConcurrent(t *testing.T) {
 	require.NoError(t, d.Close())
 	requireText(t, reopen(t, f, OpenOptions{Parent: func(Locator) (*Disk, error) { return base, nil }}), "base", 3*mib)
 }
+
+// What somebody left in a block behind the disk's end, or in the BAT behind its
+// entries, is not what a grown disk shows.
+func TestGrowOverGarbage(t *testing.T) {
+	for _, diff := range []bool{false, true} {
+		o := Options{Size: 3*mib + 512*5, BlockSize: 2 * mib}
+		if diff {
+			o.Parent, _ = newDisk(t, o)
+		}
+		d, f := newDisk(t, o)
+		write(t, d, "end", 3*mib+512*5-3)
+		place := d.bat.get(d.meta.entry(1)).off()
+		require.NoError(t, d.Close())
+		garbage := bytes.Repeat([]byte{0xff}, 100_000)
+		_, err := f.WriteAt(garbage, place+mib+512*5)
+		require.NoError(t, err)
+		_, err = f.WriteAt(garbage[:8*1000], createBATAt+2*8)
+		require.NoError(t, err)
+		if diff {
+			_, err = f.WriteAt(make([]byte, 8), createBATAt+2048*8) // there is no bitmap to lose: the tail is written
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, 8), createBATAt+8)
+			require.NoError(t, err)
+		}
+		o2 := OpenOptions{Parent: func(Locator) (*Disk, error) { return o.Parent, nil }}
+		d = reopen(t, f, o2)
+		require.NoError(t, d.Grow(1200*mib))
+		require.NoError(t, d.Close())
+		d = reopen(t, f, o2)
+		got := make([]byte, mib)
+		for _, off := range []int64{3*mib + 512*5, 4 * mib, 600 * mib, 1199 * mib} {
+			_, err = d.ReadAt(got, off)
+			require.NoError(t, err)
+			require.Equal(t, -1, differs(got, make([]byte, mib)), "at %d", off)
+		}
+		if !diff {
+			requireText(t, d, "end", 3*mib+512*5-3)
+		}
+	}
+}
+
+// Bits that a crash left for a block that isn't there are not believed later.
+func TestStaleBits(t *testing.T) {
+	base, _ := newDisk(t, Options{Size: 4 * mib, BlockSize: mib})
+	write(t, base, "base", mib+3000)
+	d, f := newDisk(t, Options{Parent: base, BlockSize: mib})
+	write(t, d, "x", 0)
+	bitmap := d.bat.get(d.meta.bitmapEntry(0)).off()
+	require.NoError(t, d.Close())
+	_, err := f.WriteAt(bytes.Repeat([]byte{0xff}, 256), bitmap+256) // of block 1
+	require.NoError(t, err)
+	d = reopen(t, f, OpenOptions{Parent: func(Locator) (*Disk, error) { return base, nil }})
+	requireText(t, d, "base", mib+3000)
+	write(t, d, "y", mib+10_000)
+	requireText(t, d, "base", mib+3000)
+}

@@ -217,7 +217,9 @@ func TestLogOfManyEntries(t *testing.T) {
 			require.Equal(t, bytes.Repeat([]byte{v}, page), got[i*page:][:page], "page %d, read only %v", i, readOnly)
 		}
 		if !readOnly {
-			require.Equal(t, GUID{}, d.head.logGUID)
+			h, _, err := readHeader(f)
+			require.NoError(t, err)
+			require.Equal(t, GUID{}, h.logGUID)
 		}
 	}
 }
