@@ -1,2 +1,52 @@
-// Package remote serves any backend over the network, and is one at the far end.
+// Package remote serves any backend over the network, and is that backend at the
+// far end: [Serve] beside the disks, [Dial] where a replicator or an orchestrator
+// runs. A Hyper-V host's virtual disks and a physical machine's can be opened on
+// that host only; what runs there is an agent (examples/agent), which serves
+// backend/hyperv or backend/physical.
+//
+// Here live the server and the client, and nothing of any platform. The bytes on
+// the wire are package internal/agentwire's, which describes them one by one.
+// trialpki makes certificates for tests and first trials.
+//
+// # What carries over
+//
+// The contracts of packages backend and dr, whole, as backendtest shows on a
+// served backend/memory. Abilities are those of the served backend, image and
+// draft, found with dr.As; only dr.Adopter is not, as an image from elsewhere
+// can't be taken by a draft here, and abilities that a platform's own package
+// defines. Block sums are made where the disks are; where the image has none, the
+// agent makes none either. Zeros don't travel. Deadlines and the end of a context
+// do. Errors keep their place, their sentinels and whether they are permanent.
+//
+// A Sweeper's keep is asked at the client: the agent first lists what it would ask
+// about, then sweeps what was not kept, and of that only.
+//
+// # Who gets in
+//
+// There is no door without TLS 1.3 and certificates that both sides verify.
+// [ServeOptions].Authorize decides further, by the client's certificate, and may
+// narrow a client to some machines ([Scope]). A client narrowed so can't make
+// replicas: which it made is nowhere recorded.
+//
+// # When the connection breaks
+//
+// A client's connections are one session, and one that breaks ends it. The agent
+// then closes all that the client had open, and thaws at once what it had
+// quiesced. See [Client] for what the far end does: calls are repeated, images are
+// opened again if that finds the very moment that they are of, drafts end and are
+// resumed by the copy's own means. Why, and what is still bad, is in
+// docs/decisions/0024.
+//
+// # Bounds
+//
+// An agent's memory is bounded by ServeOptions.Buffers, 1 MiB each, and some 350
+// KiB a connection, whatever clients ask for and whether they read it. A stream (changes,
+// maps, machines) waits for its reader. A frame that an agent or a client doesn't
+// expect ends the session.
+//
+// # Not verified
+//
+// Lines that are slow, lossy or far: everything was measured over loopback. A
+// client keeps 8 MiB in flight, which fills 1 Gbit/s up to a round trip of 64 ms;
+// raise ServeOptions.Bulk, Buffers and the copy's Readers beyond.
 package remote

@@ -35,7 +35,8 @@ type unhurried struct {
 
 func (u unhurried) Read(p []byte) (int, error) {
 	n, err := u.Reader.Read(p)
-	for begun := time.Now(); err != nil && time.Since(begun) < 5*time.Millisecond; runtime.Gosched() {
+	for i := 0; err != nil && i < 100; i++ {
+		runtime.Gosched()
 		u.x.mu.Lock()
 		idle := u.x.flying == 0
 		u.x.mu.Unlock()

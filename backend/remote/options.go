@@ -13,7 +13,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// ErrLost: the connection to the agent broke while the call was under way, or
+// ErrLost says that the connection to the agent broke while the call was under way, or
 // what the call needs was open there and is no more. Whether the call had its
 // effect isn't known. It is never permanent: whoever repeats the step does right.
 var ErrLost = errors.New("connection to the agent lost")

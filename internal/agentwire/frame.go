@@ -45,7 +45,7 @@ const (
 	RequestHead = 16
 )
 
-// ErrProtocol: the peer doesn't keep to the protocol. The connection is of no
+// ErrProtocol says that the peer doesn't keep to the protocol. The connection is of no
 // use any more.
 var ErrProtocol = errors.New("agent protocol broken")
 

@@ -15,10 +15,10 @@ const (
 	MaxVersion = 1
 )
 
-// FeatureRuns: zeros in bodies don't travel. Without it every body is one run.
+// FeatureRuns says that zeros in bodies don't travel. Without it every body is one run.
 const FeatureRuns = "runs"
 
-// Features are those that this package has.
+// features are those that this package has.
 var features = []string{FeatureRuns}
 
 // Greeting is what a client says first on every connection.
