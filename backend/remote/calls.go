@@ -31,6 +31,7 @@ type served struct {
 	cancel   context.CancelFunc
 	span     agentwire.Span // of bulk calls
 	arg      argument       // of others
+	weight   int            // of arg, in bytes of JSON
 	body     []byte         // of a Write; lies in buf
 	buf      *agentwire.Buffer
 	admitted bool // it counts among the session's bulk calls
@@ -96,12 +97,16 @@ func (c *calls) request(h agentwire.Header) error {
 	if !h.Op.Known() {
 		return s.refuse(left, fmt.Errorf("%w: this agent has no operation %d", dr.ErrUnsupported, h.Op))
 	}
-	if err := c.x.begin(); err != nil {
+	if !h.Op.Bulk() {
+		s.weight = left
+	}
+	if err := c.x.begin(s.weight); err != nil {
 		return s.refuse(left, err)
 	}
-	s.ctx, s.cancel = context.WithCancel(c.x.ctx)
 	if timeout > 0 {
 		s.ctx, s.cancel = context.WithTimeout(c.x.ctx, timeout)
+	} else {
+		s.ctx, s.cancel = context.WithCancel(c.x.ctx)
 	}
 	if refused, err := s.receive(left); refused || err != nil {
 		s.free()
@@ -138,7 +143,7 @@ func (s *served) free() {
 		<-s.x.buffers
 		<-s.x.bulk
 	}
-	s.x.done()
+	s.x.done(s.weight)
 }
 
 // receive reads what is left of a request. A call that was refused is answered.

@@ -103,11 +103,13 @@ func (s shutdowner) Shutdown(ctx context.Context, id dr.MachineID) error {
 // Quiesce implements backend.Quiescer. The machine thaws as well when the
 // connection is lost.
 func (q quiescer) Quiesce(ctx context.Context, id dr.MachineID, want dr.Consistency) (dr.Consistency, func(context.Context) error, error) {
-	w, err := q.c.wire(ctx)
-	if err != nil {
-		return 0, nil, place(agentwire.OpQuiesce, id, "", "", -1, err)
-	}
-	o, err := ask[opened](ctx, w, agentwire.OpQuiesce, 0, argument{Machine: id, Want: want})
+	var w *wire
+	var o opened
+	err := q.c.again(ctx, func(x *wire) (err error) {
+		w = x
+		o, err = ask[opened](ctx, w, agentwire.OpQuiesce, 0, argument{Machine: id, Want: want})
+		return err
+	})
 	if err != nil {
 		return 0, nil, place(agentwire.OpQuiesce, id, "", "", -1, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -29,6 +30,7 @@ type Client struct {
 	tls  *tls.Config
 	turn chan struct{} // guards what follows; a channel, as a context may end the wait
 	w    *wire
+	old  []*wire // told to go, but with something open
 	shut bool
 	can  chan abilities // holds one value: what the agent's backend can do
 }
@@ -39,8 +41,8 @@ var _ backend.Backend = (*Client)(nil)
 
 // Dial connects to the agent at addr, "host:port". It tries once: ErrLost if
 // nobody answers, fs.ErrPermission if the agent doesn't take the certificate,
-// dr.ErrUnsupported if it speaks no version that is known here, dr.ErrInvalid
-// for options that make no sense. ctx counts until Dial returns.
+// dr.ErrUnsupported if it speaks no version that is known here, dr.ErrBusy if it
+// has as many clients as it takes, dr.ErrInvalid for options that make no sense. ctx counts until Dial returns.
 func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
 	conf, err := agentwire.ClientTLS(o.TLS)
 	if err != nil {
@@ -71,8 +73,8 @@ func (c *Client) Close() error {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
 	c.shut = true
-	if c.w != nil {
-		c.w.fail(fs.ErrClosed)
+	for _, w := range append(c.old, c.w) {
+		w.fail(fs.ErrClosed)
 	}
 	return nil
 }
@@ -109,11 +111,16 @@ func (c *Client) wire(ctx context.Context) (*wire, error) {
 			return c.w, nil
 		}
 		old := c.w.terms.Session
-		if c.w.alive() {
+		alive := c.w.alive()
+		if alive {
 			old = "" // what is open there may be finished
 		}
 		w, err := c.connect(ctx, old)
 		if err == nil {
+			c.old = slices.DeleteFunc(c.old, func(w *wire) bool { return !w.alive() })
+			if alive {
+				c.old = append(c.old, c.w)
+			}
 			c.use(w)
 			c.o.Log.Info("connected to the agent again", "addr", c.addr)
 			return w, nil

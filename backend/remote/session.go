@@ -36,6 +36,7 @@ type session struct {
 	leaving bool // it was told to go
 	links   []*agentwire.Link
 	flying  int
+	weight  int // of their arguments, in bytes
 	open    map[uint64]*handle
 	last    uint64
 }
@@ -159,8 +160,12 @@ func (x *session) idle() {
 	}
 }
 
-// begin counts a call in, or refuses it.
-func (x *session) begin() error {
+// maxWeight bounds the JSON arguments of a client's calls under way, in bytes.
+const maxWeight = 4 * agentwire.MaxArgument
+
+// begin counts a call in, or refuses it. weight is its argument's length, if that
+// is JSON.
+func (x *session) begin(weight int) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
@@ -168,15 +173,21 @@ func (x *session) begin() error {
 		return context.Cause(x.ctx)
 	case x.flying >= 2*x.o.Calls: // one that the client knows to be over may not be counted out yet
 		return fmt.Errorf("%w: the client has %d calls under way, and may have %d", dr.ErrBusy, x.flying, x.o.Calls)
+	case weight > agentwire.MaxArgument:
+		return fmt.Errorf("%w: an argument of %d bytes, and the agent takes %d", dr.ErrInvalid, weight, agentwire.MaxArgument)
+	case x.weight+weight > maxWeight:
+		return fmt.Errorf("%w: the arguments of the client's calls take %d bytes", dr.ErrBusy, x.weight+weight)
 	}
 	x.flying++
+	x.weight += weight
 	x.calls.Add(1)
 	return nil
 }
 
-func (x *session) done() {
+func (x *session) done(weight int) {
 	x.mu.Lock()
 	x.flying--
+	x.weight -= weight
 	x.mu.Unlock()
 	x.idle()
 	x.calls.Done()

@@ -323,7 +323,7 @@ func (w *wire) begin(ctx context.Context, op agentwire.Op, handle uint64, into [
 	l.mu.Unlock()
 	var head [agentwire.RequestHead]byte
 	all := append(make([][]byte, 0, 8), agentwire.AppendRequestHead(head[:0], left, handle))
-	err := l.Send(ctx, agentwire.Header{Kind: agentwire.Request, Op: op, ID: p.id}, append(all, parts...)...)
+	err := l.send(ctx, agentwire.Header{Kind: agentwire.Request, Op: op, ID: p.id}, append(all, parts...))
 	if err == nil {
 		return p, nil
 	}
@@ -339,6 +339,23 @@ func (w *wire) begin(ctx context.Context, op agentwire.Op, handle uint64, into [
 	}
 	w.fail(err)
 	return nil, w.lostErr()
+}
+
+// send sends a frame. A frame that is stuck half way ends the session, some time
+// after ctx has ended: the caller's buffer is in it.
+func (l *lane) send(ctx context.Context, h agentwire.Header, parts [][]byte) error {
+	var sent atomic.Bool
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(cancelGrace, func() {
+			if !sent.Load() {
+				l.w.fail(fmt.Errorf("a request is stuck: %w", ctx.Err()))
+			}
+		})
+	})
+	err := l.Send(ctx, h, parts...)
+	sent.Store(true)
+	stop()
+	return err
 }
 
 func (w *wire) take(ctx context.Context, slot chan struct{}) error {
@@ -368,7 +385,7 @@ func (p *pending) wait(ctx context.Context) error {
 		return w.lostErr()
 	case <-ctx.Done():
 	}
-	p.cancel()
+	go p.cancel()
 	grace := time.NewTimer(cancelGrace)
 	defer grace.Stop()
 	select {
@@ -445,6 +462,6 @@ func (p *pending) abandon() {
 	case <-p.done:
 	default:
 		p.leave()
-		p.cancel()
+		go p.cancel()
 	}
 }

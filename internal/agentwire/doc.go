@@ -26,10 +26,10 @@
 //	kind         from    payload
 //	 1 Hello     client  JSON, a Greeting; 64 KiB at most
 //	 2 Welcome   server  JSON, Terms; 64 KiB at most
-//	 3 Request   client  begins a call; 4 MiB at most
+//	 3 Request   client  begins a call; 4 MiB at most, 1 MiB of JSON
 //	 4 Result    server  ends it; 4 MiB at most
 //	 5 Failure   server  ends it; an error, 256 KiB at most
-//	 6 Data      server  part of a stream; 4 MiB at most
+//	 6 Data      server  part of a stream; 1 byte to 4 MiB
 //	 7 Window    client  4: so many bytes of the stream's Data have been taken
 //	 8 Cancel    client  the call isn't wanted any more; it ends all the same
 //	 9 Ping      client

@@ -33,6 +33,8 @@ const (
 	// MaxFrame bounds a frame's payload: machines with their configuration,
 	// points, screenshots.
 	MaxFrame = 4 << 20
+	// MaxArgument bounds a request's JSON.
+	MaxArgument = 1 << 20
 	// MaxFault bounds the payload of a Failure.
 	MaxFault = 256 << 10
 	// MaxGreeting bounds those of Hello and Welcome.
@@ -113,6 +115,8 @@ func (k Kind) least() uint32 {
 		return RequestHead
 	case Window:
 		return 4
+	case Data:
+		return 1 // empty ones would cost no window
 	}
 	return 0
 }

@@ -73,7 +73,7 @@ func Agree(g Greeting) (version int, common []string, err error) {
 
 // Check refuses terms that a client can't work with.
 func (t Terms) Check() error {
-	if t.Version < MinVersion || t.Version > MaxVersion || t.Session == "" || t.Calls < 1 || t.Bulk < 1 || t.Links < 1 || t.KeepAlive <= 0 {
+	if t.Version < MinVersion || t.Version > MaxVersion || t.Session == "" || t.Calls < 1 || t.Bulk < 1 || t.Links < 1 || t.KeepAlive < time.Millisecond {
 		return fmt.Errorf("%w: the server's terms make no sense: version %d, %d calls, %d bulk, %d links, keep-alive %v",
 			ErrProtocol, t.Version, t.Calls, t.Bulk, t.Links, t.KeepAlive)
 	}
