@@ -293,3 +293,70 @@ func TestASequenceLeftHalfWayCostsNothing(t *testing.T) {
 	_, err = img.ReadAt(t.Context(), "a", make([]byte, 513), size-512)
 	require.Equal(t, io.EOF, err)
 }
+
+// A client that comes back is let in only when nothing of its former life is under
+// way: an old write must not land among the new draft's.
+func TestNothingOldIsUnderWayWhenAClientComesBack(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	p := s.capture("p").Point()
+	r, err := s.c.Prepare(t.Context(), backend.Placement{Key: "k", Machine: p.Machine})
+	require.NoError(t, err)
+	d, err := s.c.Draft(t.Context(), r.ID, p)
+	require.NoError(t, err)
+	var writing, overlap atomic.Bool
+	begun, release := make(chan struct{}), make(chan struct{})
+	s.calls.set(func(_ context.Context, c backendtest.Call) error {
+		switch c.Op {
+		case backendtest.OpWriteAt:
+			writing.Store(true)
+			close(begun)
+			<-release // a disk that doesn't care for contexts
+			writing.Store(false)
+		case backendtest.OpDraft, backendtest.OpMachine:
+			if writing.Load() {
+				overlap.Store(true)
+			}
+		}
+		return nil
+	})
+	go func() { _, _ = d.WriteAt(context.Background(), "a", make([]byte, 512), 0) }()
+	<-begun
+	s.cable.cut()
+	made := s.cable.made.Load()
+	go func() {
+		for s.cable.made.Load() == made {
+			time.Sleep(time.Millisecond)
+		}
+		_, _ = s.agent.dial(DialOptions{}).Machine(context.Background(), "other") // the server has time
+		close(release)
+	}()
+	s.calls.mu.Lock()
+	fault := s.calls.fault
+	s.calls.fault = func(ctx context.Context, c backendtest.Call) error {
+		if c.Machine == "other" {
+			return nil
+		}
+		return fault(ctx, c)
+	}
+	s.calls.mu.Unlock()
+	_, err = s.c.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	require.False(t, overlap.Load())
+}
+
+// What was open at an agent that stops ends with the client.
+func TestCloseEndsWhatWasToldToGo(t *testing.T) {
+	s := newSite(t, ServeOptions{Grace: time.Minute})
+	c := s.agent.dial(DialOptions{Patience: -1})
+	_, err := c.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	require.NoError(t, err)
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); s.stop() }()
+	require.Eventually(t, func() bool {
+		_, err := c.Machine(t.Context(), "m")
+		return err != nil
+	}, 5*time.Second, time.Millisecond)
+	require.NoError(t, c.Close())
+	<-stopped
+}

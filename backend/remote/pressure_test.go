@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"iter"
 	"net"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -254,4 +256,43 @@ func TestServeRefusesToServeInTheOpen(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 	_, err = Dial(t.Context(), "127.0.0.1:1", DialOptions{})
 	require.ErrorIs(t, err, dr.ErrInvalid)
+}
+
+func TestArgumentsAreBounded(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	_, err := s.c.Draft(t.Context(), "m", dr.Point{ID: "p", Cursors: map[dr.DiskID]dr.Cursor{"a": dr.Cursor(strings.Repeat("x", agentwire.MaxArgument))}})
+	require.ErrorIs(t, err, dr.ErrInvalid)
+	_, err = s.c.Draft(t.Context(), "m", dr.Point{ID: "p", Cursors: map[dr.DiskID]dr.Cursor{"a": dr.Cursor(strings.Repeat("x", agentwire.MaxFrame))}})
+	require.ErrorIs(t, err, agentwire.ErrProtocol, "it isn't even sent")
+	_, err = s.c.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	require.EqualValues(t, 3, s.cable.made.Load(), "the connection lives on")
+}
+
+// A reader that has stalled doesn't keep small calls waiting: they have a
+// connection of their own.
+func TestSmallCallsPassBulk(t *testing.T) {
+	w := &well{noise: bytes.Repeat([]byte{1}, agentwire.MaxBulk)}
+	a := serve(t, w, ServeOptions{})
+	control, terms, err := raw(t, a, pki().client, agentwire.NewGreeting())
+	require.NoError(t, err)
+	g := agentwire.NewGreeting()
+	g.Session = terms.Session
+	data, _, err := raw(t, a, pki().client, g)
+	require.NoError(t, err)
+	ask := func(id uint64, op agentwire.Op) agentwire.Header {
+		require.NoError(t, control.Send(t.Context(), agentwire.Header{Kind: agentwire.Request, Op: op, ID: id}, agentwire.AppendRequestHead(nil, 0, 0), []byte(`{"machine":"m"}`)))
+		h, err := control.Next()
+		require.NoError(t, err)
+		require.NoError(t, control.Skip(int(h.Len)))
+		return h
+	}
+	require.Equal(t, agentwire.Result, ask(2, agentwire.OpCapture).Kind)
+	for id := range uint64(30) { // far more than the socket takes; nobody reads them
+		require.NoError(t, data.Send(t.Context(), agentwire.Header{Kind: agentwire.Request, Op: agentwire.OpRead, ID: 10 + id},
+			agentwire.AppendRequestHead(nil, 0, 1), agentwire.Span{N: agentwire.MaxBulk, Disk: "a"}.Append(nil)))
+	}
+	for id := range uint64(100) {
+		require.EqualValues(t, 100+id, ask(100+id, agentwire.OpMachine).ID)
+	}
 }
