@@ -93,7 +93,11 @@ func (r *recorder) set(f func(ctx context.Context, c backendtest.Call) error) {
 }
 
 func newSite(t *testing.T, o ServeOptions) *site {
-	b := memory.New(memory.Options{QuiesceLimit: time.Minute})
+	return newSiteOf(t, memory.Options{QuiesceLimit: time.Minute}, o)
+}
+
+func newSiteOf(t *testing.T, m memory.Options, o ServeOptions) *site {
+	b := memory.New(m)
 	require.NoError(t, b.Add(dr.Machine{ID: "m", Power: dr.Off, Disks: []dr.Disk{{ID: "a", Size: size, Boot: true}}}))
 	require.NoError(t, b.Power("m", dr.On))
 	s := &site{b: b, cable: &cable{}, calls: &recorder{n: map[backendtest.Op]int{}}}
@@ -137,20 +141,29 @@ func TestCallsAndImagesOutliveTheConnection(t *testing.T) {
 		require.Equal(t, want, got, "the moment that it was of")
 	}
 	// In the middle of a sequence: nothing is told twice, nothing is missing.
-	m, ok := dr.As[dr.Mapper](img)
+	s = newSite(t, ServeOptions{})
+	for off := int64(0); off < size; off += 128 << 10 {
+		require.NoError(t, s.b.Write("m", "a", want[:512], off))
+	}
+	m, ok := dr.As[dr.Mapper](s.capture("holes"))
 	require.True(t, ok)
 	var at int64
+	n := 0
 	for e, err := range m.Extents(t.Context(), "a") {
+		n++
 		require.NoError(t, err)
 		require.Equal(t, at, e.Off)
+		require.Positive(t, e.Len)
 		at = e.End()
 		s.cable.cut()
 	}
 	require.EqualValues(t, size, at)
+	require.Greater(t, n, 10)
 }
 
 func TestAnImageOfAnotherMomentIsNeverRead(t *testing.T) {
-	s := newSite(t, ServeOptions{})
+	// Without a tracker there are no cursors to tell moments apart by.
+	s := newSiteOf(t, memory.Options{NoTracker: true}, ServeOptions{})
 	s.content(1)
 	img := s.capture("p")
 	require.NoError(t, s.b.Release(t.Context(), "m", "p"))
@@ -227,16 +240,18 @@ func TestAnAgentThatStaysAway(t *testing.T) {
 }
 
 func TestAnAgentThatStopsLetsWhatIsOpenEnd(t *testing.T) {
-	s := newSite(t, ServeOptions{Grace: 10 * time.Second})
+	s := newSite(t, ServeOptions{Grace: 10 * time.Second, Open: 1 << 20})
+	c := s.agent.dial(DialOptions{Patience: -1})
 	want := s.content(1)
-	img, err := s.c.Capture(t.Context(), "m", "p", dr.CrashConsistent)
+	img, err := c.Capture(t.Context(), "m", "p", dr.CrashConsistent)
 	require.NoError(t, err)
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); s.stop() }()
-	impatient, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
 	require.Eventually(t, func() bool {
-		_, err := s.c.Capture(impatient, "m", "q", dr.CrashConsistent)
+		img, err := c.Capture(t.Context(), "m", "q", dr.CrashConsistent)
+		if err == nil {
+			require.NoError(t, img.Close())
+		}
 		return err != nil
 	}, 5*time.Second, time.Millisecond, "nothing new is opened")
 	got := make([]byte, size)
@@ -249,7 +264,9 @@ func TestAnAgentThatStopsLetsWhatIsOpenEnd(t *testing.T) {
 	default:
 	}
 	require.NoError(t, img.Close())
-	<-stopped // long before the grace is over
+	begun := time.Now()
+	<-stopped
+	require.Less(t, time.Since(begun), 5*time.Second, "long before the grace is over")
 }
 
 func TestTheContextIsHonouredInTheMiddle(t *testing.T) {
@@ -359,4 +376,42 @@ func TestCloseEndsWhatWasToldToGo(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 	require.NoError(t, c.Close())
 	<-stopped
+}
+
+// What a client that is gone had under way is told to give up.
+func TestCallsEndWithTheirClient(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	s.calls.set(func(ctx context.Context, c backendtest.Call) error {
+		if c.Op == backendtest.OpStart {
+			close(begun)
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Second):
+			}
+			ended <- ctx.Err()
+		}
+		return ctx.Err()
+	})
+	c := s.agent.dial(DialOptions{Patience: -1})
+	go func() { _ = c.Start(context.Background(), "m") }()
+	<-begun
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, <-ended, context.Canceled)
+}
+
+// A long write is cut into several calls, and still not done in part.
+func TestAWriteBeyondTheEndWritesNothing(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	p := s.capture("p").Point()
+	r, err := s.c.Prepare(t.Context(), backend.Placement{Key: "k", Machine: p.Machine})
+	require.NoError(t, err)
+	d, err := s.c.Draft(t.Context(), r.ID, p)
+	require.NoError(t, err)
+	defer d.Close()
+	n, err := d.WriteAt(t.Context(), "a", make([]byte, size), 512)
+	require.ErrorIs(t, err, dr.ErrOutOfRange)
+	require.Zero(t, n)
+	require.Zero(t, s.calls.count(backendtest.OpWriteAt))
 }
