@@ -415,3 +415,28 @@ func TestAWriteBeyondTheEndWritesNothing(t *testing.T) {
 	require.Zero(t, n)
 	require.Zero(t, s.calls.count(backendtest.OpWriteAt))
 }
+
+// A sequence that is cut off goes on behind what it had yielded.
+func TestASequenceGoesOn(t *testing.T) {
+	cable := &cable{}
+	c := serve(t, &well{}, ServeOptions{}).dial(DialOptions{Dial: cable.dial})
+	img, err := c.Capture(t.Context(), "m", "p", 0)
+	require.NoError(t, err)
+	defer img.Close()
+	m, ok := dr.As[dr.Mapper](img)
+	require.True(t, ok)
+	n := int64(0)
+	for e, err := range m.Extents(t.Context(), "a") {
+		require.NoError(t, err)
+		if want := (dr.Extent{Off: n << 20, Len: 64 << 10}); e != want {
+			require.Equal(t, want, e)
+		}
+		if n++; n%100_000 == 0 { // more than a window holds
+			cable.cut()
+		}
+		if n == 350_000 {
+			break
+		}
+	}
+	require.EqualValues(t, 12, cable.made.Load(), "cut three times")
+}
