@@ -151,13 +151,19 @@ func TestChangesSinceAReferencePoint(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, make([]byte, 6), p, "what is written later is not in the snapshot")
 
+	info, err := h.disks.Stat(t.Context(), frozen[0])
+	require.NoError(t, err)
+	none, err := h.changes(frozen[0], info.Latest)
+	require.NoError(t, err)
+	require.Empty(t, none, "its own moment is its end")
+
 	r1 := h.convert(s1)
 	require.Equal(t, 2, vm.ChainLength(), "a merge waits for whoever reads")
 	require.NoError(t, d.Close())
 	h.Inventory()
 	require.Equal(t, 1, vm.ChainLength())
 	ids := r1.Props.Strings("ResilientChangeTrackingIdentifiers")
-	require.Len(t, ids, 1)
+	require.Equal(t, []string{info.Latest}, ids)
 	require.Regexp(t, `^rctX:[0-9a-f]{8}(:[0-9a-f]{4}){3}:[0-9a-f]{12}:[0-9a-f]{8}$`, ids[0])
 
 	s2 := h.snapshot(vm, 1)
