@@ -58,6 +58,7 @@ func (c *conn) Query(ctx context.Context, q string) ([]host.Object, error) {
 		call.Target = parsed.class.name
 	}
 	var out []host.Object
+	defer func() { c.alter(out) }()
 	err := c.call(ctx, call, func(h *Host) error {
 		if bad != nil {
 			return bad
@@ -84,6 +85,12 @@ func (c *conn) Query(ctx context.Context, q string) ([]host.Object, error) {
 	return out, nil
 }
 
+func (c *conn) alter(all []host.Object) {
+	for i := range all {
+		c.h.hooks.alter(&all[i])
+	}
+}
+
 func (c *conn) Get(ctx context.Context, path host.Ref) (host.Object, error) {
 	var o host.Object
 	err := c.call(ctx, Call{Op: "Get", Target: classIn(path)}, func(h *Host) (err error) {
@@ -93,11 +100,13 @@ func (c *conn) Get(ctx context.Context, path host.Ref) (host.Object, error) {
 	if err != nil {
 		return host.Object{}, err
 	}
+	c.h.hooks.alter(&o)
 	return o, nil
 }
 
 func (c *conn) Associators(ctx context.Context, path host.Ref, assoc, result string) ([]host.Object, error) {
 	var out []host.Object
+	defer func() { c.alter(out) }()
 	err := c.call(ctx, Call{Op: "Associators", Target: result}, func(h *Host) (err error) {
 		out, err = h.associators(path, assoc, result)
 		return err

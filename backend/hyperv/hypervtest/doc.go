@@ -42,7 +42,8 @@
 //     host in a machine's configuration, which copies carry along.
 //   - Nodes of a cluster that share C:\ClusterStorage: [NewCluster], [VM.Migrate].
 //   - Faults: [Host.Fail] and [Host.FailNth] before or after the effect of any
-//     call, [Host.FailJob], [Host.Deny], [Host.Hang], [Host.FillUp], and
+//     call, [Host.FailJob] and [Host.EndJob], [Host.Deny], [Host.Hang],
+//     [Host.FillUp], [Host.Alter] for what no real host should say, and
 //     [Host.Abandon] for the death of the client.
 //
 // What lives here: the simulator only. What may not: anything of the backend,

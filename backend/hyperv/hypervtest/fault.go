@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 )
 
 // Call is one call of a [host.Conn], a [host.Disks] or a [host.Disk].
@@ -74,18 +76,58 @@ func (h *Host) FailNth(n int, wmi, after bool, err error) (undo func()) {
 	})
 }
 
-type jobFault struct {
-	method string
-	refusal
+// JobEnd is how a job ends.
+type JobEnd struct {
+	Method string
+	// State is what Msvm_ConcreteJob.JobState says: 32768 completed with
+	// warnings, 8 terminated, 9 killed, 10 exception.
+	State int
+	Code  uint32
+	Text  string
+	// Effect tells that it has had its effect all the same.
+	Effect bool
+}
+
+// EndJob makes the next job of a method end in another way than it would.
+func (h *Host) EndJob(e JobEnd) {
+	k := &h.hooks
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ends = append(k.ends, e)
 }
 
 // FailJob makes the next job of this method end in an exception with this code
 // and text, before it has had its effect.
 func (h *Host) FailJob(method string, code uint32, text string) {
+	h.EndJob(JobEnd{Method: method, State: jobException, Code: code, Text: text})
+}
+
+// Alter lets f change what WMI tells of each object, in queries and elsewhere:
+// properties that are missing, lists that don't belong together. f must not
+// change arrays in place, nor use the host. The returned function takes it out
+// again.
+func (h *Host) Alter(f func(*host.Object)) (undo func()) {
 	k := &h.hooks
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.jobs = append(k.jobs, jobFault{method, refusal{code, text}})
+	k.alters = append(k.alters, f)
+	at := len(k.alters) - 1
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.alters[at] = nil
+	}
+}
+
+func (k *hooks) alter(o *host.Object) {
+	k.mu.Lock()
+	alters := slices.Clone(k.alters)
+	k.mu.Unlock()
+	for _, f := range alters {
+		if f != nil {
+			f(o)
+		}
+	}
 }
 
 // Deny refuses a method with 32769, or queries and reads of a class with
@@ -118,13 +160,14 @@ func (h *Host) Trace() []Call {
 	return slices.Clone(k.trace)
 }
 
-func (k *hooks) jobFault(method string) *refusal {
+// jobEnd is how a job of a method is to end, nil if nobody has said so.
+func (k *hooks) jobEnd(method string) *JobEnd {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i, f := range k.jobs {
-		if strings.EqualFold(f.method, method) {
-			k.jobs = slices.Delete(k.jobs, i, i+1)
-			return &f.refusal
+	for i, e := range k.ends {
+		if strings.EqualFold(e.Method, method) {
+			k.ends = slices.Delete(k.ends, i, i+1)
+			return &e
 		}
 	}
 	return nil

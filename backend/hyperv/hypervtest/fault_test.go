@@ -65,6 +65,44 @@ func TestJobsThatFail(t *testing.T) {
 	require.Zero(t, n)
 }
 
+func TestJobsEndAsTheyAreTold(t *testing.T) {
+	h := open(t, hypervtest.Options{})
+	for _, c := range []struct {
+		end hypervtest.JobEnd
+		on  bool
+	}{
+		{hypervtest.JobEnd{State: 32768, Text: "there is something"}, true},
+		{hypervtest.JobEnd{State: 8, Text: "terminated"}, false},
+		{hypervtest.JobEnd{State: 10, Code: 32772, Text: "too late", Effect: true}, true},
+	} {
+		vm, err := h.AddVM(hypervtest.VMSpec{Name: "web"})
+		require.NoError(t, err)
+		c.end.Method = "RequestStateChange"
+		h.EndJob(c.end)
+		job := h.wait(h.invoke(h.system(vm), "RequestStateChange", host.Props{"RequestedState": uint16(2)}))
+		s, _ := job.Props.Int("JobState")
+		require.EqualValues(t, c.end.State, s)
+		require.Equal(t, c.end.Text, job.Props.String("ErrorDescription"))
+		require.Equal(t, c.on, vm.Running(), c.end.Text)
+	}
+}
+
+func TestAlteredObjects(t *testing.T) {
+	h := open(t, hypervtest.Options{})
+	vm, err := h.AddVM(hypervtest.VMSpec{Name: "web"})
+	require.NoError(t, err)
+	path := h.system(vm)
+	undo := h.Alter(func(o *host.Object) {
+		if o.Class == "Msvm_ComputerSystem" {
+			o.Props["ElementName"] = nil
+		}
+	})
+	require.Nil(t, h.one("SELECT * FROM Msvm_ComputerSystem WHERE ElementName='web'").Props["ElementName"])
+	require.Nil(t, must(h.conn.Get(t.Context(), path)).Props["ElementName"])
+	undo()
+	require.Equal(t, "web", must(h.conn.Get(t.Context(), path)).Props["ElementName"])
+}
+
 func TestDenied(t *testing.T) {
 	h := open(t, hypervtest.Options{})
 	vm, err := h.AddVM(hypervtest.VMSpec{Name: "web"})

@@ -213,7 +213,8 @@ func (h *Host) say(english, german string) string {
 type hooks struct {
 	mu     sync.Mutex
 	fails  []func(Call) error
-	jobs   []jobFault
+	ends   []JobEnd
+	alters []func(*host.Object)
 	denied map[string]bool
 	counts map[string]int
 	trace  []Call

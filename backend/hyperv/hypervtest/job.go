@@ -14,6 +14,7 @@ const (
 	jobRunning   = 4
 	jobDone      = 7
 	jobException = 10
+	jobWarned    = 32768
 )
 
 // job is work that goes on after its method has returned. What it does happens
@@ -93,19 +94,20 @@ func (h *Host) tick() {
 	}
 }
 
-// end does what the job is for.
+// end does what the job is for, unless a test wants otherwise.
 func (h *Host) end(j *job) {
-	if r := h.hooks.jobFault(j.method); r != nil {
-		j.fail = r
-		if j.undo != nil {
-			j.undo()
-		}
-	} else {
+	e := h.hooks.jobEnd(j.method)
+	if e == nil || e.Effect || e.State == jobWarned {
 		j.fail = j.effect(j)
+	} else if j.undo != nil {
+		j.undo()
 	}
 	j.state, j.ended = jobDone, time.Now()
-	if j.fail != nil {
+	switch {
+	case j.fail != nil:
 		j.state = jobException
+	case e != nil:
+		j.state, j.fail = e.State, refuse(e.Code, e.Text)
 	}
 }
 

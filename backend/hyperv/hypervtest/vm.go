@@ -44,6 +44,9 @@ type DiskSpec struct {
 	Controller  string // SCSI or IDE; empty: IDE for the first four of generation 1, else SCSI
 	Path        string // empty: in the machine's folder
 	Existing    bool   // the file is there already
+	// VirtualDiskID is the identifier inside of the file; empty: another one.
+	// Copies of a file have the same.
+	VirtualDiskID string
 }
 
 // VM is a machine. All methods are safe for concurrent use.
@@ -312,7 +315,7 @@ func (vm *VM) attach(d DiskSpec, folder string) error {
 		if d.Sector4K {
 			sector = 4096
 		}
-		if _, err := vm.h.s.create(vm.h.opts.Name, file, imageSpec{size: d.Size, sector: sector, vhd: d.VHD, fixed: d.Fixed}, nil); err != nil {
+		if _, err := vm.h.s.create(vm.h.opts.Name, file, imageSpec{size: d.Size, sector: sector, vhd: d.VHD, fixed: d.Fixed, id: d.VirtualDiskID}, nil); err != nil {
 			return err
 		}
 	}
