@@ -226,7 +226,7 @@ func (vm *VM) Disks() []DiskState {
 
 // Migrate moves the machine to another node, running or not: with everything
 // that belongs to it, also its reference points. Files that the other node
-// doesn't see move too.
+// doesn't see move too: who has one open loses it.
 func (vm *VM) Migrate(to *Host) error {
 	vm.h.s.mu.Lock()
 	defer vm.h.s.mu.Unlock()
@@ -260,6 +260,14 @@ func (vm *VM) Migrate(to *Host) error {
 	}
 	if err := from.s.touch(to.opts.Name, vm.configFile()); err != nil {
 		return err
+	}
+	for o := range from.handles {
+		for _, f := range o.f.chain() {
+			if _, ok := moves[f]; ok {
+				o.drop()
+				break
+			}
+		}
 	}
 	for f, key := range moves {
 		if err := os.MkdirAll(filepath.Dir(key), 0o755); err != nil {
