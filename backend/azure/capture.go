@@ -55,50 +55,53 @@ func (a *Azure) capture(ctx context.Context, m *machine, name dr.PointID, want d
 	if err != nil {
 		return nil, err
 	}
-	if err := a.freeze(ctx, m, &r, &mo, want); err != nil {
+	if err := a.fulfil(ctx, m, r, &mo, want); err != nil {
 		clean, cancel := grace(ctx)
 		defer cancel()
-		return nil, errors.Join(err, a.forget(clean, m, mo))
+		return nil, errors.Join(err, a.forget(clean, m, r, mo))
+	}
+	return a.image(m, mo)
+}
+
+// fulfil freezes the machine's disks and records the capture that was begun as
+// done, if it still is this attempt's to do.
+func (a *Azure) fulfil(ctx context.Context, m *machine, r record, mo *moment, want dr.Consistency) error {
+	if err := a.freeze(ctx, m, &r, mo, want); err != nil {
+		return err
 	}
 	off := m.power == dr.Off
 	if off {
-		if off, err = a.stayedOff(ctx, m, r); err == nil && !off && len(r.Disks) > 1 {
-			err = fmt.Errorf("%w: the machine was started while its disks were frozen", dr.ErrNotConsistent)
+		var err error
+		if off, err = a.stayedOff(ctx, m, r); err != nil {
+			return err
 		}
-		if err != nil {
-			clean, cancel := grace(ctx)
-			defer cancel()
-			return nil, errors.Join(err, a.forget(clean, m, mo))
+		if !off && len(r.Disks) > 1 {
+			return fmt.Errorf("%w: the machine was started while its disks were frozen", dr.ErrNotConsistent)
 		}
 	}
 	d, err := a.describe(ctx, m)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	mo.Done, mo.Machine = true, &d
+	done := *mo
+	done.Done, done.Machine = true, &d
 	_, err = a.update(ctx, m.id, nil, func(now *record) error {
-		x := now.moment(name)
+		x := now.moment(mo.Point)
 		if x == nil || x.Attempt != mo.Attempt {
 			return fmt.Errorf("%w: the capture was begun again, or let go of, meanwhile", dr.ErrConflict)
 		}
-		*x = mo
+		*x = done
 		if off && now.Draft == r.Draft && !now.Torn {
 			m.refresh(now)
 			m.own(now)
-			now.Holds = name
+			now.Holds = mo.Point
 		}
 		return nil
 	})
-	if errors.Is(err, dr.ErrConflict) {
-		// Nobody knows any more of what this attempt has frozen.
-		clean, cancel := grace(ctx)
-		defer cancel()
-		err = errors.Join(err, a.unfreeze(clean, m, r, mo))
+	if err == nil {
+		*mo = done
 	}
-	if err != nil {
-		return nil, err
-	}
-	return a.image(m, mo)
+	return err
 }
 
 // stayedOff tells whether a machine that was off has been so all the time since
@@ -181,6 +184,9 @@ func (a *Azure) intend(ctx context.Context, m *machine, name dr.PointID) (moment
 		}
 		m.refresh(r)
 		if x := r.moment(name); x != nil {
+			if x.Attempt == mo.Attempt {
+				return errUnchanged // it was written, though the answer was lost
+			}
 			if x.Done {
 				return fmt.Errorf("%w: another process has captured it meanwhile", dr.ErrConflict)
 			}
@@ -196,9 +202,10 @@ func (a *Azure) intend(ctx context.Context, m *machine, name dr.PointID) (moment
 	return mo, r, a.purge(ctx, m.id)
 }
 
-// round takes a snapshot of every disk.
+// round takes a snapshot of every disk. That one fails cuts no other off: what
+// is made after its attempt was cleaned up nobody would look for.
 func (a *Azure) round(ctx context.Context, m *machine, r *record, point dr.PointID, what string, made func(i int, name string)) error {
-	return a.all(ctx, len(r.Disks), func(ctx context.Context, i int) error {
+	return a.all(ctx, len(r.Disks), func(_ context.Context, i int) error {
 		name := a.snapshotName(m, r.Disks[i].ID, what)
 		if err := a.snap(ctx, m, r.Disks[i], name, point); err != nil {
 			return fail("take a snapshot", m.id, r.Disks[i].ID, -1, err)
@@ -211,6 +218,9 @@ func (a *Azure) round(ctx context.Context, m *machine, r *record, point dr.Point
 // freeze fills the moment in.
 func (a *Azure) freeze(ctx context.Context, m *machine, r *record, mo *moment, want dr.Consistency) error {
 	mo.Disks = make([]momentDisk, len(r.Disks))
+	for i, d := range r.Disks {
+		mo.Disks[i].ID = d.ID // what is cleaned up is found by it
+	}
 	mo.Consistency = dr.CrashConsistent
 	err := a.round(ctx, m, r, mo.Point, "a-"+mo.Attempt, func(i int, name string) {
 		d := r.Disks[i]

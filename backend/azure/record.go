@@ -107,6 +107,9 @@ type moment struct {
 	Done        bool           `json:"done,omitempty"`
 	Released    bool           `json:"released,omitempty"` // kept as a base only
 	Gone        bool           `json:"gone,omitempty"`     // being deleted
+	// Over says of what is gone that its own attempt has ended: nothing more of
+	// it comes to be.
+	Over bool `json:"over,omitempty"`
 	// Base was taken of a point that a draft had committed.
 	Base  bool         `json:"base,omitempty"`
 	Disks []momentDisk `json:"disks,omitempty"`

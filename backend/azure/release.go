@@ -143,13 +143,13 @@ func (a *Azure) purge(ctx context.Context, id dr.MachineID) error {
 		return err
 	}
 	m := &machine{id: id, rec: r, has: true, at: r.at()}
-	var gone []string
+	gone := map[string]bool{} // of an attempt: whether it was over
 	for _, mo := range r.Moments {
 		if mo.Gone {
 			if err := a.unfreeze(ctx, m, r, mo); err != nil {
 				return err
 			}
-			gone = append(gone, mo.Attempt)
+			gone[mo.Attempt] = mo.Over
 		}
 	}
 	if len(gone) == 0 {
@@ -157,7 +157,11 @@ func (a *Azure) purge(ctx context.Context, id dr.MachineID) error {
 	}
 	_, err = a.update(ctx, id, nil, func(r *record) error {
 		n := len(r.Moments)
-		r.Moments = slices.DeleteFunc(r.Moments, func(mo moment) bool { return mo.Gone && slices.Contains(gone, mo.Attempt) })
+		r.Moments = slices.DeleteFunc(r.Moments, func(mo moment) bool {
+			over, deleted := gone[mo.Attempt]
+			// What ended after we had looked may have made more.
+			return mo.Gone && deleted && mo.Over == over
+		})
 		if len(r.Moments) == n {
 			return errUnchanged
 		}
@@ -166,17 +170,28 @@ func (a *Azure) purge(ctx context.Context, id dr.MachineID) error {
 	return err
 }
 
-// forget undoes an attempt to capture.
-func (a *Azure) forget(ctx context.Context, m *machine, mo moment) error {
-	_, err := a.update(ctx, m.id, nil, func(r *record) error {
-		for i := range r.Moments {
-			if x := &r.Moments[i]; x.Point == mo.Point && x.Attempt == mo.Attempt && !x.Done {
-				x.Gone = true
-				return nil
-			}
+// forget undoes an attempt to capture that has ended. Others may have given it
+// up, deleted what there was of it and forgotten it while it went on: so it is
+// recorded again, as over, before what it has made is deleted. Cut off then, the
+// next purge finishes it. An attempt that is done after all, because only the
+// answer was lost, stays.
+func (a *Azure) forget(ctx context.Context, m *machine, r record, mo moment) error {
+	mo.Done, mo.Gone, mo.Over = false, true, true
+	_, err := a.update(ctx, m.id, nil, func(now *record) error {
+		i := slices.IndexFunc(now.Moments, func(x moment) bool { return !x.Base && x.Attempt == mo.Attempt })
+		switch {
+		case i < 0:
+			now.Moments = append(now.Moments, mo)
+		case now.Moments[i].Done:
+			return errUnchanged
+		default:
+			now.Moments[i] = mo
 		}
-		return errUnchanged
+		return nil
 	})
+	if errors.Is(err, dr.ErrNotFound) {
+		return a.unfreeze(ctx, m, r, mo) // the machine was removed meanwhile
+	}
 	return errors.Join(err, a.purge(ctx, m.id))
 }
 

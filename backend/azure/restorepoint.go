@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
@@ -45,7 +46,9 @@ func (a *Azure) restorePoint(ctx context.Context, m *machine, mo *moment, want d
 	if want == dr.CrashConsistent {
 		props.ConsistencyMode = to.Ptr(armcompute.ConsistencyModeTypesCrashConsistent)
 	}
-	p, err := a.restores.BeginCreate(ctx, a.opts.ResourceGroup, set, name, armcompute.RestorePoint{Properties: &props}, nil)
+	p, err := answered(ctx, func(ctx context.Context) (*runtime.Poller[armcompute.RestorePointsClientCreateResponse], error) {
+		return a.restores.BeginCreate(ctx, a.opts.ResourceGroup, set, name, armcompute.RestorePoint{Properties: &props}, nil)
+	})
 	resp, err := await(ctx, a, p, err)
 	if err != nil {
 		return refuse(err)

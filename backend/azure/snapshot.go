@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
@@ -28,7 +29,9 @@ func (a *Azure) snap(ctx context.Context, m *machine, d diskRecord, name string,
 	s := armcompute.Snapshot{Location: to.Ptr(a.opts.Location), Tags: tags, Properties: &armcompute.SnapshotProperties{
 		Incremental:  to.Ptr(true),
 		CreationData: &armcompute.CreationData{CreateOption: to.Ptr(armcompute.DiskCreateOptionCopy), SourceResourceID: to.Ptr(d.Disk)}}}
-	p, err := a.snapshots.BeginCreateOrUpdate(ctx, a.opts.ResourceGroup, name, s, nil)
+	p, err := answered(ctx, func(ctx context.Context) (*runtime.Poller[armcompute.SnapshotsClientCreateOrUpdateResponse], error) {
+		return a.snapshots.BeginCreateOrUpdate(ctx, a.opts.ResourceGroup, name, s, nil)
+	})
 	resp, err := await(ctx, a, p, err)
 	if status, _ := codeOf(err); status == http.StatusTooManyRequests {
 		// The subscription is throttled with the same answer; then to wait is
@@ -88,6 +91,29 @@ func (a *Azure) revokeSnapshot(ctx context.Context, name string) error {
 
 // graceTime is what is given to cleaning up when a context has ended.
 const graceTime = 30 * time.Second
+
+// answered calls what makes something, and waits for the answer even if ctx ends
+// meanwhile, for the grace time at most. A call that is cut off may have its
+// effect after what it made was looked for and deleted.
+func answered[T any](ctx context.Context, call func(context.Context) (T, error)) (T, error) {
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		late, end := grace(ctx)
+		defer end()
+		select {
+		case <-late.Done():
+			cancel()
+		case <-longer.Done():
+		}
+	})
+	defer stop()
+	return call(longer)
+}
 
 // grace is a context in which one can still clean up.
 func grace(ctx context.Context) (context.Context, context.CancelFunc) {
