@@ -117,7 +117,11 @@ func (l *logs) String() string {
 }
 
 func newErrand(t *testing.T, what string) *errand {
-	e := &errand{t: t, r: newRig(t, azuretest.Options{}), what: what, logs: &logs{}, want: map[dr.DiskID][]byte{},
+	return newErrandOf(t, what, azuretest.Options{})
+}
+
+func newErrandOf(t *testing.T, what string, o azuretest.Options) *errand {
+	e := &errand{t: t, r: newRig(t, o), what: what, logs: &logs{}, want: map[dr.DiskID][]byte{},
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
 	t.Cleanup(e.http.CloseIdleConnections)
 	e.disks = []dr.Disk{{ID: "os", Size: 2 << 20, Boot: true}, {ID: "data", Size: 1 << 20}}

@@ -26,10 +26,16 @@ func captured(t *testing.T) (*errand, dr.Image) {
 func started(t *testing.T) *errand {
 	t.Helper()
 	e := newErrand(t, t.Name())
+	e.start()
+	return e
+}
+
+// start makes a replica that runs.
+func (e *errand) start() {
+	e.t.Helper()
 	e.step("prepare", e.prepare(""))
 	e.step("fill", e.fill("p1", nil))
 	e.step("start", func(ctx context.Context) error { return e.a.Start(ctx, e.id) })
-	return e
 }
 
 // An address that was granted, though the answer was lost, is revoked.
