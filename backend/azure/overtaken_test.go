@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -145,29 +146,64 @@ func TestCaptureOvertakenByRemove(t *testing.T) {
 
 // What makes a snapshot is never cut off: its effect would come after all was
 // cleaned up.
-func TestNoSnapshotIsMadeAfterItWasDeleted(t *testing.T) {
+func TestCaptureWaitsForTheSnapshotsItAskedFor(t *testing.T) {
 	e := started(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	deleted := make(chan struct{}, 100)
+	returned := make(chan struct{})
+	var late atomic.Int32
+	var wg sync.WaitGroup
+	wg.Add(1)
 	e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
-		if c.Service != azuretest.ServiceARM || !strings.Contains(c.Path, "/snapshots/") {
+		if c.Method != http.MethodPut || !strings.Contains(c.Path, "/snapshots/") {
 			return nil
 		}
-		switch c.Method {
-		case http.MethodDelete:
-			deleted <- struct{}{}
-		case http.MethodPut:
-			cancel()
-			select { // nothing says that it waits but that it doesn't go on
-			case <-deleted:
-			case <-time.After(100 * time.Millisecond):
+		wg.Add(1)
+		defer wg.Done()
+		cancel()
+		select {
+		case <-returned:
+			late.Add(1)
+		case <-time.After(200 * time.Millisecond): // it waits for us
+		}
+		return nil
+	})
+	_, err := e.a.Capture(ctx, e.id, "c1", dr.CrashConsistent)
+	close(returned)
+	wg.Done()
+	wg.Wait()
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, late.Load(), "snapshots were made after all was cleaned up")
+	e.r.cloud.OnCall(nil)
+	require.Empty(t, e.unknown())
+}
+
+// A capture that was recorded as done, though its process was stopped before the
+// answer came, is the one that is found later.
+func TestCaptureThatWasDoneStays(t *testing.T) {
+	e := started(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var written, made atomic.Int32
+	e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
+		switch {
+		case c.Method == http.MethodPut && strings.Contains(c.Path, "/snapshots/"):
+			made.Add(1)
+		case c.Method == http.MethodPut && strings.Contains(c.Path, "/machines/"):
+			if written.Add(1) == 2 { // the first says that it begins
+				cancel()
+				return &azuretest.Fault{Lost: true, Effect: true}
 			}
 		}
 		return nil
 	})
 	_, err := e.a.Capture(ctx, e.id, "c1", dr.CrashConsistent)
-	require.ErrorIs(t, err, context.Canceled)
+	require.Error(t, err)
+	before := made.Load()
+	require.NotZero(t, before)
+	require.NoError(t, e.capture("c1", dr.CrashConsistent, nil, nil, nil)(t.Context()))
+	require.Equal(t, before, made.Load(), "it was captured anew")
 	e.r.cloud.OnCall(nil)
+	require.NoError(t, e.a.Release(t.Context(), e.id, "c1"))
 	require.Empty(t, e.unknown())
 }
