@@ -26,7 +26,7 @@ type Options struct {
 	// breaks when that is written. It stays open until the child is closed.
 	Parent *Disk
 	// ParentAbsolute and ParentRelative are written down for whoever looks for
-	// the parent: see [Locator].
+	// the parent: see [Locator]. The specification wants one of them.
 	ParentAbsolute, ParentRelative string
 }
 
@@ -39,17 +39,20 @@ func Create(f File, o Options) (*Disk, error) {
 	}
 	d := &Disk{depth: 1, meta: meta, session: session{file: true, data: true}}
 	if p := o.Parent; p != nil {
-		if p.depth >= MaxChain {
+		if d.depth = p.chain() + 1; d.depth > MaxChain {
 			return nil, unsupported("a chain of more than %d files", MaxChain)
 		}
 		linkage, err := p.becomeParent()
 		if err != nil {
 			return nil, err
 		}
-		d.parent, d.depth = p, p.depth+1
+		d.parent = p
 		d.meta.locator = Locator{Linkage: linkage, Absolute: o.ParentAbsolute, Relative: o.ParentRelative}
 	}
-	return d, d.format(f)
+	if err := d.format(f); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 func (o Options) metadata() (metadata, error) {

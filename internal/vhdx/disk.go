@@ -92,6 +92,13 @@ func (d *Disk) PhysicalSector() uint32 { return d.meta.physical }
 // Fixed tells whether all blocks are meant to stay allocated.
 func (d *Disk) Fixed() bool { return d.meta.fixed }
 
+// chain is how many files the disk is spread over, itself included.
+func (d *Disk) chain() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.depth
+}
+
 // usable refuses what can't be done any more.
 func (d *Disk) usable(toWrite bool) error {
 	switch {

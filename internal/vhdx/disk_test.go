@@ -73,6 +73,18 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// The chain is bounded before anything recurses along it.
+func TestChainTooLong(t *testing.T) {
+	base, _ := newDisk(t, Options{Size: mib, BlockSize: mib})
+	child, f := newDisk(t, Options{Parent: base})
+	require.NoError(t, child.Close())
+	base.depth = MaxChain // as if it had as many below it
+	_, err := Create(&memFile{}, Options{Parent: base})
+	require.ErrorIs(t, err, ErrUnsupported)
+	_, err = Open(f, OpenOptions{Parent: func(Locator) (*Disk, error) { return base, nil }})
+	require.ErrorIs(t, err, ErrUnsupported)
+}
+
 // A child opens as long as its parent shows what it showed, and no longer.
 func TestParentChanged(t *testing.T) {
 	base, baseFile := newDisk(t, Options{Size: 10 * mib, BlockSize: mib})

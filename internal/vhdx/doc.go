@@ -87,8 +87,9 @@
 //
 // No file was read from, or opened by, a real Windows host. qemu-img 7.2 reads,
 // writes, checks and replays what it can (no parents, no sectors of 4096 bytes),
-// libvhdi 20210425 and 7-Zip read all kinds with a clean log. That Windows takes
-// parent_linkage2 as it is used here is what the specification says.
+// libvhdi 20210425 and 7-Zip 26.02 read all kinds with a clean log. That Windows
+// opens a child by its parent_linkage2 is what the specification demands, which
+// also says that a new file has none.
 //
 // [MS-VHDX]: https://learn.microsoft.com/openspecs/windows_protocols/ms-vhdx
 package vhdx

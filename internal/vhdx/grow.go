@@ -109,7 +109,7 @@ func (d *Disk) resize(next geometry) error {
 			d.alloc.gaps = append(d.alloc.gaps, off)
 		}
 	}
-	d.regions, d.meta.geometry = regions, next
+	d.regions, d.meta.size = regions, next.size
 	return nil
 }
 

@@ -1,13 +1,14 @@
 package vhdx
 
 const (
-	logSector   = 4 * kib
-	logHeader   = 64
-	descriptor  = 32
-	inFirst     = (logSector - logHeader) / descriptor // descriptors in an entry's first sector
-	inOthers    = logSector / descriptor
-	entryPages  = inFirst // so that an entry that is written has one sector of descriptors
-	entryMaxLen = (1 + entryPages) * logSector
+	logSector  = 4 * kib
+	logHeader  = 64
+	descriptor = 32
+	inFirst    = (logSector - logHeader) / descriptor // descriptors in an entry's first sector
+	inOthers   = logSector / descriptor
+	// entryPages is how many pages an entry that is written takes: those that one
+	// sector of descriptors names. It fits half of the smallest log.
+	entryPages = inFirst
 )
 
 // change is a page of the file that is written through the log.

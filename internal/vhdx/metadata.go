@@ -33,7 +33,7 @@ type metadata struct {
 	items []item
 }
 
-// encodeItem is the item's place in the region's table.
+// encode is the item's place in the region's table.
 func (i item) encode(e []byte) {
 	copy(e, i.id[:])
 	le.PutUint32(e[16:], uint32(i.off))
@@ -42,39 +42,39 @@ func (i item) encode(e []byte) {
 	clear(e[28:32])
 }
 
-// encodeMetadata makes a whole region, and remembers where things are.
-func (m *metadata) encode() ([]byte, error) {
+// encode makes a whole region, and remembers where things are.
+func (md *metadata) encode() ([]byte, error) {
 	b := make([]byte, metadataSize)
 	copy(b, "metadata")
-	m.items = nil
+	md.items = nil
 	off := int64(metadataTableSize)
 	add := func(id GUID, value []byte, flags uint32) {
 		it := item{id, off, int64(len(value)), flags | flagRequired}
-		it.encode(b[32+32*len(m.items):])
+		it.encode(b[32+32*len(md.items):])
 		copy(b[off:], value)
 		off += roundUp(it.len, 8)
-		m.items = append(m.items, it)
+		md.items = append(md.items, it)
 	}
 	var params uint32
-	if m.fixed {
+	if md.fixed {
 		params |= paramFixed
 	}
-	if m.diff {
+	if md.diff {
 		params |= paramParent
 	}
-	add(itemFileParameters, le.AppendUint32(le.AppendUint32(nil, uint32(m.block)), params), 0)
-	add(itemSize, le.AppendUint64(nil, uint64(m.size)), flagVirtual)
-	add(itemDiskID, m.diskID[:], flagVirtual)
-	add(itemLogicalSector, le.AppendUint32(nil, uint32(m.logical)), flagVirtual)
-	add(itemPhysicalSector, le.AppendUint32(nil, m.physical), flagVirtual)
-	if m.diff {
-		l, err := m.locator.encode()
+	add(itemFileParameters, le.AppendUint32(le.AppendUint32(nil, uint32(md.block)), params), 0)
+	add(itemSize, le.AppendUint64(nil, uint64(md.size)), flagVirtual)
+	add(itemDiskID, md.diskID[:], flagVirtual)
+	add(itemLogicalSector, le.AppendUint32(nil, uint32(md.logical)), flagVirtual)
+	add(itemPhysicalSector, le.AppendUint32(nil, md.physical), flagVirtual)
+	if md.diff {
+		l, err := md.locator.encode()
 		if err != nil {
 			return nil, err
 		}
 		add(itemParentLocator, l, 0)
 	}
-	le.PutUint16(b[10:], uint16(len(m.items)))
+	le.PutUint16(b[10:], uint16(len(md.items)))
 	return b, nil
 }
 

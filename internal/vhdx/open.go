@@ -21,14 +21,23 @@ type OpenOptions struct {
 // block, and no more than the file really has of it.
 func Open(f File, o OpenOptions) (*Disk, error) {
 	d, err := open(f, o.ReadOnly)
-	if err != nil || !d.meta.diff || o.Parent == nil {
-		return d, err
+	if err != nil {
+		return nil, err
+	}
+	if !d.meta.diff || o.Parent == nil {
+		return d, nil
 	}
 	p, err := o.Parent(d.meta.locator)
-	if err != nil || p == nil {
-		return d, err
+	if err != nil {
+		return nil, err
 	}
-	return d, d.adopt(p)
+	if p == nil {
+		return d, nil
+	}
+	if err := d.adopt(p); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // adopt takes a parent if it is the right one.
@@ -40,10 +49,12 @@ func (d *Disk) adopt(p *Disk) error {
 		return unsupported("logical sectors of %d bytes over a parent's of %d", d.meta.logical, p.meta.logical)
 	case p.Size() > d.meta.size:
 		return unsupported("a child of %d bytes of a parent of %d", d.meta.size, p.Size())
-	case p.depth >= MaxChain:
+	}
+	depth := p.chain() + 1
+	if depth > MaxChain {
 		return unsupported("a chain of more than %d files", MaxChain)
 	}
-	d.parent, d.depth = p, p.depth+1
+	d.parent, d.depth = p, depth
 	return nil
 }
 

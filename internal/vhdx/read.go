@@ -45,6 +45,8 @@ func (d *Disk) at(off, n int64) (s State, length, place int64, err error) {
 	switch e.state() {
 	case stateFull:
 		return Data, n, e.off() + in, nil
+	case statePartial:
+		// Its bitmap knows.
 	case stateAbsent:
 		if d.meta.diff {
 			return FromParent, n, 0, nil
@@ -52,7 +54,6 @@ func (d *Disk) at(off, n int64) (s State, length, place int64, err error) {
 		return Zero, n, 0, nil
 	default:
 		return Zero, n, 0, nil
-	case statePartial:
 	}
 	set, length, err := d.sectors(block, in, n)
 	if err != nil {
