@@ -206,8 +206,9 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 	if err := join(err, c.release(ctx, id, name)); err != nil {
 		return r, err
 	}
-	if f, ok := dr.As[backend.Forgetter](c.Source); ok {
-		// The next cycle asks what has changed since this point.
+	// The next cycle asks what has changed since this point; but a base is what a
+	// machine has that was left: the history it shares with the other is older.
+	if f, ok := dr.As[backend.Forgetter](c.Source); ok && !o.Base {
 		if err := f.Forget(ctx, id, name); err != nil {
 			c.log().WarnContext(ctx, "what the tracker keeps of older points", "machine", id, "point", name, "error", err)
 		}

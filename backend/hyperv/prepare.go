@@ -66,8 +66,7 @@ func (v *HyperV) prepare(ctx context.Context, p backend.Placement) (backend.Repl
 }
 
 func (v *HyperV) original(ctx context.Context, m *machine, p backend.Placement) (backend.Replica, error) {
-	m, err := v.writable(ctx, m)
-	if err != nil {
+	if err := m.writableNow(); err != nil {
 		return backend.Replica{}, err
 	}
 	for _, want := range p.Machine.Disks {
@@ -196,8 +195,7 @@ func (v *HyperV) nodeFor(o PlaceOptions) (*node, error) {
 
 // reuse brings a replica to what is wanted now.
 func (v *HyperV) reuse(ctx context.Context, m *machine, p backend.Placement, o PlaceOptions) (backend.Replica, error) {
-	m, err := v.writable(ctx, m)
-	if err != nil {
+	if err := m.writableNow(); err != nil {
 		return backend.Replica{}, err
 	}
 	plan, err := m.node.planFor(ctx, p, o)
@@ -223,14 +221,14 @@ func (v *HyperV) furnish(ctx context.Context, m *machine, p backend.Placement, p
 	if err := m.connect(ctx, plan.cards); err != nil {
 		return backend.Replica{}, err
 	}
-	if err := v.grow(ctx, m, p.Machine.Disks); err != nil {
+	m, err := v.grow(ctx, m, p.Machine.Disks)
+	if err != nil {
 		return backend.Replica{}, err
 	}
 	if err := v.attach(ctx, m, p.Machine.Disks, plan); err != nil {
 		return backend.Replica{}, err
 	}
-	m, err := v.again(ctx, m)
-	if err != nil {
+	if m, err = v.again(ctx, m); err != nil {
 		return backend.Replica{}, err
 	}
 	if err := m.whole(); err != nil {
@@ -241,22 +239,31 @@ func (v *HyperV) furnish(ctx context.Context, m *machine, p backend.Placement, p
 
 // grow enlarges disks that are smaller than wanted. First the record: disks that
 // have changed must not pass for a point.
-func (v *HyperV) grow(ctx context.Context, m *machine, disks []dr.Disk) error {
-	for _, want := range disks {
+func (v *HyperV) grow(ctx context.Context, m *machine, disks []dr.Disk) (*machine, error) {
+	small := func(want dr.Disk) bool {
 		have, ok := m.disk(want.ID)
-		if !ok || have.info.Size >= want.Size {
+		return ok && have.info.Size < want.Size
+	}
+	if !slices.ContainsFunc(disks, small) {
+		return m, nil
+	}
+	m, err := v.merged(ctx, m) // disks don't grow above a file that is to be merged
+	if err != nil {
+		return nil, err
+	}
+	r := m.record
+	r.Holds = ""
+	if err := v.save(ctx, m, r); err != nil {
+		return nil, err
+	}
+	for _, want := range disks {
+		if !small(want) {
 			continue
 		}
-		if m.record.Holds != "" {
-			r := m.record
-			r.Holds = ""
-			if err := v.save(ctx, m, r); err != nil {
-				return err
-			}
-		}
+		have, _ := m.disk(want.ID)
 		if err := m.node.disks.Grow(ctx, have.at, want.Size); err != nil {
-			return &dr.Error{Op: "grow", Machine: m.id, Disk: want.ID, Off: -1, Err: explain(err)}
+			return nil, &dr.Error{Op: "grow", Machine: m.id, Disk: want.ID, Off: -1, Err: explain(err)}
 		}
 	}
-	return nil
+	return m, nil
 }
