@@ -69,6 +69,8 @@ windows:
 	GOOS=windows $(GO) build -o /dev/null ./examples/vmware-to-azure
 	GOOS=windows $(GO) build -o /dev/null ./examples/plan
 	GOOS=windows $(GO) build -o /dev/null ./examples/drill
+	GOOS=windows $(GO) build -o /dev/null ./examples/agent
+	GOOS=windows $(GO) vet -tags live ./backend/hyperv
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
 # What calls Windows itself, run as a Windows program. Without Wine it says so.
