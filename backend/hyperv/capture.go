@@ -37,6 +37,11 @@ func (v *HyperV) capture(ctx context.Context, m *machine, name dr.PointID, want 
 		return nil, err
 	}
 	if checkpoint.Path == "" {
+		if c.Releasing { // and cut off: its reference point must not be lost sight of
+			if err := v.letGo(ctx, m, name); err != nil {
+				return nil, err
+			}
+		}
 		if m, c, checkpoint, err = v.freeze(ctx, m, name, want); err != nil {
 			return nil, err
 		}
@@ -59,7 +64,7 @@ func (v *HyperV) captured(ctx context.Context, m *machine, name dr.PointID) (cap
 				return c, o, nil
 			}
 		}
-		return captured{}, host.Object{}, nil // somebody has removed it
+		return c, host.Object{}, nil // somebody has removed it
 	}
 	var fresh []host.Object
 	for _, o := range m.recoveries() {
@@ -114,7 +119,7 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 		level = min(want, guest.level())
 	}
 	made, err := m.checkpoint(ctx, level)
-	if err != nil && level > dr.CrashConsistent && refused(err) {
+	if err != nil && level > dr.CrashConsistent && unable(err) {
 		v.options.Log.WarnContext(ctx, "the guest could not be made consistent, the point is crash-consistent", "machine", m.id, "point", name, "error", err)
 		level = dr.CrashConsistent
 		made, err = m.checkpoint(ctx, level)
@@ -154,6 +159,12 @@ func (g guest) level() dr.Consistency {
 func refused(err error) bool {
 	var h *host.Error
 	return errors.As(err, &h) && (h.Kind == host.Method || errors.Is(err, host.ErrDenied))
+}
+
+// unable tells whether asking again would be refused again: a host that is only
+// busy, or an account that lacks a right, is no reason to make do with less.
+func unable(err error) bool {
+	return refused(err) && !errors.Is(err, host.ErrBusy) && !errors.Is(err, host.ErrDenied)
 }
 
 // Values of Msvm_VirtualSystemSnapshotSettingData.

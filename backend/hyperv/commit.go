@@ -97,8 +97,11 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 // told what is to be believed of older ones.
 func (d *draft) moment(ctx context.Context, m *machine, r *record) (epoch, error) {
 	e, err := m.reference(ctx, d.point.ID)
-	if err != nil && refused(err) {
+	if err != nil && unable(err) {
 		d.v.options.Log.WarnContext(ctx, "no reference point could be made: changes are compared", "machine", m.id, "point", d.point.ID, "error", err)
+		if err := m.dropReferences(ctx, r.Epochs); err != nil {
+			return epoch{}, err
+		}
 		r.Epochs = nil
 		return epoch{}, nil
 	}

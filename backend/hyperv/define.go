@@ -162,10 +162,6 @@ func (m *machine) addResource(ctx context.Context, class, subtype string, props 
 
 // attach makes the disks that the machine lacks, and attaches them.
 func (v *HyperV) attach(ctx context.Context, m *machine, disks []dr.Disk, x plan) error {
-	taken := map[slot]bool{}
-	for _, d := range m.disks {
-		taken[slot{d.controller, d.number, d.location}] = true
-	}
 	var lacking []dr.Disk
 	for _, d := range disks {
 		if _, ok := m.disk(d.ID); !ok {
@@ -175,7 +171,7 @@ func (v *HyperV) attach(ctx context.Context, m *machine, disks []dr.Disk, x plan
 	if len(lacking) == 0 {
 		return nil
 	}
-	at, err := slots(lacking, x.saved, x.generation, taken)
+	m, at, err := v.places(ctx, m, lacking, x)
 	if err != nil {
 		return err
 	}
@@ -185,6 +181,36 @@ func (v *HyperV) attach(ctx context.Context, m *machine, disks []dr.Disk, x plan
 		}
 	}
 	return nil
+}
+
+// places finds a place for each disk, and adds the controllers that this takes
+// before any is used: controllers are numbered in the order of their GUIDs, so
+// that a new one gives others another number.
+func (v *HyperV) places(ctx context.Context, m *machine, lacking []dr.Disk, x plan) (*machine, map[dr.DiskID]slot, error) {
+	for {
+		taken := map[slot]bool{}
+		for _, d := range m.disks {
+			taken[slot{d.controller, d.number, d.location}] = true
+		}
+		at, err := slots(lacking, x.saved, x.generation, taken)
+		if err != nil {
+			return nil, nil, err
+		}
+		added := false
+		for _, s := range at {
+			_, new, err := m.controller(ctx, s)
+			if err != nil {
+				return nil, nil, err
+			}
+			added = added || new
+		}
+		if !added {
+			return m, at, nil
+		}
+		if m, err = v.again(ctx, m); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 func (v *HyperV) attachOne(ctx context.Context, m *machine, d dr.Disk, at slot, x plan) error {
@@ -223,7 +249,7 @@ func (v *HyperV) attachOne(ctx context.Context, m *machine, d dr.Disk, at slot, 
 	if err := v.save(ctx, m, r); err != nil {
 		return err
 	}
-	controller, err := m.controller(ctx, at)
+	controller, _, err := m.controller(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -236,11 +262,11 @@ func (v *HyperV) attachOne(ctx context.Context, m *machine, d dr.Disk, at slot, 
 }
 
 // controller finds a controller, or adds those that are missing before it.
-func (m *machine) controller(ctx context.Context, at slot) (host.Ref, error) {
-	for {
+func (m *machine) controller(ctx context.Context, at slot) (path host.Ref, added bool, err error) {
+	for ; ; added = true {
 		resources, err := m.node.components(ctx, m.settings.Path, classResource)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		have := 0
 		for _, c := range numbered(resources) {
@@ -248,15 +274,15 @@ func (m *machine) controller(ctx context.Context, at slot) (host.Ref, error) {
 				continue
 			}
 			if c.number == at.number {
-				return c.path, nil
+				return c.path, added, nil
 			}
 			have++
 		}
 		if at.controller != "SCSI" || have > at.number {
-			return "", fmt.Errorf("%w: the machine has no %s controller %d", dr.ErrUnsupported, at.controller, at.number)
+			return "", false, fmt.Errorf("%w: the machine has no %s controller %d", dr.ErrUnsupported, at.controller, at.number)
 		}
 		if _, err := m.addResource(ctx, classResource, subtypeSCSI, host.Props{}); err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 }

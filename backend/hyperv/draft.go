@@ -163,13 +163,18 @@ func (d *draft) tear(ctx context.Context) error {
 				return cmp.Or(err, error(errRan))
 			}
 			d.again = d.again || m.torn() // by another, which may be writing still
-			r := m.record
+			was, r := m.record, m.record
 			r.Torn, r.For, r.Draft, r.Holds, r.New = true, d.point.ID, d.token, "", false
 			if err := d.v.save(ctx, m, r); err != nil {
 				return err
 			}
-		}
-		if err := m.hide(ctx); err != nil {
+			if err := m.hide(ctx); err != nil {
+				if !d.again {
+					err = errors.Join(err, d.v.untear(ctx, m, was))
+				}
+				return err
+			}
+		} else if err := m.hide(ctx); err != nil {
 			return err
 		}
 		for _, x := range m.disks {

@@ -119,6 +119,10 @@ func (n *node) call(ctx context.Context, path host.Ref, method string, in host.P
 	return n.conn.Get(ctx, host.Ref(made[0]))
 }
 
+// errJobGone says that nobody knows how a job ended: the host keeps jobs for some
+// minutes, and forgets them when it restarts.
+var errJobGone = &explained{errors.New("the host has forgotten the job and how it ended"), "try again: what the job did is found"}
+
 // await polls a job to its end: it is read anew each time. Events would hold
 // the connection's thread.
 func (n *node) await(ctx context.Context, method string, job host.Ref) error {
@@ -129,6 +133,9 @@ func (n *node) await(ctx context.Context, method string, job host.Ref) error {
 		if err != nil {
 			if ctx.Err() != nil {
 				return fmt.Errorf("%s: %w", method, context.Cause(ctx))
+			}
+			if errors.Is(err, host.ErrNotFound) { // callers take "not found" for the machine
+				return fmt.Errorf("%w: %s: %v", errJobGone, method, err)
 			}
 			return fmt.Errorf("look at the job of %s: %w", method, err)
 		}

@@ -31,6 +31,9 @@ func (v *HyperV) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Prob
 			add(false, "disk-vhd", d.id, fmt.Sprintf("the disk at %s is a VHD, whose changes are not tracked: it is compared whole each time", d.label()), "convert it: Convert-VHD -VHDType Dynamic to a .vhdx")
 		}
 	}
+	if m.kept == nil {
+		add(true, "no-exchange", "", errNoExchange.Error(), errNoExchange.remedy)
+	}
 	if m.torn() {
 		add(true, "disks-torn", "", "the machine's disks are half written", "fill them from a recovery point first")
 	}

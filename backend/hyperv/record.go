@@ -136,9 +136,9 @@ func (r *record) drop(p dr.PointID) {
 	r.Captures = slices.DeleteFunc(slices.Clone(r.Captures), func(c captured) bool { return c.Point == p })
 }
 
-// epoch finds the identifiers of a point.
+// epoch finds the identifiers of a point; of several those of the newest.
 func (r *record) epoch(p dr.PointID) (epoch, bool) {
-	for _, e := range r.Epochs {
+	for _, e := range slices.Backward(r.Epochs) {
 		if e.Point == p {
 			return e, true
 		}
@@ -146,9 +146,10 @@ func (r *record) epoch(p dr.PointID) (epoch, bool) {
 	return epoch{}, false
 }
 
-// began adds an epoch as the newest.
+// began adds an epoch as the newest. One of the same point stays before it until
+// it is trimmed: only who is in the record has its reference point destroyed.
 func (r *record) began(e epoch) {
-	r.Epochs = append(slices.DeleteFunc(slices.Clone(r.Epochs), func(x epoch) bool { return x.Point == e.Point }), e)
+	r.Epochs = append(slices.Clone(r.Epochs), e)
 }
 
 // dmtf reads a CIM datetime: "20260102030405.000000+060", the offset in minutes.

@@ -87,7 +87,7 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 		return err
 	}
 	e, err := m.convert(ctx, name, checkpoint)
-	if err != nil && refused(err) {
+	if err != nil && unable(err) {
 		v.options.Log.WarnContext(ctx, "no reference point could be made: the next capture compares whole disks", "machine", m.id, "point", name, "error", err)
 		_, err = m.node.call(ctx, m.node.snapshots, "DestroySnapshot", host.Props{"AffectedSnapshot": checkpoint.Path}, output{})
 	}
@@ -201,11 +201,12 @@ const maxEpochs = 3
 // that the chain of a machine's disks grows.
 func (v *HyperV) Forget(ctx context.Context, id dr.MachineID, before dr.PointID) error {
 	err := v.changing(ctx, id, func(m *machine) error {
-		i := slices.IndexFunc(m.record.Epochs, func(e epoch) bool { return e.Point == before })
-		if i < 0 {
-			return nil
+		for i, e := range slices.Backward(m.record.Epochs) {
+			if e.Point == before {
+				return v.trim(ctx, m, len(m.record.Epochs)-i)
+			}
 		}
-		return v.trim(ctx, m, len(m.record.Epochs)-i)
+		return nil
 	})
 	if isNotFound(err) {
 		err = nil

@@ -101,6 +101,9 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	if err != nil {
 		return err
 	}
+	if now == nil {
+		return errNoExchange
+	}
 	if now[recordName] != m.kept[recordName] && now[recordName] != first {
 		return &explained{fmt.Errorf("%w: another process has changed what the machine's record says", dr.ErrConflict), "see that no two of them work on one machine"}
 	}
@@ -135,10 +138,14 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	return nil
 }
 
-// kept reads the host-only items of a machine's settings.
+// errNoExchange is of machines made by hand, without what Hyper-V gives to each.
+var errNoExchange = &explained{fmt.Errorf("%w: the machine's configuration has no data exchange component, and nothing can be kept on it", dr.ErrUnsupported), "make its configuration anew with the integration services, and attach its disks to that"}
+
+// kept reads the host-only items of a machine's settings; nil: it has no place for
+// any.
 func (v *HyperV) kept(ctx context.Context, n *node, settings host.Ref) (map[string]string, error) {
 	all, err := n.components(ctx, settings, "Msvm_KvpExchangeComponentSettingData")
-	if err != nil {
+	if err != nil || len(all) == 0 {
 		return nil, err
 	}
 	return keptIn(all)
