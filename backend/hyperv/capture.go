@@ -49,7 +49,8 @@ func (v *HyperV) capture(ctx context.Context, m *machine, name dr.PointID, want 
 	return v.image(ctx, m, c, checkpoint)
 }
 
-// captured finds the checkpoint of a point; one without a path is none. A
+// captured finds the checkpoint of a point; one without a path is none, and what
+// the record has of it is returned all the same. A
 // process that died between asking for it and writing down which it is has left
 // one that wasn't there before: if there are several nobody can say whose they
 // are.
@@ -74,7 +75,7 @@ func (v *HyperV) captured(ctx context.Context, m *machine, name dr.PointID) (cap
 	}
 	switch len(fresh) {
 	case 0:
-		return captured{}, host.Object{}, nil
+		return c, host.Object{}, m.idle(ctx)
 	case 1:
 		v.options.Log.WarnContext(ctx, "a checkpoint is taken for one of ours that a process which died has made", "machine", m.id, "point", name, "checkpoint", fresh[0].Props.String("InstanceID"))
 		c.Checkpoint, c.Known = fresh[0].Props.String("InstanceID"), nil

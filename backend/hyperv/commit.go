@@ -65,6 +65,9 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 	if err := m.show(ctx); err != nil {
 		return err
 	}
+	if err := d.v.settleAsked(ctx, m); err != nil {
+		return err
+	}
 	r := m.record
 	e, err := d.moment(ctx, m, &r)
 	if err != nil {
@@ -96,6 +99,15 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 // moment makes the reference point of the disks as they are now. The record is
 // told what is to be believed of older ones.
 func (d *draft) moment(ctx context.Context, m *machine, r *record) (epoch, error) {
+	references, err := m.references(ctx)
+	if err != nil {
+		return epoch{}, err
+	}
+	r.Asked = &captured{Point: d.point.ID, Releasing: true, References: instances(references)}
+	if err := d.v.save(ctx, m, *r); err != nil {
+		return epoch{}, err
+	}
+	r.Asked = nil
 	e, err := m.reference(ctx, d.point.ID)
 	if err != nil && unable(err) {
 		d.v.options.Log.WarnContext(ctx, "no reference point could be made: changes are compared", "machine", m.id, "point", d.point.ID, "error", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // node is a host with the paths of its services.
@@ -151,6 +152,22 @@ func (n *node) await(ctx context.Context, method string, job host.Ref) error {
 		}
 	}
 }
+
+// idle is an error while a job is at work on the machine, whoever asked for it:
+// what a process of ours that died has asked for may still come.
+func (m *machine) idle(ctx context.Context) error {
+	jobs, err := m.node.conn.Associators(ctx, m.system.Path, "Msvm_AffectedJobElement", "Msvm_ConcreteJob")
+	for _, o := range jobs {
+		switch state, _ := o.Props.Int("JobState"); state {
+		case jobCompleted, jobWarnings, jobTerminated, jobKilled, jobException:
+		default:
+			return errUnderWay
+		}
+	}
+	return err
+}
+
+var errUnderWay = &explained{fmt.Errorf("%w: a job of the host is at work on the machine, perhaps for a process of ours that died", dr.ErrBusy), "try again when it has ended"}
 
 // pace is a wait that grows.
 type pace struct{ next, most time.Duration }

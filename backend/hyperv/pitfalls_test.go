@@ -117,6 +117,17 @@ func (p *pit) dieAt(n int, name string, after bool) (died func() bool) {
 	}
 }
 
+// sides are those of a call's effect at which a process may die. A short run has
+// one, as most calls have none.
+func sides() []bool { return []bool{false, true}[btoi(testing.Short()):] }
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // reborn is the next process.
 func (p *pit) reborn() {
 	p.t.Helper()

@@ -36,6 +36,9 @@ type record struct {
 	Stamp string `json:"stamp,omitempty"`
 	// Captures are recovery checkpoints of ours, made or being made.
 	Captures []captured `json:"captures,omitempty"`
+	// Asked is the reference point that a commit asks for, until it is written
+	// down as an epoch.
+	Asked *captured `json:"asked,omitempty"`
 	// Epochs are moments that changes can be told since, the last one last.
 	Epochs []epoch `json:"epochs,omitempty"`
 }

@@ -27,6 +27,9 @@ func (v *HyperV) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointI
 // release lets go of our checkpoints that keep doesn't want.
 func (v *HyperV) release(ctx context.Context, id dr.MachineID, keep func(dr.PointID) bool) (gone []dr.PointID, err error) {
 	err = v.changing(ctx, id, func(m *machine) error {
+		if err := v.settleAsked(ctx, m); err != nil {
+			return err
+		}
 		for _, c := range slices.Clone(m.record.Captures) {
 			if keep(c.Point) || c.Dropped && m.torn() {
 				continue
@@ -58,6 +61,16 @@ func (v *HyperV) release(ctx context.Context, id dr.MachineID, keep func(dr.Poin
 // written down first that this is being done: of a process that died amid it
 // the reference point is found again, as one that wasn't there before.
 func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
+	if c, _ := m.record.capture(name); c.Releasing { // the job of who was cut off may go on
+		if err := m.idle(ctx); err != nil {
+			return err
+		}
+		next, err := v.again(ctx, m)
+		if err != nil {
+			return err
+		}
+		*m = *next
+	}
 	c, checkpoint, err := v.captured(ctx, m, name)
 	if err != nil {
 		return err
@@ -78,10 +91,7 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 		return v.save(ctx, m, r)
 	}
 	r := m.record
-	c.Releasing, c.References = true, nil
-	for _, o := range references {
-		c.References = append(c.References, o.Props.String("InstanceID"))
-	}
+	c.Releasing, c.References = true, instances(references)
 	r.set(c)
 	if err := v.save(ctx, m, r); err != nil {
 		return err
@@ -119,6 +129,37 @@ func (m *machine) begin(ctx context.Context, r *record, e epoch) error {
 // references are the machine's reference points, whoever made them.
 func (m *machine) references(ctx context.Context) ([]host.Object, error) {
 	return m.node.conn.Query(ctx, "SELECT * FROM "+classReference+" WHERE VirtualSystemIdentifier='"+strings.ToUpper(string(m.id))+"'")
+}
+
+// instances are objects' InstanceIDs.
+func instances(all []host.Object) (ids []string) {
+	for _, o := range all {
+		ids = append(ids, o.Props.String("InstanceID"))
+	}
+	return ids
+}
+
+// settleAsked destroys the reference point that a commit asked for which was cut
+// off before it wrote it down: nobody else would, and it holds up merges.
+func (v *HyperV) settleAsked(ctx context.Context, m *machine) error {
+	if m.record.Asked == nil {
+		return nil
+	}
+	if err := m.idle(ctx); err != nil {
+		return err
+	}
+	references, err := m.references(ctx)
+	if err != nil {
+		return err
+	}
+	if o, ok := m.left(*m.record.Asked, references); ok {
+		if err := m.dropReferences(ctx, []epoch{{Reference: o.Props.String("InstanceID")}}); err != nil {
+			return err
+		}
+	}
+	r := m.record
+	r.Asked = nil
+	return v.save(ctx, m, r)
 }
 
 // left finds the reference point that a process made of a capture before it

@@ -220,6 +220,9 @@ func init() {
 		"Msvm_AffectedJobElement": func(h *Host, o host.Object) []host.Object {
 			var out []host.Object
 			for _, j := range h.jobs {
+				if j.vm != nil && j.vm.id == o.Props.String("Name") && !h.expired(j) {
+					out = append(out, h.object("Msvm_ConcreteJob", h.jobProps(j)))
+				}
 				if j.id != o.Props.String("InstanceID") {
 					continue
 				}
