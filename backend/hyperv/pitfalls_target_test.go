@@ -263,6 +263,10 @@ func pitfallsOfMachines(t *testing.T) {
 			config, err := json.Marshal(s)
 			require.NoError(t, err)
 			place := backend.Placement{Key: "k", Machine: dr.Machine{Name: "replica", Firmware: dr.UEFI, Disks: disks, Config: config}}
+			place.Machine.Disks = disks[:2]
+			_, err = p.v.Prepare(ctx, place)
+			require.NoError(t, err)
+			place.Machine.Disks = disks // two more, on another controller
 			r, err := p.v.Prepare(ctx, place)
 			require.NoError(t, err)
 			p.id = r.ID
