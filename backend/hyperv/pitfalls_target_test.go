@@ -126,6 +126,43 @@ func pitfallsOfTornDisks(t *testing.T) {
 		}
 	})
 
+	t.Run("a checkpoint of ours that is released meanwhile goes with the commit", func(t *testing.T) {
+		p := newPit(t, hypervtest.Options{}, spec)
+		p.vm.PowerOff()
+		i := p.capture("ours")
+		require.NoError(t, i.Close())
+		b := dr.Point{ID: "b", Machine: i.Point().Machine}
+		d, err := p.v.Draft(ctx, p.id, b)
+		require.NoError(t, err)
+		_, err = d.WriteAt(ctx, p.ids[0], []byte{1}, 0)
+		require.NoError(t, err)
+		p.release("ours")
+		require.Len(t, p.vm.Snapshots(), 1, "files of other names can't be merged")
+		require.Error(t, p.vm.Start())
+		require.NoError(t, d.Commit(ctx, b))
+		require.NoError(t, d.Close())
+		require.Empty(t, p.vm.Snapshots())
+		require.EqualValues(t, 1, p.first(0, 0))
+		require.NoError(t, p.vm.Start())
+		p.write(mib, 2)
+		next := p.capture("next")
+		p.requireChanged(next, b, mib)
+		p.requireChanged(next, i.Point(), 0, mib)
+	})
+
+	t.Run("a file that somebody has open leaves the machine as it was", func(t *testing.T) {
+		p := newPit(t, hypervtest.Options{}, spec)
+		p.vm.PowerOff()
+		point := p.described("a")
+		require.NoError(t, p.fill(p.id, point, 'a'))
+		disk, err := p.h.Disks().Open(ctx, p.vm.Disks()[1].Path, false) // a backup of the host's files
+		require.NoError(t, err)
+		requireError(t, p.fill(p.id, dr.Point{ID: "b", Machine: point.Machine}, 'b'), dr.ErrBusy, "")
+		require.NoError(t, disk.Close())
+		require.EqualValues(t, "a", p.prepared(point.Machine).Holds)
+		require.NoError(t, p.vm.Start())
+	})
+
 	t.Run("a synchronization that is cancelled", func(t *testing.T) {
 		for n := range 8 {
 			p := newPit(t, hypervtest.Options{}, spec)
