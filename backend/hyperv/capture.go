@@ -106,24 +106,28 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 	for _, o := range m.recoveries() {
 		c.Known = append(c.Known, o.Props.String("InstanceID"))
 	}
-	r := m.record
-	r.set(c)
-	if err := v.save(ctx, m, r); err != nil {
-		return no(err)
-	}
-	level := dr.CrashConsistent
+	c.Level = dr.CrashConsistent
 	if want > dr.CrashConsistent && m.power() == dr.On {
 		guest, err := m.guest(ctx)
 		if err != nil {
 			return no(err)
 		}
-		level = min(want, guest.level())
+		c.Level = min(want, guest.level())
 	}
-	made, err := m.checkpoint(ctx, level)
-	if err != nil && level > dr.CrashConsistent && unable(err) {
+	r := m.record
+	r.set(c)
+	if err := v.save(ctx, m, r); err != nil {
+		return no(err)
+	}
+	made, err := m.checkpoint(ctx, c.Level)
+	if err != nil && c.Level > dr.CrashConsistent && unable(err) {
 		v.options.Log.WarnContext(ctx, "the guest could not be made consistent, the point is crash-consistent", "machine", m.id, "point", name, "error", err)
-		level = dr.CrashConsistent
-		made, err = m.checkpoint(ctx, level)
+		c.Level = dr.CrashConsistent
+		r.set(c)
+		if err := v.save(ctx, m, r); err != nil {
+			return no(err)
+		}
+		made, err = m.checkpoint(ctx, c.Level)
 	}
 	if err != nil {
 		if refused(err) { // nothing was made
@@ -132,7 +136,7 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 		}
 		return no(err)
 	}
-	c.Checkpoint, c.Known, c.Level = made.Props.String("InstanceID"), nil, level
+	c.Checkpoint, c.Known = made.Props.String("InstanceID"), nil
 	next, err := v.again(ctx, m)
 	if err != nil {
 		return no(err)

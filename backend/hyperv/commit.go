@@ -75,9 +75,7 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 	}
 	r.Torn, r.For, r.Holds, r.New, r.Draft, r.Stamp = false, "", d.point.ID, false, d.token, m.stamp()
 	if e.Reference != "" {
-		if err := m.begin(ctx, &r, e); err != nil {
-			return err
-		}
+		r.began(e)
 	}
 	if err := d.v.save(ctx, m, r); err != nil {
 		return err

@@ -253,12 +253,28 @@ func (v *HyperV) attachOne(ctx context.Context, m *machine, d dr.Disk, at slot, 
 	if err != nil {
 		return err
 	}
-	drive, err := m.addResource(ctx, classResource, subtypeDrive, host.Props{"Parent": string(controller), "AddressOnParent": strconv.Itoa(at.location)})
+	drive, err := m.drive(ctx, controller, at.location)
 	if err != nil {
 		return err
 	}
 	_, err = m.addResource(ctx, classStorage, subtypeDisk, host.Props{"Parent": string(drive), "HostResource": []string{path}})
 	return err
+}
+
+// drive adds a drive, or finds the one that an attempt which was cut off left
+// without a disk.
+func (m *machine) drive(ctx context.Context, controller host.Ref, location int) (host.Ref, error) {
+	resources, err := m.node.components(ctx, m.settings.Path, classResource)
+	if err != nil {
+		return "", err
+	}
+	address := strconv.Itoa(location)
+	for _, o := range resources {
+		if o.Props.String("ResourceSubType") == subtypeDrive && o.Props.String("AddressOnParent") == address && key(host.Ref(o.Props.String("Parent"))) == key(controller) {
+			return o.Path, nil
+		}
+	}
+	return m.addResource(ctx, classResource, subtypeDrive, host.Props{"Parent": string(controller), "AddressOnParent": address})
 }
 
 // controller finds a controller, or adds those that are missing before it.

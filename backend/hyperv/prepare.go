@@ -209,12 +209,12 @@ func (v *HyperV) reuse(ctx context.Context, m *machine, p backend.Placement, o P
 // another process that finds it half made.
 func (v *HyperV) furnish(ctx context.Context, m *machine, p backend.Placement, plan plan) (backend.Replica, error) {
 	if m.record.Key == "" {
+		if err := m.size(ctx, plan); err != nil { // before the key says that it was done
+			return backend.Replica{}, err
+		}
 		r := m.record
 		r.Key, r.Made, r.New, r.Folder, r.Stamp = p.Key, true, true, plan.folder, m.stamp()
 		if err := v.save(ctx, m, r); err != nil {
-			return backend.Replica{}, err
-		}
-		if err := m.size(ctx, plan); err != nil {
 			return backend.Replica{}, err
 		}
 	}

@@ -84,9 +84,7 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 		c, _ = r.capture(name)
 		r.drop(name)
 		if o, ok := m.left(c, references); ok {
-			if err := m.begin(ctx, &r, epochOf(name, o)); err != nil {
-				return err
-			}
+			r.began(epochOf(name, o))
 		}
 		return v.save(ctx, m, r)
 	}
@@ -107,23 +105,9 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 	r = m.record
 	r.drop(name)
 	if e.Reference != "" {
-		if err := m.begin(ctx, &r, e); err != nil {
-			return err
-		}
+		r.began(e)
 	}
 	return v.save(ctx, m, r)
-}
-
-// begin makes an epoch a record's newest. The reference point of an earlier one
-// of that name would be nobody's then, and hold up merges for good.
-func (m *machine) begin(ctx context.Context, r *record, e epoch) error {
-	if old, ok := r.epoch(e.Point); ok && old.Reference != e.Reference {
-		if err := m.dropReferences(ctx, []epoch{old}); err != nil {
-			return err
-		}
-	}
-	r.began(e)
-	return nil
 }
 
 // references are the machine's reference points, whoever made them.
