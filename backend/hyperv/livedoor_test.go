@@ -149,9 +149,11 @@ func (l *live) clean(why string) {
 	}
 }
 
-// The door that a real host goes through, on the simulated one. A little of the
-// suite shows that it opens; TestContract has all of it.
+// The door that a real host goes through, on the simulated one.
 func TestLiveDoor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestContract isn't skipped")
+	}
 	s := newSite(t, hypervtest.Options{})
 	h := liveHarness(t, s.options())
 	h.Histories, h.Seed = 1, *seed
