@@ -12,6 +12,7 @@ const (
 	canQuiesce   = "quiesce"
 	canTellLive  = "captures-live"
 	canSweep     = "sweep"
+	canForget    = "forget"
 	canProbe     = "probe"
 	canPreflight = "preflight"
 	canCheck     = "check"
@@ -47,6 +48,7 @@ func backendAbilities(b backend.Backend, scope Scope) names {
 	can[backend.Quiescer](&n, b, canQuiesce)
 	can[backend.LiveCapturer](&n, b, canTellLive)
 	can[backend.Sweeper](&n, b, canSweep)
+	can[backend.Forgetter](&n, b, canForget)
 	can[backend.Prober](&n, b, canProbe)
 	can[backend.Preflighter](&n, b, canPreflight)
 	can[backend.Checker](&n, b, canCheck)

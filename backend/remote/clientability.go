@@ -36,6 +36,7 @@ func (c *Client) chain(has []string) any {
 	add(canQuiesce, func(o ofClient) any { return quiescer{o} })
 	add(canTellLive, func(o ofClient) any { return liveCapturer{o} })
 	add(canSweep, func(o ofClient) any { return sweeper{o} })
+	add(canForget, func(o ofClient) any { return forgetter{o} })
 	add(canProbe, func(o ofClient) any { return prober{o} })
 	add(canPreflight, func(o ofClient) any { return preflighter{o} })
 	add(canCheck, func(o ofClient) any { return checker{o} })
@@ -53,6 +54,7 @@ type (
 	quiescer      struct{ ofClient }
 	liveCapturer  struct{ ofClient }
 	sweeper       struct{ ofClient }
+	forgetter     struct{ ofClient }
 	prober        struct{ ofClient }
 	preflighter   struct{ ofClient }
 	checker       struct{ ofClient }
@@ -153,6 +155,12 @@ func (s sweeper) Sweep(ctx context.Context, id dr.MachineID, keep func(dr.PointI
 		return nil, nil
 	}
 	return repeat[[]dr.PointID](ctx, s.c, agentwire.OpSweep, argument{Machine: id, Names: gone})
+}
+
+// Forget implements backend.Forgetter.
+func (f forgetter) Forget(ctx context.Context, id dr.MachineID, before dr.PointID) error {
+	_, err := repeat[any](ctx, f.c, agentwire.OpForget, argument{Machine: id, Name: before})
+	return err
 }
 
 // Probe implements backend.Prober.

@@ -57,6 +57,8 @@ func (s *served) plain() (any, error) {
 		return with(s, s.captures)
 	case agentwire.OpSweep:
 		return with(s, s.sweep)
+	case agentwire.OpForget:
+		return with(s, func(v backend.Forgetter) (any, error) { return nil, v.Forget(s.ctx, a.Machine, a.Name) })
 	case agentwire.OpProbe:
 		return with(s, func(v backend.Prober) (backend.Evidence, error) { return v.Probe(s.ctx, a.Machine) })
 	case agentwire.OpPreflight:

@@ -46,6 +46,8 @@ const (
 	OpPacked  // bulk
 	OpCommit
 	OpClose // of images and drafts
+
+	OpForget
 	ops
 )
 
@@ -58,6 +60,7 @@ var opNames = [ops]string{
 	OpRoom: "look for room", OpNetworks: "list networks",
 	OpRead: "read", OpChanges: "changes", OpExtents: "extents", OpSettle: "settle", OpLinger: "linger", OpSums: "sums",
 	OpWrite: "write", OpZero: "zero", OpDurable: "durable", OpPacked: "packed", OpCommit: "commit", OpClose: "close",
+	OpForget: "forget older points",
 }
 
 // String is the operation in words, as errors say it.
