@@ -3,7 +3,7 @@
 // come home with only their changes.
 //
 //	conn, err := winhost.Dial(ctx, winhost.Options{}) // on the host itself
-//	hv, err := hyperv.Open(ctx, hyperv.Options{Nodes: []hyperv.Node{{Name: "hv1", Conn: conn, Disks: winhost.Disks()}}})
+//	hv, err := hyperv.Open(ctx, hyperv.Options{Nodes: []hyperv.Node{{Name: "hv1", Conn: conn, Disks: winhost.Disks{}}}})
 //
 // Virtual disks are reached on the host only (virtdisk.dll), so the backend runs
 // there; package remote serves it to a replicator elsewhere, and examples/agent

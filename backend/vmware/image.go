@@ -209,22 +209,10 @@ func (i *image) Sums(ctx context.Context, disk dr.DiskID, off int64, sums []dr.S
 // sums reads blocks and sums them.
 func (o *openDisks) sums(ctx context.Context, disk dr.DiskID, off int64, sums []dr.Sum) error {
 	d, ok := o.refs[disk]
-	blocks := (d.size - off + dr.SumBlock - 1) / dr.SumBlock
-	if !ok || off%dr.SumBlock != 0 || off < 0 || int64(len(sums)) > blocks {
-		return fmt.Errorf("%w: sums of %d blocks from %d on of a disk of %d bytes", dr.ErrInvalid, len(sums), off, d.size)
+	if !ok {
+		return fmt.Errorf("%w: the machine has no such disk", dr.ErrNotFound)
 	}
 	buf := o.v.buffers.Get()
 	defer o.v.buffers.Put(buf)
-	for len(sums) > 0 {
-		n := min(int64(len(buf)), d.size-off, int64(len(sums))*dr.SumBlock)
-		if k, err := o.readAt(ctx, disk, buf[:n], off); int64(k) < n {
-			return err
-		}
-		for at := int64(0); at < n; at += dr.SumBlock {
-			sums[0] = blocksum.Sum(buf[at:min(at+dr.SumBlock, n)])
-			sums = sums[1:]
-		}
-		off += n
-	}
-	return nil
+	return blocksum.Read(d.size, off, sums, buf, func(p []byte, off int64) (int, error) { return o.readAt(ctx, disk, p, off) })
 }
