@@ -10,6 +10,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/blocksum"
 	"github.com/lifeboat-dr/lifeboat/internal/spans"
 )
 
@@ -211,42 +212,60 @@ func (d *draft) write(ctx context.Context, disk dr.DiskID, off int64, p []byte) 
 	})
 }
 
-// Zero writes zeros, but where the disk reads as zeros anyhow.
+// Zero writes zeros, but where the disk reads as zeros anyhow: a dynamic disk
+// would grow by them.
 func (d *draft) Zero(ctx context.Context, disk dr.DiskID, off, n int64) error {
 	err := d.begin(ctx, disk, off, n)
 	if err != nil || n == 0 {
 		return d.fail("zero", disk, off, err)
 	}
-	buf := d.v.buffers.Get()
-	defer d.v.buffers.Put(buf)
-	clear(buf)
-	var ranges []host.Range
+	holds, err := d.allocated(ctx, disk, host.Range{Off: off, Len: n})
+	if err != nil {
+		return d.fail("zero", disk, off, err)
+	}
+	zeros, is := d.v.buffers.Get(), d.v.buffers.Get()
+	defer d.v.buffers.Put(zeros)
+	defer d.v.buffers.Put(is)
+	clear(zeros)
+	for _, r := range holds {
+		for at := r.Off; at < r.Off+r.Len; at += int64(len(zeros)) {
+			part := min(int64(len(zeros)), r.Off+r.Len-at)
+			if _, err := d.open.readAt(ctx, disk, is[:part], at); err != nil {
+				return d.fail("zero", disk, at, err)
+			}
+			if blocksum.Zero(is[:part]) {
+				continue
+			}
+			if err := d.write(ctx, disk, at, zeros[:part]); err != nil {
+				return d.fail("zero", disk, at, err)
+			}
+		}
+	}
+	return nil
+}
+
+// allocated are the parts of a range that may hold data; all of it where the host
+// can't tell.
+func (d *draft) allocated(ctx context.Context, disk dr.DiskID, all host.Range) (holds []host.Range, err error) {
+	end := all.Off + all.Len
 	err = d.open.lend(ctx, disk, func(f host.Disk) error {
 		for r, err := range f.Allocated(ctx) {
-			if errors.Is(err, host.ErrUnsupported) {
-				ranges = []host.Range{{Off: off, Len: n}}
-				return nil
-			}
 			if err != nil {
 				return err
 			}
-			if r.Off >= off+n {
-				return nil
+			if r.Off >= end {
+				break
 			}
-			if from, to := max(r.Off, off), min(r.Off+r.Len, off+n); from < to {
-				ranges = append(ranges, host.Range{Off: from, Len: to - from})
+			if from, to := max(r.Off, all.Off), min(r.Off+r.Len, end); from < to {
+				holds = append(holds, host.Range{Off: from, Len: to - from})
 			}
 		}
 		return nil
 	})
-	for _, r := range ranges {
-		for at := r.Off; at < r.Off+r.Len && err == nil; at += int64(len(buf)) {
-			if err = ctx.Err(); err == nil {
-				err = d.write(ctx, disk, at, buf[:min(int64(len(buf)), r.Off+r.Len-at)])
-			}
-		}
+	if errors.Is(err, host.ErrUnsupported) {
+		return []host.Range{all}, nil
 	}
-	return d.fail("zero", disk, off, err)
+	return holds, err
 }
 
 // Sums reads what it sums.
