@@ -157,14 +157,6 @@ type world struct {
 // content is that of a machine's disks, in their order.
 type content [][]byte
 
-func (c content) clone() content {
-	var out content
-	for _, b := range c {
-		out = append(out, slices.Clone(b))
-	}
-	return out
-}
-
 func (c content) equal(d content) bool { return slices.EqualFunc(c, d, bytes.Equal) }
 
 // grown is c on disks of other sizes.
