@@ -56,18 +56,24 @@ func (v *HyperV) findAny(ctx context.Context, id dr.MachineID) (*machine, error)
 	if !guidLike.MatchString(string(id)) {
 		return nil, fmt.Errorf("%w: a machine's ID is a GUID, and %q is none", dr.ErrNotFound, id)
 	}
-	var failed error
-	for _, n := range v.nodes {
-		m, err := n.look(ctx, id)
-		if err == nil {
-			return m, nil
-		}
-		if !isNotFound(err) {
-			failed = errors.Join(failed, fmt.Errorf("host %s: %w", n.name, err))
-		}
+	looks := 1
+	if len(v.nodes) > 1 {
+		looks = 2 // it may have moved from a node not yet asked to one that was
 	}
-	if failed != nil { // it may be there
-		return nil, failed
+	for range looks {
+		var failed error
+		for _, n := range v.nodes {
+			m, err := n.look(ctx, id)
+			if err == nil {
+				return m, nil
+			}
+			if !isNotFound(err) {
+				failed = errors.Join(failed, fmt.Errorf("host %s: %w", n.name, err))
+			}
+		}
+		if failed != nil { // it may be there
+			return nil, failed
+		}
 	}
 	return nil, dr.ErrNotFound
 }
