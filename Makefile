@@ -8,7 +8,7 @@ SHELL := /bin/bash
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-FUZZTIME ?= 20s
+FUZZTIME ?= 15s
 # A package's tests may take so long on a slow machine; hanging is another thing.
 TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
