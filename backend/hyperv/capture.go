@@ -50,10 +50,9 @@ func (v *HyperV) capture(ctx context.Context, m *machine, name dr.PointID, want 
 }
 
 // captured finds the checkpoint of a point; one without a path is none, and what
-// the record has of it is returned all the same. A
-// process that died between asking for it and writing down which it is has left
-// one that wasn't there before: if there are several nobody can say whose they
-// are.
+// the record has of it is returned all the same. A process that died between
+// asking for it and writing down which it is has left one that wasn't there
+// before: if there are several nobody can say whose they are.
 func (v *HyperV) captured(ctx context.Context, m *machine, name dr.PointID) (captured, host.Object, error) {
 	c, ok := m.record.capture(name)
 	if !ok {
