@@ -51,10 +51,16 @@ func liveHarness(t testing.TB, o Options) backendtest.Harness {
 	t.Cleanup(func() { l.clean("left by this run") })
 	return backendtest.Harness{
 		Backend: hideGuest(v),
-		Machine: func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) { return l.make(disks) },
-		Power:   func(id dr.MachineID, p dr.Power) error { return l.power(id, p == dr.On) },
-		Write:   l.write,
-		Read:    l.read,
+		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
+			id, err := l.make(disks)
+			if err == nil {
+				t.Cleanup(func() { l.remove(id) })
+			}
+			return id, err
+		},
+		Power: func(id dr.MachineID, p dr.Power) error { return l.power(id, p == dr.On) },
+		Write: l.write,
+		Read:  l.read,
 		Place: func(p backend.Placement) backend.Placement {
 			p.Name = livePrefix + "replica"
 			return p
@@ -139,13 +145,21 @@ func (l *live) clean(why string) {
 			continue
 		}
 		l.t.Logf("%s: machine %s (%s) is removed", why, m.Name, m.ID)
-		err := l.v.changingAny(ctx, m.ID, func(x *machine) error {
-			r := x.record
-			r.Made = true
-			return l.v.save(ctx, x, r)
-		})
+		l.remove(m.ID)
+	}
+}
+
+// remove removes a machine that the suite has made.
+func (l *live) remove(id dr.MachineID) {
+	ctx := context.Background()
+	err := l.v.changingAny(ctx, id, func(m *machine) error {
+		r := m.record
+		r.Made = true
+		return l.v.save(ctx, m, r)
+	})
+	if !errors.Is(err, dr.ErrNotFound) {
 		require.NoError(l.t, err)
-		require.NoError(l.t, l.v.Remove(ctx, m.ID))
+		require.NoError(l.t, l.v.Remove(ctx, id))
 	}
 }
 

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -51,7 +52,7 @@ func (v *HyperV) release(ctx context.Context, id dr.MachineID, keep func(dr.Poin
 		}
 		return v.trim(ctx, m, maxEpochs)
 	})
-	if isNotFound(err) {
+	if errors.Is(err, dr.ErrNotFound) { // the machine; what the host lacks besides says host.ErrNotFound
 		return gone, nil
 	}
 	return gone, err
@@ -233,7 +234,7 @@ func (v *HyperV) Forget(ctx context.Context, id dr.MachineID, before dr.PointID)
 		}
 		return nil
 	})
-	if isNotFound(err) {
+	if errors.Is(err, dr.ErrNotFound) { // the machine; what the host lacks besides says host.ErrNotFound
 		err = nil
 	}
 	return withPoint(fail("forget older points", id, "", -1, err), before)

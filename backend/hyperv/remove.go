@@ -27,7 +27,7 @@ func (v *HyperV) Remove(ctx context.Context, id dr.MachineID) error {
 		}
 		return v.destroy(ctx, m)
 	})
-	if isNotFound(err) {
+	if errors.Is(err, dr.ErrNotFound) { // the machine; what the host lacks besides says host.ErrNotFound
 		return nil
 	}
 	return fail("remove", id, "", -1, err)
