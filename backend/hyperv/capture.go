@@ -101,7 +101,7 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 	if err := m.freezable(); err != nil {
 		return no(err)
 	}
-	c := captured{Point: name, Off: m.off()}
+	c := captured{Point: name, Off: m.off(), N: m.record.Moments + 1}
 	for _, o := range m.recoveries() {
 		c.Known = append(c.Known, o.Props.String("InstanceID"))
 	}
@@ -114,6 +114,7 @@ func (v *HyperV) freeze(ctx context.Context, m *machine, name dr.PointID, want d
 		c.Level = min(want, guest.level())
 	}
 	r := m.record
+	r.Moments = c.N
 	r.set(c)
 	if err := v.save(ctx, m, r); err != nil {
 		return no(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
@@ -74,7 +75,8 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 		return err
 	}
 	r.Torn, r.For, r.Holds, r.New, r.Draft, r.Stamp = false, "", d.point.ID, false, d.token, m.stamp()
-	if e.Reference != "" {
+	r.Moments++
+	if e.N = r.Moments; e.Reference != "" {
 		r.began(e)
 	}
 	if err := d.v.save(ctx, m, r); err != nil {
@@ -112,7 +114,7 @@ func (d *draft) moment(ctx context.Context, m *machine, r *record) (epoch, error
 		if err := m.dropReferences(ctx, r.Epochs); err != nil {
 			return epoch{}, err
 		}
-		r.Epochs = nil
+		r.distrust()
 		return epoch{}, nil
 	}
 	if err != nil {
@@ -130,11 +132,21 @@ func (d *draft) moment(ctx context.Context, m *machine, r *record) (epoch, error
 			if err := m.dropReferences(ctx, r.Epochs); err != nil {
 				return epoch{}, err
 			}
-			r.Epochs = nil
+			r.distrust()
 			break
 		}
 	}
 	return e, nil
+}
+
+// distrust gives up all moments from before: also those of checkpoints that are
+// still to be let go of.
+func (r *record) distrust() {
+	r.Epochs = nil
+	r.Captures = slices.Clone(r.Captures)
+	for i := range r.Captures {
+		r.Captures[i].Stale = true
+	}
 }
 
 // saw tells whether the tracker reports every block that was written, as

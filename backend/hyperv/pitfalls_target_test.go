@@ -129,7 +129,10 @@ func pitfallsOfTornDisks(t *testing.T) {
 	t.Run("a checkpoint of ours that is released meanwhile goes with the commit", func(t *testing.T) {
 		p := newPit(t, hypervtest.Options{}, spec)
 		p.vm.PowerOff()
-		i := p.capture("ours")
+		i := p.capture("before") // by which the commit asks whether tracking sees what is written
+		require.NoError(t, i.Close())
+		p.release("before")
+		i = p.capture("ours")
 		require.NoError(t, i.Close())
 		b := dr.Point{ID: "b", Machine: i.Point().Machine}
 		d, err := p.v.Draft(ctx, p.id, b)

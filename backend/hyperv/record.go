@@ -41,6 +41,8 @@ type record struct {
 	Asked *captured `json:"asked,omitempty"`
 	// Epochs are moments that changes can be told since, the last one last.
 	Epochs []epoch `json:"epochs,omitempty"`
+	// Moments is how many moments were taken: each has its number.
+	Moments int `json:"moments,omitempty"`
 }
 
 // captured is a recovery checkpoint that this library asked for.
@@ -60,6 +62,11 @@ type captured struct {
 	// Dropped says that it was released while the disks were torn: Hyper-V could
 	// not merge files that have other names. The next commit lets it go.
 	Dropped bool `json:"dropped,omitempty"`
+	// Stale says that a draft has written to the disks since, and that tracking
+	// isn't known to have seen it: the moment doesn't become an epoch any more.
+	Stale bool `json:"stale,omitempty"`
+	// N is the moment's number.
+	N int `json:"n,omitempty"`
 }
 
 // epoch is a point with the identifiers of its moment in each disk's change
@@ -67,6 +74,7 @@ type captured struct {
 type epoch struct {
 	Point     dr.PointID        `json:"point"`
 	Reference string            `json:"ref,omitempty"` // InstanceID
+	N         int               `json:"n,omitempty"`   // the moment's number
 	IDs       map[string]string `json:"ids"`
 }
 
@@ -108,6 +116,9 @@ func parseRecord(text string, self dr.MachineID) (record, error) {
 // text is the record as it is kept; "" for one that says nothing.
 func (r record) text(self dr.MachineID) string {
 	r.Version, r.Self = recordVersion, self
+	if len(r.Captures)+len(r.Epochs) == 0 { // there is nothing to be in order
+		r.Moments = 0
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings and maps of strings
@@ -149,10 +160,15 @@ func (r *record) epoch(p dr.PointID) (epoch, bool) {
 	return epoch{}, false
 }
 
-// began adds an epoch as the newest. One of the same point stays before it until
-// it is trimmed: only who is in the record has its reference point destroyed.
+// began adds an epoch behind all whose moments came before: a checkpoint may be let
+// go of after later ones. One of the same point stays before it until it is
+// trimmed: only who is in the record has its reference point destroyed.
 func (r *record) began(e epoch) {
-	r.Epochs = append(slices.Clone(r.Epochs), e)
+	at := len(r.Epochs)
+	for at > 0 && r.Epochs[at-1].N > e.N {
+		at--
+	}
+	r.Epochs = slices.Insert(slices.Clone(r.Epochs), at, e)
 }
 
 // dmtf reads a CIM datetime: "20260102030405.000000+060", the offset in minutes.

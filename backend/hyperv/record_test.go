@@ -100,7 +100,7 @@ func TestDateTime(t *testing.T) {
 func TestReferencePointsListsBelongTogether(t *testing.T) {
 	o := host.Object{Props: host.Props{"InstanceID": "r", "ReferencePointType": int64(2),
 		"VirtualDiskIdentifiers": []any{"{AA}", "BB"}, "ResilientChangeTrackingIdentifiers": []any{"rct1", "rct2"}}}
-	require.Equal(t, epoch{"p", "r", map[string]string{"aa": "rct1", "bb": "rct2"}}, epochOf("p", o))
+	require.Equal(t, epoch{Point: "p", Reference: "r", IDs: map[string]string{"aa": "rct1", "bb": "rct2"}}, epochOf("p", o))
 	o.Props["ResilientChangeTrackingIdentifiers"] = []any{"rct1"}
 	require.Empty(t, epochOf("p", o).IDs, "unequal lengths: nothing is believed")
 	o.Props["ResilientChangeTrackingIdentifiers"] = []any{"rct1", "rct2"}

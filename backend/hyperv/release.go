@@ -85,8 +85,23 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 		c, _ = r.capture(name)
 		r.drop(name)
 		if o, ok := m.left(c, references); ok {
-			r.began(epochOf(name, o))
+			e := epochOf(name, o)
+			if e.N = c.N; c.Stale {
+				if err := m.dropReferences(ctx, []epoch{e}); err != nil {
+					return err
+				}
+			} else {
+				r.began(e)
+			}
 		}
+		return v.save(ctx, m, r)
+	}
+	if c.Stale {
+		if err := m.destroyCheckpoint(ctx, checkpoint); err != nil {
+			return err
+		}
+		r := m.record
+		r.drop(name)
 		return v.save(ctx, m, r)
 	}
 	r := m.record
@@ -98,17 +113,22 @@ func (v *HyperV) letGo(ctx context.Context, m *machine, name dr.PointID) error {
 	e, err := m.convert(ctx, name, checkpoint)
 	if err != nil && unable(err) {
 		v.options.Log.WarnContext(ctx, "no reference point could be made: the next capture compares whole disks", "machine", m.id, "point", name, "error", err)
-		_, err = m.node.call(ctx, m.node.snapshots, "DestroySnapshot", host.Props{"AffectedSnapshot": checkpoint.Path}, output{})
+		err = m.destroyCheckpoint(ctx, checkpoint)
 	}
 	if err != nil {
 		return err
 	}
 	r = m.record
 	r.drop(name)
-	if e.Reference != "" {
+	if e.N = c.N; e.Reference != "" {
 		r.began(e)
 	}
 	return v.save(ctx, m, r)
+}
+
+func (m *machine) destroyCheckpoint(ctx context.Context, checkpoint host.Object) error {
+	_, err := m.node.call(ctx, m.node.snapshots, "DestroySnapshot", host.Props{"AffectedSnapshot": checkpoint.Path}, output{})
+	return err
 }
 
 // references are the machine's reference points, whoever made them.
