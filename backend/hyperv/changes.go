@@ -99,9 +99,12 @@ func (i *image) base(ctx context.Context, id dr.DiskID, since dr.Point) (moment 
 	e, known := m.record.epoch(since.ID)
 	moment = e.IDs[uuid]
 	if !known && since.Machine.ID == i.point.Machine.ID && since.Cursors[id] != "" {
-		disk, at := parseCursor(since.Cursors[id])
-		if disk != uuid {
+		n, disk, at := parseCursor(since.Cursors[id])
+		switch {
+		case disk != uuid:
 			return lost("the disk is another one than it was")
+		case n <= m.record.Distrusted:
+			return lost("the disks were written since in a way that tracking may not have seen")
 		}
 		moment = at
 	}

@@ -142,7 +142,7 @@ func (d *draft) moment(ctx context.Context, m *machine, r *record) (epoch, error
 // distrust gives up all moments from before: also those of checkpoints that are
 // still to be let go of.
 func (r *record) distrust() {
-	r.Epochs = nil
+	r.Epochs, r.Distrusted = nil, r.Moments
 	r.Captures = slices.Clone(r.Captures)
 	for i := range r.Captures {
 		r.Captures[i].Stale = true

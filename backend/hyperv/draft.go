@@ -81,6 +81,9 @@ func (v *HyperV) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dra
 			if n := len(m.record.Epochs); n > 0 {
 				d.before[x.id] = m.record.Epochs[n-1].IDs[x.uuid]
 			}
+			if d.before[x.id] == "" && x.info.Tracking {
+				d.before[x.id] = x.info.Latest
+			}
 		}
 		return nil
 	})

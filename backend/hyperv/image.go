@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strconv"
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
@@ -58,7 +59,7 @@ func (v *HyperV) image(ctx context.Context, m *machine, c captured, checkpoint h
 	})
 	for _, d := range disks {
 		if d.info.Tracking && d.info.Latest != "" {
-			p.Cursors[d.id] = cursorOf(d.uuid, d.info.Latest)
+			p.Cursors[d.id] = cursorOf(c.N, d.uuid, d.info.Latest)
 		}
 		i.sizes[d.id], i.uuids[d.id] = d.info.Size, d.uuid
 		i.open.add(d.id, m.node, d.at, d.info.Size)
@@ -153,10 +154,19 @@ func (i *image) Sums(ctx context.Context, disk dr.DiskID, off int64, sums []dr.S
 	return i.fail("sum", disk, off, i.open.sums(ctx, disk, off, sums))
 }
 
-// A cursor is a virtual disk's identifier and one of its tracking.
-func cursorOf(uuid, id string) dr.Cursor { return dr.Cursor(uuid + "/" + id) }
+// A cursor is the number of the moment, the virtual disk's identifier, and that of
+// its tracking.
+func cursorOf(n int, uuid, id string) dr.Cursor {
+	return dr.Cursor(strconv.Itoa(n) + "/" + uuid + "/" + id)
+}
 
-func parseCursor(c dr.Cursor) (uuid, id string) {
-	uuid, id, _ = strings.Cut(string(c), "/")
-	return uuid, id
+// parseCursor reads one; of what is none the number is 0, which nobody believes.
+func parseCursor(c dr.Cursor) (n int, uuid, id string) {
+	number, rest, _ := strings.Cut(string(c), "/")
+	uuid, id, _ = strings.Cut(rest, "/")
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 {
+		return 0, "", ""
+	}
+	return n, uuid, id
 }

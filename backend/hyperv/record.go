@@ -43,6 +43,9 @@ type record struct {
 	Epochs []epoch `json:"epochs,omitempty"`
 	// Moments is how many moments were taken: each has its number.
 	Moments int `json:"moments,omitempty"`
+	// Distrusted is the number of the last moment that isn't believed any more,
+	// not even by the cursors of a point that was stored elsewhere.
+	Distrusted int `json:"distrusted,omitempty"`
 }
 
 // captured is a recovery checkpoint that this library asked for.
@@ -116,7 +119,7 @@ func parseRecord(text string, self dr.MachineID) (record, error) {
 // text is the record as it is kept; "" for one that says nothing.
 func (r record) text(self dr.MachineID) string {
 	r.Version, r.Self = recordVersion, self
-	if len(r.Captures)+len(r.Epochs) == 0 { // there is nothing to be in order
+	if len(r.Captures)+len(r.Epochs)+r.Distrusted == 0 { // there is nothing to be in order
 		r.Moments = 0
 	}
 	b, err := json.Marshal(r)

@@ -75,6 +75,23 @@ func TestStaleCheckpointIsNotBelieved(t *testing.T) {
 		}
 		require.True(t, lost, "what the draft wrote is left out")
 	}
+	// Nor by a cursor of before, whatever the host still knows of it.
+	m, err := w.v.find(ctx, w.id)
+	require.NoError(t, err)
+	require.NotZero(t, m.record.Distrusted)
+	now := img.Point()
+	for id, c := range now.Cursors {
+		_, uuid, moment := parseCursor(c)
+		now.Cursors[id] = cursorOf(m.record.Distrusted, uuid, moment)
+	}
+	now.ID = "nobody-knows-it"
+	for _, d := range w.disks {
+		lost := false
+		for _, err := range img.(dr.ChangeTracker).Changes(ctx, d.ID, now) {
+			lost = lost || errors.Is(err, dr.ErrChangesLost)
+		}
+		require.True(t, lost, "a cursor from before the draft is believed")
+	}
 	_ = img.Close()
 	require.NoError(t, w.v.Release(ctx, w.id, "p3"))
 }
