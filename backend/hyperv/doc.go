@@ -58,7 +58,8 @@
 // between .vhdx and .avhdx. Every doubt becomes dr.ErrChangesLost, upon which
 // whole disks are compared by checksum: a host that lost power, a disk that was
 // exchanged or is a VHD, a configuration older than 6.2, lists of a reference
-// point that don't belong together.
+// point that don't belong together, a moment from before a draft whose writes
+// tracking isn't known to have seen.
 //
 // # Torn disks
 //

@@ -343,6 +343,28 @@ func pitfallsOfMachines(t *testing.T) {
 		require.False(t, is)
 	})
 
+	t.Run("somebody's copy of our disk outlives it", func(t *testing.T) {
+		p := newPit(t, hypervtest.Options{}, hypervtest.VMSpec{})
+		r := replica(p, "k", dr.Disk{ID: "os", Size: 2 * mib, Boot: true})
+		p.id = r.ID
+		m := p.look()
+		ours := m.disks[0]
+		_, err := p.h.AddVM(hypervtest.VMSpec{Name: "copied", Disks: []hypervtest.DiskSpec{{Size: 2 * mib, VirtualDiskID: ours.uuid, Path: `C:\Theirs\copy.vhdx`}}})
+		require.NoError(t, err)
+		controller, _, err := m.controller(ctx, slot{"SCSI", 0, 7})
+		require.NoError(t, err)
+		drive, err := m.addResource(ctx, classResource, subtypeDrive, host.Props{"Parent": string(controller), "AddressOnParent": "7"})
+		require.NoError(t, err)
+		_, err = m.addResource(ctx, classStorage, subtypeDisk, host.Props{"Parent": string(drive), "HostResource": []string{`C:\Theirs\copy.vhdx`}})
+		require.NoError(t, err)
+		require.NoError(t, p.v.Remove(ctx, r.ID))
+		for path, want := range map[string]bool{`C:\Theirs\copy.vhdx`: true, ours.path: false} {
+			is, err := p.h.Disks().Exists(ctx, path)
+			require.NoError(t, err)
+			require.Equal(t, want, is, path)
+		}
+	})
+
 	t.Run("an original is never removed", func(t *testing.T) {
 		p := newPit(t, hypervtest.Options{}, hypervtest.VMSpec{})
 		require.NoError(t, p.v.Remove(ctx, p.id))

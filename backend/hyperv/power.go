@@ -67,12 +67,12 @@ func (v *HyperV) Shutdown(ctx context.Context, id dr.MachineID) error {
 	for wait := v.pace(); ; wait.sleep(ctx) {
 		m, err := v.findAny(ctx, id)
 		switch {
+		case err == nil && m.off():
+			return nil
+		case ctx.Err() != nil && asked: // perhaps amid the look
+			return fail("shut down", id, "", -1, fmt.Errorf("the guest was asked and is not off: %w", ctx.Err()))
 		case err != nil:
 			return fail("shut down", id, "", -1, err)
-		case m.off():
-			return nil
-		case ctx.Err() != nil && asked:
-			return fail("shut down", id, "", -1, fmt.Errorf("the guest was asked and is not off: %w", ctx.Err()))
 		case ctx.Err() != nil:
 			return fail("shut down", id, "", -1, ctx.Err())
 		case m.power() == "" && !asked:

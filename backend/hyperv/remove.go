@@ -43,8 +43,16 @@ func (v *HyperV) destroy(ctx context.Context, m *machine) error {
 		}
 	}
 	folder := m.record.Folder
+	times := map[string]int{} // that a virtual disk is attached
 	for _, d := range m.disks {
-		ours := m.record.Disks[d.uuid] != "" || d.missing != nil && strings.EqualFold(folderOf(d.path), folder)
+		times[d.uuid]++
+	}
+	for _, d := range m.disks {
+		// Of a file that is missing, and of copies of one disk, the folder tells.
+		ours := strings.EqualFold(folderOf(d.path), folder)
+		if d.missing == nil {
+			ours = m.record.Disks[d.uuid] != "" && (ours || times[d.uuid] == 1)
+		}
 		if !ours {
 			v.options.Log.WarnContext(ctx, "the machine is removed without a disk that is somebody else's", "machine", m.id, "disk", d.id, "file", d.path)
 			continue

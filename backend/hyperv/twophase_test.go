@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -202,13 +203,17 @@ func equalContent(a, b map[dr.DiskID][]byte) bool {
 }
 
 // The failover doesn't run if the machine isn't shut down, or if errors occur; it
-// goes on running then, and replicating.
+// goes on running then, and replicating. With a guest that is well it runs.
 func TestPlannedFailoverDoesNotRunWithoutShutdown(t *testing.T) {
-	for name, guest := range map[string]func(*hypervtest.Guest){
-		"the guest hangs":      func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownHangs },
-		"the guest is locked":  func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownLocked },
-		"the guest says no":    func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownFails },
-		"nothing in it can be": func(g *hypervtest.Guest) { g.Hung = true },
+	const patience = 300 * time.Millisecond
+	for name, c := range map[string]struct {
+		guest func(*hypervtest.Guest)
+		why   string // "": it runs
+	}{
+		"the guest is well":   {guest: func(*hypervtest.Guest) {}},
+		"the guest hangs":     {func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownHangs }, "is not off"},
+		"the guest is locked": {func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownLocked }, "the guest is locked"},
+		"the guest says no":   {func(g *hypervtest.Guest) { g.Shutdown = hypervtest.ShutdownFails }, "InitiateShutdown"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, hypervtest.Options{})
@@ -216,13 +221,23 @@ func TestPlannedFailoverDoesNotRunWithoutShutdown(t *testing.T) {
 			tr.Must(replication.Protect(tr.Record()))
 			vm, err := s.vm(tr.Machine)
 			require.NoError(t, err)
-			vm.SetGuest(guest)
-			p, err := failover.Planned(tr.Record(), failover.Options{ShutdownTimeout: 1})
+			vm.SetGuest(c.guest)
+			timeout := time.Minute
+			if c.why != "" {
+				timeout = patience
+			}
+			p, err := failover.Planned(tr.Record(), failover.Options{ShutdownTimeout: timeout})
 			require.NoError(t, err)
 			require.NoError(t, tr.Engine.Start(t.Context(), "planned", p))
 			st, err := dr.Wait(t.Context(), tr.Engine, "planned", nil)
 			require.NoError(t, err)
+			if c.why == "" {
+				require.Equal(t, dr.RunDone, st.State, st.Reason)
+				require.False(t, vm.Running())
+				return
+			}
 			require.NotEqual(t, dr.RunDone, st.State)
+			require.Contains(t, fmt.Sprintf("%s %+v", st.Reason, st.Steps), c.why)
 			require.Equal(t, dr.Protected, tr.Record().State)
 			require.True(t, vm.Running(), "it runs on")
 			tr.Home.Scribble(t, tr.Machine, tr.Disks[0], 1)
