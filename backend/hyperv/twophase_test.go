@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,19 +28,36 @@ type away struct {
 	s       *site
 	id      dr.MachineID // there
 	changed int64        // bytes written there, at most
-	fail    func(backendtest.Call) error
-	calls   int // of the host's backend since it was reset
+
+	mu    sync.Mutex // of what follows; fail is called with it held
+	fail  func(backendtest.Call) error
+	calls int // of the host's backend since fail was set
+}
+
+// meet is at each call of the host's backend.
+func (a *away) meet(c backendtest.Call) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fail == nil {
+		return nil
+	}
+	a.calls++
+	return a.fail(c)
+}
+
+// watch has f called at each call from now on.
+func (a *away) watch(f func(backendtest.Call) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fail, a.calls = f, 0
 }
 
 func failedOver(t *testing.T) *away {
 	a := &away{t: t, s: newSite(t, hypervtest.Options{})}
 	h := a.s.harness()
 	h.Backend = backendtest.Wrap(h.Backend, func(ctx context.Context, c backendtest.Call, do func() error) error {
-		if a.fail != nil {
-			a.calls++
-			if err := a.fail(c); err != nil {
-				return err
-			}
+		if err := a.meet(c); err != nil {
+			return err
 		}
 		return do()
 	})
@@ -109,15 +127,16 @@ func TestSynchronizeBefore(t *testing.T) {
 func TestSynchronizeDuring(t *testing.T) {
 	a := failedOver(t)
 	sums := 0
-	a.fail = func(c backendtest.Call) error {
+	a.watch(func(c backendtest.Call) error {
 		if c.Op == backendtest.OpSums {
 			sums++
 		}
 		return nil
-	}
+	})
 	a.start("during", failback.During)
 	st := a.end("during", false)
 	require.Equal(t, dr.RunDone, st.State, st.Reason)
+	a.watch(nil)
 	last := roundtriptest.Result[failover.Copied](t, st, failover.StepCopy)
 	require.Zero(t, sums, "no checksums")
 	require.Equal(t, a.Disks[0].Size+a.Disks[1].Size, last.Report.Written+last.Report.Zeroed, "a plain download")
@@ -127,7 +146,6 @@ func TestSynchronizeDuring(t *testing.T) {
 // home requires that the machine runs at home with all that it had away, and
 // replicates again, by deltas only.
 func (a *away) home() {
-	a.fail = nil
 	require.True(a.t, a.Record().AtHome())
 	roundtriptest.Same(a.t, a.Far.Content(a.t, a.id, a.Disks), a.Home.Content(a.t, a.Machine, a.Disks), "failed back")
 	a.Must(failover.Commit(a.Record(), failover.CommitOptions{}))
@@ -152,8 +170,7 @@ func TestACancelledSynchronizationCorruptsNothing(t *testing.T) {
 				was := a.Home.Content(t, a.Machine, a.Disks)
 				run := dr.RunID("cut-off")
 				struck := false
-				a.calls = 0
-				a.fail = func(c backendtest.Call) error {
+				a.watch(func(c backendtest.Call) error {
 					if struck || a.calls != n {
 						return nil
 					}
@@ -162,10 +179,10 @@ func TestACancelledSynchronizationCorruptsNothing(t *testing.T) {
 						return dr.Permanent(errors.New("the host gave up"))
 					}
 					return a.Engine.Cancel(context.Background(), run, "a person changed their mind")
-				}
+				})
 				a.start(run, sync)
 				st := a.end(run, sync == failback.Before)
-				a.fail = nil
+				a.watch(nil)
 				if !struck {
 					require.Equal(t, dr.RunDone, st.State, st.Reason)
 					break
