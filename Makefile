@@ -48,7 +48,7 @@ modules:
 
 # Where many goroutines meet. What does one thing after the other, over HTTPS,
 # is left out: it takes minutes under the detector.
-RACE := ./dr/... ./backend ./backend/backendtest ./backend/hyperv/... ./backend/memory ./backend/physical ./backend/remote/... ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
+RACE := ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./backend/remote/... ./recoverypoint/... ./replication/... ./failover/... ./failback/... ./internal/...
 ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall
 # A disk that loses power at each of thousands of operations, one after the other.
 ALONE := TestPowerCut|TestEveryDamage|TestDiskFull
@@ -56,7 +56,7 @@ ALONE := TestPowerCut|TestEveryDamage|TestDiskFull
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite
 race:
 	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ALONE)|$(ELSEWHERE)' $(RACE)
-	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)|$(ELSEWHERE)' ./backend/vmware/... ./backend/azure/...
+	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)|$(ELSEWHERE)' ./backend/vmware/... ./backend/azure/... ./backend/hyperv/...
 
 # Every fuzz target, a little while each: their corpora run in `go test` too.
 fuzz:
