@@ -41,6 +41,10 @@ type Protection struct {
 	Test        *TestFailover    `json:"test,omitempty"`     // nil: none
 	Failover    *Failover        `json:"failover,omitempty"` // the one not yet committed
 
+	// Resync says of a paused protection that whole disks were to be compared
+	// when it was paused: replication goes on as ResyncRequired.
+	Resync bool `json:"resync,omitempty"`
+
 	// Last is the newest recovery point of the present direction.
 	Last Point `json:"last,omitzero"`
 	// Common is the newest moment from which both sides' disks descend: what

@@ -261,7 +261,7 @@ func (a actions) finish(ctx context.Context, c *dr.Call) (json.RawMessage, error
 		return nil, err
 	}
 	_, err = a.e.Update(ctx, c, x.Protection, func(p *dr.Protection) error {
-		p.Last, p.Run, p.Replication = rep.Point, "", dr.ReplicationIdle
+		p.Last, p.Run, p.Replication, p.Resync = rep.Point, "", dr.ReplicationIdle, false
 		p.Standby = x.Place(x.replica.ID)
 		// What the standby's disks hold must stay, for the next copy into
 		// them to be a delta.

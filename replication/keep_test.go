@@ -60,6 +60,8 @@ func TestReplicateHonoursResyncRequired(t *testing.T) {
 	_, err := env.Replicate(t.Context(), "p", dr.CrashConsistent, nil)
 	require.NoError(t, err)
 	r.p.Replication = dr.ResyncRequired
+	require.NoError(t, env.Pause(t.Context(), "p"))
+	require.NoError(t, env.Resume(t.Context(), "p"), "a pause forgets nothing")
 	rep, err := env.Replicate(t.Context(), "p", dr.CrashConsistent, nil)
 	require.NoError(t, err)
 	require.Equal(t, []dr.DiskID{"a", "b"}, rep.Full)

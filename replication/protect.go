@@ -293,7 +293,7 @@ func (e *Env) unprotectFinish(ctx context.Context, c *dr.Call) (json.RawMessage,
 			p.Standby = dr.Place{Site: p.Standby.Site}
 		}
 		p.Last, p.Common, p.Pins, p.Accepted, p.Expiring, p.Run, p.Replication = dr.Point{}, dr.Point{}, nil, nil, nil, "", dr.ReplicationIdle
-		p.Upkeep = dr.Upkeep{}
+		p.Upkeep, p.Resync = dr.Upkeep{}, false
 		return p.Move(dr.Unprotected)
 	})
 	return nil, err
@@ -306,7 +306,7 @@ func (e *Env) Pause(ctx context.Context, id dr.ProtectionID) error {
 		if err := p.Allow(dr.OpPause); err != nil {
 			return err
 		}
-		p.Replication = dr.ReplicationPaused
+		p.Replication, p.Resync = dr.ReplicationPaused, p.Replication == dr.ResyncRequired
 		return nil
 	})
 	if err != nil {
@@ -322,6 +322,10 @@ func (e *Env) Resume(ctx context.Context, id dr.ProtectionID) error {
 			return err
 		}
 		p.Replication = dr.ReplicationIdle
+		if p.Resync {
+			p.Replication = dr.ResyncRequired
+		}
+		p.Resync = false
 		return nil
 	})
 	return err
