@@ -1,6 +1,8 @@
 package dr
 
 import (
+	"maps"
+	"slices"
 	"fmt"
 	"time"
 )
@@ -54,6 +56,27 @@ type Point struct {
 	// recovery point itself: the copy of a stopped machine's disks that
 	// reprotection starts from. Selection never offers it.
 	Base bool `json:"base,omitempty"`
+}
+
+// SameMoment tells whether both are of one frozen moment: the same time, tracker
+// positions and disks. What they are called, and what they were written over, may
+// differ.
+func (p Point) SameMoment(q Point) bool {
+	disk := func(x, y Disk) bool { return x.ID == y.ID && x.Size == y.Size }
+	return p.Time.Equal(q.Time) && maps.Equal(p.Cursors, q.Cursors) && slices.EqualFunc(p.Machine.Disks, q.Machine.Disks, disk)
+}
+
+// Clone returns a copy that shares nothing with p.
+func (p Point) Clone() Point {
+	p.Machine.Disks = slices.Clone(p.Machine.Disks)
+	p.Machine.NICs = slices.Clone(p.Machine.NICs)
+	for i := range p.Machine.NICs {
+		p.Machine.NICs[i].Addresses = slices.Clone(p.Machine.NICs[i].Addresses)
+	}
+	p.Machine.Config = slices.Clone(p.Machine.Config)
+	p.Group.Members = slices.Clone(p.Group.Members)
+	p.Cursors = maps.Clone(p.Cursors)
+	return p
 }
 
 // Cursor is a change tracker's position, opaque outside its backend.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -185,7 +184,7 @@ func (c *Cycle) replicate(ctx context.Context, id dr.MachineID, name dr.PointID,
 			return Report{Swept: swept}, err
 		}
 	}
-	if begun, ok := known.pending[name]; ok && auto && !sameMoment(begun, img.Point()) {
+	if begun, ok := known.pending[name]; ok && auto && !begun.SameMoment(img.Point()) {
 		// The source has let go of that moment: a new one has a new name.
 		if err := c.drop(ctx, img, id, line, name); err != nil {
 			return Report{Swept: swept}, err
@@ -240,7 +239,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		return Report{}, false, err
 	}
 	p.Parent, p.Base, p.Group = parent.ID, o.Base, o.Group
-	if begun, ok := known.pending[p.ID]; ok && p.Group.IsZero() && sameMoment(begun, p) && !isLive(img) {
+	if begun, ok := known.pending[p.ID]; ok && p.Group.IsZero() && begun.SameMoment(p) && !isLive(img) {
 		// A group's mark was earned before its draft was begun, and is of this
 		// very moment: whoever goes on with the draft keeps it.
 		p.Group = begun.Group
@@ -277,7 +276,7 @@ func (c *Cycle) keep(ctx context.Context, img dr.Image, line dr.MachineID, name 
 		// One that an earlier cycle began is there still, and so must be what it
 		// is a copy of.
 		earlier, ok := known.pending[name]
-		return Report{}, ok && sameMoment(earlier, p), c.fail("create point", dr.StoreSide, line, name, err, remedy(err))
+		return Report{}, ok && earlier.SameMoment(p), c.fail("create point", dr.StoreSide, line, name, err, remedy(err))
 	}
 	r, err = c.copy(ctx, draft, img, opts, o)
 	cl := draft.Close()
@@ -304,7 +303,7 @@ func (c *Cycle) parent(line dr.MachineID, p dr.Point, known *known, o CycleOptio
 		}
 		return parent, nil
 	}
-	if begun, ok := known.pending[p.ID]; ok && sameMoment(begun, p) {
+	if begun, ok := known.pending[p.ID]; ok && begun.SameMoment(p) {
 		if parent, ok := known.points[begun.Parent]; ok || begun.Parent == "" {
 			return parent, nil
 		}
@@ -432,12 +431,6 @@ func laterName(t time.Time, last dr.PointID) dr.PointID {
 func cycleTime(id dr.PointID) (time.Time, bool) {
 	t, err := time.Parse("20060102T150405.000000000Z", string(id))
 	return t, err == nil && CycleName(t) == id
-}
-
-// sameMoment says whether two points are the same frozen moment.
-func sameMoment(a, b dr.Point) bool {
-	return a.Time.Equal(b.Time) && maps.Equal(a.Cursors, b.Cursors) &&
-		slices.EqualFunc(a.Machine.Disks, b.Machine.Disks, func(x, y dr.Disk) bool { return x.ID == y.ID && x.Size == y.Size })
 }
 
 func (c *Cycle) log() *slog.Logger {

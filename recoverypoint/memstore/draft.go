@@ -180,8 +180,8 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	case ctx.Err() != nil:
 		return failure("commit", d.point, "", -1, ctx.Err())
 	}
-	s := &stored{point: clone(d.point), disks: map[dr.DiskID]disk{}}
-	p = clone(p)
+	s := &stored{point: d.point.Clone(), disks: map[dr.DiskID]disk{}}
+	p = p.Clone()
 	s.point.Time, s.point.Consistency, s.point.Cursors = p.Time, p.Consistency, p.Cursors
 	s.point.Changes = p.Changes
 	for id, w := range d.work.disks {

@@ -31,7 +31,7 @@ var (
 	_ dr.Mapper        = (*image)(nil)
 )
 
-func (i *image) Point() dr.Point { return clone(i.point) }
+func (i *image) Point() dr.Point { return i.point.Clone() }
 
 func (i *image) Close() error {
 	i.closed.Store(true)

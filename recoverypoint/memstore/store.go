@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 
@@ -52,12 +51,12 @@ func New(o Options) *Store {
 // that was interrupted is kept until one of its ID goes on with it or throws
 // it away, or Delete is called with its ID.
 func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
-	p = clone(p)
+	p = p.Clone()
 	fail := func(err error) (dr.Draft, error) { return nil, failure("create", p, "", -1, err) }
 	if err := ctx.Err(); err != nil {
 		return fail(err)
 	}
-	if err := validate(p); err != nil {
+	if err := recoverypoint.Check(p); err != nil {
 		return fail(err)
 	}
 	s.mu.Lock()
@@ -71,11 +70,11 @@ func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
 	}
 	d := &draft{store: s, point: p}
 	if done, ok := m.find(p.ID); ok {
-		if !sameMoment(done.point, p) {
+		if !recoverypoint.SameDraft(done.point, p) {
 			return fail(fmt.Errorf("%w: a point of that name, of %v", dr.ErrExists, done.point.Time))
 		}
-		d.work, d.done, d.idle = newWork(clone(done.point), done), true, true
-	} else if i := slices.IndexFunc(m.drafts, func(w *work) bool { return w.point.ID == p.ID }); i >= 0 && sameMoment(m.drafts[i].point, p) {
+		d.work, d.done, d.idle = newWork(done.point.Clone(), done), true, true
+	} else if i := slices.IndexFunc(m.drafts, func(w *work) bool { return w.point.ID == p.ID }); i >= 0 && recoverypoint.SameDraft(m.drafts[i].point, p) {
 		d.work = m.drafts[i]
 	} else {
 		parent, ok := m.find(p.Parent)
@@ -111,7 +110,7 @@ func (s *Store) Open(ctx context.Context, m dr.MachineID, id dr.PointID) (dr.Ima
 func (s *Store) List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, error] {
 	return s.each(ctx, m, func(m *machine) (all []dr.Point) {
 		for _, p := range m.points {
-			all = append(all, clone(p.point))
+			all = append(all, p.point.Clone())
 		}
 		return all
 	})
@@ -122,7 +121,7 @@ func (s *Store) List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, er
 func (s *Store) Pending(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, error] {
 	return s.each(ctx, m, func(m *machine) (all []dr.Point) {
 		for _, w := range m.drafts {
-			all = append(all, clone(w.point))
+			all = append(all, w.point.Clone())
 		}
 		return all
 	})
@@ -254,40 +253,4 @@ func (m *machine) forget(id dr.PointID) {
 
 func byID(id dr.PointID) func(*stored) bool {
 	return func(p *stored) bool { return p.point.ID == id }
-}
-
-// sameMoment is what tells a copy to go on from one to begin afresh.
-func sameMoment(a, b dr.Point) bool {
-	return a.Parent == b.Parent && a.Time.Equal(b.Time) && maps.Equal(a.Cursors, b.Cursors) &&
-		slices.EqualFunc(a.Machine.Disks, b.Machine.Disks, func(x, y dr.Disk) bool { return x.ID == y.ID && x.Size == y.Size })
-}
-
-func validate(p dr.Point) error {
-	if err := p.ID.Validate(); err != nil {
-		return err
-	}
-	if err := p.Machine.ID.Validate(); err != nil {
-		return err
-	}
-	if p.Parent == p.ID {
-		return fmt.Errorf("%w: point %s is its own parent", dr.ErrInvalid, p.ID)
-	}
-	seen := map[dr.DiskID]bool{}
-	for _, d := range p.Machine.Disks {
-		if d.ID == "" || d.Size < 0 || seen[d.ID] {
-			return fmt.Errorf("%w: disk %q of %d bytes: want one of each name, and no negative size", dr.ErrInvalid, d.ID, d.Size)
-		}
-		seen[d.ID] = true
-	}
-	return nil
-}
-
-// clone copies what caller and store must not share.
-func clone(p dr.Point) dr.Point {
-	p.Cursors = maps.Clone(p.Cursors)
-	p.Machine.Disks = slices.Clone(p.Machine.Disks)
-	p.Machine.NICs = slices.Clone(p.Machine.NICs)
-	p.Machine.Config = slices.Clone(p.Machine.Config)
-	p.Group.Members = slices.Clone(p.Group.Members)
-	return p
 }

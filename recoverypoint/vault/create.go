@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 )
 
 // draftRecord says that a process writes, or wrote, segments of a draft. It is
@@ -132,7 +133,7 @@ func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
 	if err := validPoint(p); err != nil {
 		return fail(err)
 	}
-	p = clonePoint(p)
+	p = p.Clone()
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return fail(err)
@@ -241,7 +242,7 @@ func (s *Store) create(ctx context.Context, p dr.Point, leave, unbusy func()) (d
 		if err != nil {
 			return nil, err
 		}
-		if !sameMoment(img.man.Point, p) {
+		if !recoverypoint.SameDraft(img.man.Point, p) {
 			return nil, errors.Join(fmt.Errorf("%w: a committed point of another moment", dr.ErrExists), img.Close())
 		}
 		return &committed{image: img, leave: leave, unbusy: unbusy}, nil
@@ -279,7 +280,7 @@ func (s *Store) fillDraft(ctx context.Context, d *draft) error {
 			if err := s.bucket.Delete(ctx, r.name); err != nil {
 				return err
 			}
-		} else if sameMoment(r.Point, p) {
+		} else if recoverypoint.SameDraft(r.Point, p) {
 			earlier = append(earlier, r)
 			turn = max(turn, r.Turn+1)
 			d.resumed[r.session] = true

@@ -66,7 +66,7 @@ func (s *Store) open(ctx context.Context, m dr.MachineID, id dr.PointID) (*image
 	return &image{store: s, man: man, close: sync.OnceValue(pin.Close)}, nil
 }
 
-func (i *image) Point() dr.Point { return clonePoint(i.man.Point) }
+func (i *image) Point() dr.Point { return i.man.Point.Clone() }
 
 func (i *image) Close() error { return i.close() }
 

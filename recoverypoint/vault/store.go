@@ -335,13 +335,13 @@ func (s *Store) List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, er
 func (s *Store) point(ctx context.Context, m dr.MachineID, e headEntry) (dr.Point, error) {
 	name := manifestName(m, e.seq, e.id)
 	if p, ok := s.listed.get(name); ok {
-		return clonePoint(p), nil
+		return p.Clone(), nil
 	}
 	man, err := s.readManifest(ctx, m, e)
 	if err != nil {
 		return dr.Point{}, err
 	}
-	p := clonePoint(man.Point)
+	p := man.Point.Clone()
 	s.listed.put(name, p, pointMemory(p))
 	return man.Point, nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 )
 
 // Create begins or resumes a draft, as recoverypoint.PointStore says; the
@@ -18,10 +19,10 @@ import (
 // dr.ErrFenced. A draft that was interrupted is kept until one of its ID goes
 // on with it or throws it away, or Delete is called with its ID.
 func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
-	p = clone(p)
+	p = p.Clone()
 	m := p.Machine.ID
 	fail := func(err error) (dr.Draft, error) { return nil, failure("create", m, p.ID, "", -1, err) }
-	if err := validate(p); err != nil {
+	if err := check(p); err != nil {
 		return fail(err)
 	}
 	if err := ended(ctx); err != nil {
@@ -69,7 +70,7 @@ func (d *draft) start(ctx context.Context) error {
 			if err != nil {
 				return false, err
 			}
-			if !sameMoment(old, p) {
+			if !recoverypoint.SameDraft(old, p) {
 				return false, fmt.Errorf("%w: a point of that name, of %v", dr.ErrExists, old.Time)
 			}
 			done = e
@@ -78,7 +79,7 @@ func (d *draft) start(ctx context.Context) error {
 		h.Epoch++
 		d.epoch = h.Epoch
 		for _, x := range h.Drafts {
-			if x.Point.ID == p.ID && sameMoment(x.Point, p) {
+			if x.Point.ID == p.ID && recoverypoint.SameDraft(x.Point, p) {
 				d.id, d.parent, resumed = x.ID, x.Parent, true
 				return true, nil
 			}

@@ -188,8 +188,8 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 // manifest describes the draft as a point that p says the rest of. All segments
 // are durable, and nobody writes.
 func (d *draft) manifest(p dr.Point) *manifest {
-	p = clone(p)
-	mf := &manifest{Point: clone(d.point), Draft: d.id}
+	p = p.Clone()
+	mf := &manifest{Point: d.point.Clone(), Draft: d.id}
 	mf.Point.Time, mf.Point.Consistency, mf.Point.Cursors = p.Time, p.Consistency, p.Cursors
 	mf.Point.Changes = p.Changes
 	d.mu.Lock()

@@ -198,7 +198,7 @@ func parseHead(b []byte) (*head, error) {
 		last = e.Seq
 	}
 	for _, d := range h.Drafts {
-		if validate(d.Point) != nil || !isNonce(d.ID) || d.Parent >= h.Next {
+		if check(d.Point) != nil || !isNonce(d.ID) || d.Parent >= h.Next {
 			return bad("draft %q", d.ID)
 		}
 	}

@@ -113,7 +113,7 @@ func (i *image) Close() error {
 	return nil
 }
 
-func (i *image) Point() dr.Point { return clone(i.mf.Point) }
+func (i *image) Point() dr.Point { return i.mf.Point.Clone() }
 
 func (i *image) fail(op string, id dr.DiskID, off int64, err error) error {
 	return failure(op, i.mf.Point.Machine.ID, i.mf.Point.ID, id, off, err)

@@ -133,7 +133,7 @@ func parseManifest(b []byte) (*manifest, error) {
 }
 
 func (m *manifest) check() error {
-	if err := validate(m.Point); err != nil {
+	if err := check(m.Point); err != nil {
 		return err
 	}
 	if !isNonce(m.Draft) || len(m.Disks) != len(m.Point.Machine.Disks) {

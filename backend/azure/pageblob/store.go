@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
@@ -176,7 +174,7 @@ func (s *Store) List(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point, er
 				fail(e.ID, err)
 				return
 			}
-			if !yield(clone(p), nil) {
+			if !yield(p.Clone(), nil) {
 				return
 			}
 		}
@@ -204,41 +202,15 @@ func (s *Store) Pending(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point,
 	}
 }
 
-// sameMoment is what tells a copy to go on from one to begin afresh.
-func sameMoment(a, b dr.Point) bool {
-	return a.Parent == b.Parent && a.Time.Equal(b.Time) && maps.Equal(a.Cursors, b.Cursors) &&
-		slices.EqualFunc(a.Machine.Disks, b.Machine.Disks, func(x, y dr.Disk) bool { return x.ID == y.ID && x.Size == y.Size })
-}
-
-func validate(p dr.Point) error {
-	if err := p.ID.Validate(); err != nil {
+// check refuses what the store can't keep a point of.
+func check(p dr.Point) error {
+	if err := recoverypoint.Check(p); err != nil {
 		return err
 	}
-	if err := p.Machine.ID.Validate(); err != nil {
-		return err
-	}
-	if p.Parent == p.ID {
-		return fmt.Errorf("%w: point %s is its own parent", dr.ErrInvalid, p.ID)
-	}
-	seen := map[dr.DiskID]bool{}
 	for _, d := range p.Machine.Disks {
-		if d.ID == "" || d.Size < 0 || d.Size > maxDisk || seen[d.ID] {
-			return fmt.Errorf("%w: disk %q of %d bytes: want one of each name, of 0 to %d bytes", dr.ErrInvalid, d.ID, d.Size, int64(maxDisk))
+		if d.Size > maxDisk {
+			return fmt.Errorf("%w: disk %q of %d bytes: a page blob has %d at most", dr.ErrInvalid, d.ID, d.Size, int64(maxDisk))
 		}
-		seen[d.ID] = true
 	}
 	return nil
-}
-
-// clone copies what caller and store must not share.
-func clone(p dr.Point) dr.Point {
-	p.Cursors = maps.Clone(p.Cursors)
-	p.Machine.Disks = slices.Clone(p.Machine.Disks)
-	p.Machine.NICs = slices.Clone(p.Machine.NICs)
-	for i := range p.Machine.NICs {
-		p.Machine.NICs[i].Addresses = slices.Clone(p.Machine.NICs[i].Addresses)
-	}
-	p.Machine.Config = slices.Clone(p.Machine.Config)
-	p.Group.Members = slices.Clone(p.Group.Members)
-	return p
 }
