@@ -14,7 +14,7 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo demo-local test tools azurite check modules race fuzz windows wine vuln bench
+.PHONY: demo demo-local test tools azurite minilinux check modules race fuzz windows wine vuln bench
 
 demo:
 	$(GO) run ./examples/vmware-to-azure
@@ -22,7 +22,7 @@ demo:
 demo-local: tools
 	$(GO) run ./examples/quickstart
 
-test: tools azurite check
+test: tools azurite minilinux check
 	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory modules race windows wine fuzz vuln
 
@@ -33,6 +33,10 @@ tools:
 # What only tests run, and the demo needs no node for.
 azurite:
 	@.ci/azurite
+
+# Debian's packages that a bootable machine is made of; nothing is installed.
+minilinux:
+	@.ci/minilinux
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
