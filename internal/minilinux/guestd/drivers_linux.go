@@ -16,7 +16,7 @@ import (
 // check, which is slow under emulation.
 type drivers struct {
 	dir    string
-	alias  [][2]string // pattern, module
+	alias  map[string][][2]string // by bus, which is in front of the colon: pattern, module
 	needs  map[string][]string
 	loaded map[string]bool
 	seen   map[string]bool // aliases of hardware that were looked up
@@ -29,16 +29,22 @@ func readDrivers(dir string) (*drivers, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &drivers{dir: dir, needs: map[string][]string{}, loaded: map[string]bool{}, seen: map[string]bool{}}
+	d := &drivers{dir: dir, alias: map[string][][2]string{}, needs: map[string][]string{}, loaded: map[string]bool{}, seen: map[string]bool{}}
 	for line := range strings.Lines(string(raw)) {
 		switch words := strings.Fields(line); {
 		case len(words) == 3 && words[0] == "alias":
-			d.alias = append(d.alias, [2]string{words[1], words[2]})
+			b := bus(words[1])
+			d.alias[b] = append(d.alias[b], [2]string{words[1], words[2]})
 		case len(words) >= 2 && words[0] == "needs":
 			d.needs[words[1]] = words[2:]
 		}
 	}
 	return d, nil
+}
+
+func bus(alias string) string {
+	name, _, _ := strings.Cut(alias, ":")
+	return name
 }
 
 // load loads what hardware asks for that was not there before. A driver shows
@@ -55,7 +61,7 @@ func (d *drivers) load() error {
 				continue
 			}
 			d.seen[asks], news = true, true
-			for _, a := range d.alias {
+			for _, a := range d.alias[bus(asks)] {
 				if ok, _ := path.Match(a[0], asks); !ok {
 					continue
 				}
