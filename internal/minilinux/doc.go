@@ -17,6 +17,7 @@
 // It starts from virtio, NVMe, IDE (the machine type pc), virtio-scsi and
 // VMware's pvscsi; and has the networks virtio and vmxnet3. Debian's cloud
 // kernel has no AHCI and no e1000, which are qemu's defaults: name others.
+// Debian's UEFI for qemu can't start from pvscsi.
 //
 // What may not live here: running a virtual machine, which is its user's.
 package minilinux

@@ -121,7 +121,7 @@ func (v *vm) kill() {
 // wait returns the value of the next line with the word.
 func (v *vm) wait(word string) string {
 	v.t.Helper()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(90 * time.Second)
 	for {
 		select {
 		case line, ok := <-v.lines:

@@ -42,9 +42,10 @@ func readDrivers(dir string) (*drivers, error) {
 	return d, nil
 }
 
+// bus is what an alias begins with; ACPI's patterns are "acpi*:...".
 func bus(alias string) string {
 	name, _, _ := strings.Cut(alias, ":")
-	return name
+	return strings.TrimSuffix(name, "*")
 }
 
 // load loads what hardware asks for that was not there before. A driver shows
