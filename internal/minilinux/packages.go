@@ -55,7 +55,7 @@ func findPackages() (packages, error) {
 		return p, fmt.Errorf("%w: %d kernels in %s", ErrNoPackages, len(kernels), p.root)
 	}
 	p.version = strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	for _, tool := range []string{"mke2fs", "mkfs.vfat", "mcopy", "mmd", "syslinux"} {
+	for _, tool := range []string{"mke2fs", "debugfs", "mkfs.vfat", "mcopy", "mmd", "syslinux"} {
 		if _, err := p.tool(tool); err != nil {
 			return p, fmt.Errorf("%w: %w", ErrNoPackages, err)
 		}

@@ -1,6 +1,7 @@
 package minilinux
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -70,12 +71,44 @@ func (p packages) rootPartition(ctx context.Context, o Options, dir string, init
 	if err := os.Symlink("busybox", filepath.Join(tree, "bin", "sh")); err != nil {
 		return err
 	}
-	return p.run(ctx, dir, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "root", "-U", uuid(o.id("root")),
+	if err := p.run(ctx, dir, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "root", "-U", uuid(o.id("root")),
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", at.off, uuid(o.id("hash"))),
-		"-d", tree, o.Path, fmt.Sprint(at.size/4096))
+		"-d", tree, o.Path, fmt.Sprint(at.size/4096)); err != nil {
+		return err
+	}
+	return p.settle(ctx, dir, tree, fmt.Sprintf("%s?offset=%d", o.Path, at.off))
 }
 
-// writeTree writes files below dir, and gives everything there one time.
+// settle gives every node the owner and the times that can't be given to a
+// file here: mke2fs took over whose it is, and when it was read and changed.
+func (p packages) settle(ctx context.Context, dir, tree, image string) error {
+	var script bytes.Buffer
+	err := filepath.WalkDir(tree, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(tree, path)
+		if err != nil {
+			return err
+		}
+		for _, field := range []string{"atime", "ctime", "mtime", "crtime"} {
+			fmt.Fprintf(&script, "sif /%s %s @%s\nsif /%[1]s %[2]s_extra 0\n", filepath.ToSlash(name), field, epochText)
+		}
+		fmt.Fprintf(&script, "sif /%s uid 0\nsif /%[1]s gid 0\n", filepath.ToSlash(name))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	commands := filepath.Join(dir, "commands")
+	if err := os.WriteFile(commands, script.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return p.run(ctx, dir, "debugfs", "-w", "-f", commands, image)
+}
+
+// writeTree writes files below dir, and gives everything there one time, and
+// a mode that doesn't depend on this process's.
 func writeTree(dir string, files map[string][]byte) error {
 	for name, content := range files {
 		path := filepath.Join(dir, filepath.FromSlash(name))
@@ -86,8 +119,15 @@ func writeTree(dir string, files map[string][]byte) error {
 			return err
 		}
 	}
-	return filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
+			return err
+		}
+		mode := os.FileMode(0o644)
+		if d.IsDir() {
+			mode = 0o755
+		}
+		if err := os.Chmod(path, mode); err != nil {
 			return err
 		}
 		return os.Chtimes(path, epoch, epoch)
