@@ -49,11 +49,13 @@ var layers = []struct {
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
 	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
+	{"failover/bootproof", []string{"dr", "backend", "recoverypoint", "internal"}},
 	{"failover/networks", []string{"dr", "backend", "failover"}},
 	{"failover/readiness", []string{"dr", "backend", "recoverypoint", "replication"}}, // facts come by abilities, never from a platform
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},
 	{"failback/roundtriptest", []string{"dr", "dr/embedded", "backend", "backend/backendtest", "recoverypoint", "recoverypoint/vault", "replication", "failover", "failback"}},
 	{"internal/", []string{"dr", "internal"}},
+	{"internal/qemu", []string{"dr", "backend", "internal"}}, // what it sees is backend.Evidence
 	{"examples/", []string{"*"}},
 }
 
