@@ -49,7 +49,7 @@ var layers = []struct {
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
 	{"failover/readiness/offline", []string{"dr", "backend", "internal"}},
 	{"failover/cleanroom", []string{"dr", "recoverypoint"}},
-	{"failover/bootproof", []string{"dr", "backend", "recoverypoint", "internal"}},
+	{"failover/bootproof", []string{"dr", "backend", "recoverypoint", "failover/recoveryplan", "internal"}}, // a plan's callback
 	{"failover/networks", []string{"dr", "backend", "failover"}},
 	{"failover/readiness", []string{"dr", "backend", "recoverypoint", "replication"}}, // facts come by abilities, never from a platform
 	{"failback", []string{"dr", "backend", "recoverypoint", "replication", "failover"}},

@@ -1,8 +1,10 @@
 package qemu
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strconv"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -130,14 +132,45 @@ func (n NIC) args(i int) []string {
 	var a []string
 	backend := n.Netdev
 	if backend == "" {
-		backend = "user,restrict=on,ipv6=off"
+		net := n.network()
+		backend = fmt.Sprintf("user,restrict=on,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s", net.prefix, net.host, net.dns, net.guest)
 		for _, p := range n.Forward {
-			backend += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-:%d", p)
+			backend += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-%s:%d", net.guest, p)
 		}
 		if n.Hello != 0 {
-			backend += fmt.Sprintf(",guestfwd=tcp:10.0.2.100:%d-chardev:%s", n.Hello, id+"-hello")
+			backend += fmt.Sprintf(",guestfwd=tcp:%s:%d-chardev:%s", net.hello, n.Hello, id+"-hello")
 			a = append(a, "-chardev", "socket,id="+id+"-hello,server=on,wait=off,path="+helloSocket)
 		}
 	}
 	return append(a, "-netdev", backend+",id="+id, "-device", dev.String())
+}
+
+// network is an isolated network around a guest's address.
+type network struct {
+	prefix                  netip.Prefix
+	guest, host, dns, hello netip.Addr
+}
+
+// network finds room for QEMU's own addresses beside the guest's.
+func (n NIC) network() network {
+	if !n.Guest.IsValid() {
+		a := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 2, last}) }
+		return network{netip.PrefixFrom(a(0), 24), a(15), a(2), a(3), a(100)}
+	}
+	net := network{prefix: n.Guest.Masked(), guest: n.Guest.Addr()}
+	at := net.prefix.Addr()
+	next := func() netip.Addr {
+		if at = at.Next(); at == net.guest {
+			at = at.Next()
+		}
+		return at
+	}
+	net.host, net.dns = next(), next()
+	b := net.prefix.Addr().As4()
+	last := binary.BigEndian.Uint32(b[:]) | (1<<(32-net.prefix.Bits()) - 1)
+	binary.BigEndian.PutUint32(b[:], last-1) // the last one is for broadcasts
+	if net.hello = netip.AddrFrom4(b); net.hello == net.guest {
+		net.hello = net.hello.Prev()
+	}
+	return net
 }

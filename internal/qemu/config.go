@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -32,7 +33,8 @@ type Config struct {
 	// KVM tries hardware acceleration first. Without it, or where it isn't to
 	// be had, instructions are emulated.
 	KVM bool
-	// Direct boots a kernel without a boot loader; for tests of this package.
+	// Kernel, with Initrd and Append, is booted without a boot loader; "": the
+	// disks are.
 	Kernel, Initrd, Append string
 
 	// Outlive lets QEMU run on when this process ends; [Attach] finds it again.
@@ -73,11 +75,17 @@ type NIC struct {
 	// the machine reaches what that reaches. "" is the isolated user network:
 	// the guest has 10.0.2.15/24 by DHCP, and reaches nothing.
 	Netdev string
+	// Guest is the IPv4 address that the guest has by itself, with its network,
+	// between /8 and /28: the isolated network is one in which it is reached
+	// there. Zero: 10.0.2.15/24.
+	Guest netip.Prefix
 	// Forward are TCP ports of the guest that this host reaches on 127.0.0.1, at
 	// ports that [Machine.Port] tells. For the isolated network only.
 	Forward []int
-	// Hello is a TCP port of the address 10.0.2.100, at which the guest may
-	// call in: see [Machine.Hello]. 0: none. For the isolated network only.
+	// Hello is a TCP port at which the guest may call in, at 10.0.2.100, or where
+	// Guest is given at the last address of its network, or the last but one if
+	// that is the guest's: see [Hello]. 0: none. For the isolated network only;
+	// one card can have it.
 	Hello int
 	// Unconnected cards are there, without a cable.
 	Unconnected bool
@@ -135,6 +143,9 @@ func (c Config) withDefaults() (Config, error) {
 		n.Model = cmp.Or(n.Model, "virtio-net-pci")
 		if (n.Netdev != "" || n.Unconnected) && (len(n.Forward) > 0 || n.Hello != 0) {
 			return bad("card %d: ports are forwarded in the isolated network only", i)
+		}
+		if n.Guest.IsValid() && (!n.Guest.Addr().Is4() || n.Guest.Bits() < 8 || n.Guest.Bits() > 28) {
+			return bad("card %d: address %s; want an IPv4 address in a network between /8 and /28", i, n.Guest)
 		}
 		for _, p := range append([]int{max(1, n.Hello)}, n.Forward...) {
 			if p < 1 || p > 65535 {

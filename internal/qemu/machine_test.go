@@ -7,6 +7,7 @@ import (
 	"image/png"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
@@ -14,7 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/qemu/bootsector"
 )
+
+// disk is an image of a boot sector and zeros.
+func disk(t testing.TB, sector []byte) string {
+	path := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(path, sector, 0o600))
+	require.NoError(t, os.Truncate(path, 2<<20))
+	return path
+}
 
 // needs skips the test where a program isn't there, or fails it where nothing may
 // be missing.
@@ -61,7 +71,7 @@ func TestBootsFromEveryBus(t *testing.T) {
 		for _, kind := range []string{"pc", "q35"} {
 			t.Run(bus+" "+kind, func(t *testing.T) {
 				t.Parallel()
-				m := start(t, Config{Type: kind, Disks: []Disk{{Path: disk(t, bootSector("well\r\n", halt)), Bus: bus, Serial: "a serial number of many letters"}}})
+				m := start(t, Config{Type: kind, Disks: []Disk{{Path: disk(t, bootsector.New("well\r\n", bootsector.Halt)), Bus: bus, Serial: "a serial number of many letters"}}})
 				seen, err := m.Await(within(t, 30*time.Second), says("well"))
 				require.NoError(t, err, m.Console())
 				require.Equal(t, `the console says "well"`, seen[0].What)
@@ -88,10 +98,10 @@ func TestFailuresAreToldAtOnce(t *testing.T) {
 		want   error
 	}{
 		"zeros":     {nil, ErrNoBootDevice},
-		"panic":     {bootSector("Kernel panic - not syncing: no init\r\n", halt), ErrPanicked},
-		"told":      {bootSector("x", pvpanic), ErrPanicked},
-		"resets":    {bootSector("again\r\n", reset), ErrResetLoop},
-		"power off": {bootSector("bye\r\n", powerOff), ErrPoweredOff},
+		"panic":     {bootsector.New("Kernel panic - not syncing: no init\r\n", bootsector.Halt), ErrPanicked},
+		"told":      {bootsector.New("x", bootsector.Panic), ErrPanicked},
+		"resets":    {bootsector.New("again\r\n", bootsector.Reset), ErrResetLoop},
+		"power off": {bootsector.New("bye\r\n", bootsector.PowerOff), ErrPoweredOff},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,7 +114,7 @@ func TestFailuresAreToldAtOnce(t *testing.T) {
 }
 
 func TestKilledIsToldAndBadDisksAreRefused(t *testing.T) {
-	m := start(t, Config{Disks: []Disk{{Path: disk(t, bootSector("well", halt))}}})
+	m := start(t, Config{Disks: []Disk{{Path: disk(t, bootsector.New("well", bootsector.Halt))}}})
 	require.NoError(t, m.process.Kill())
 	_, err := m.Await(within(t, 10*time.Second), says("never"))
 	require.ErrorIs(t, err, ErrEnded)
@@ -126,11 +136,11 @@ func TestKilledIsToldAndBadDisksAreRefused(t *testing.T) {
 func number(t *testing.T, path string) uint16 {
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
-	return binary.LittleEndian.Uint16(b[512+0x1f8:])
+	return binary.LittleEndian.Uint16(b[bootsector.CountAt:])
 }
 
 func TestStoppedWritesNothing(t *testing.T) {
-	path := disk(t, bootSector("well\r\n", counting))
+	path := disk(t, bootsector.New("well\r\n", bootsector.Count))
 	m := start(t, Config{Disks: []Disk{{Path: path}}})
 	_, err := m.Await(within(t, 30*time.Second), says("well"))
 	require.NoError(t, err)
@@ -155,7 +165,7 @@ func TestOutlivesAndIsFoundAgain(t *testing.T) {
 	f, err := NewFolder("")
 	require.NoError(t, err)
 	defer f.Close()
-	c := Config{Dir: f.Machine, Outlive: true, Disks: []Disk{{Path: disk(t, bootSector("well\r\n", counting))}}}
+	c := Config{Dir: f.Machine, Outlive: true, Disks: []Disk{{Path: disk(t, bootsector.New("well\r\n", bootsector.Count))}}}
 	_, err = Attach(t.Context(), c)
 	require.ErrorIs(t, err, dr.ErrNotFound)
 	m := start(t, c)
