@@ -3,7 +3,6 @@ package bootproof
 import (
 	"cmp"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -91,7 +90,7 @@ func (o Options) config(p dr.Point, dir, socket string) qemu.Config {
 	for i, n := range nics {
 		card := qemu.NIC{MAC: n.MAC, Model: o.NICModel, Unconnected: o.NoNetwork}
 		if !o.NoNetwork {
-			card.Guest = static(n)
+			card.Guest = qemu.Static(n)
 			if i == 0 {
 				card.Forward, card.Hello = slices.Compact(forward), hello
 			}
@@ -114,19 +113,4 @@ func bootOrder(disks []dr.Disk) []dr.Disk {
 		return 1
 	})
 	return out
-}
-
-// static is the address that a card's guest has by itself, if it can have it in a
-// network of its own.
-func static(n dr.NIC) netip.Prefix {
-	if n.DHCP {
-		return netip.Prefix{}
-	}
-	for _, s := range n.Addresses {
-		p, err := netip.ParsePrefix(s)
-		if err == nil && p.Addr().Is4() && p.Bits() >= 8 && p.Bits() <= 28 {
-			return p
-		}
-	}
-	return netip.Prefix{}
 }

@@ -174,3 +174,18 @@ func (n NIC) network() network {
 	}
 	return net
 }
+
+// Static is the address that a card's guest has by itself, if it can have it in an
+// isolated network; else none.
+func Static(n dr.NIC) netip.Prefix {
+	if n.DHCP {
+		return netip.Prefix{}
+	}
+	for _, s := range n.Addresses {
+		p, err := netip.ParsePrefix(s)
+		if err == nil && p.Addr().Is4() && p.Bits() >= 8 && p.Bits() <= 28 {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}

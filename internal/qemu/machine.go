@@ -333,10 +333,8 @@ func (m *Machine) Close() error {
 	}
 	if err != nil || m.qmp == nil {
 		err = nil
-		if m.process != nil {
-			err = m.process.Kill()
-		} else if !errors.Is(m.qmp.why(), ErrEnded) {
-			err = killPeer(m.qmp.conn)
+		if m.process != nil || !errors.Is(m.qmp.why(), ErrEnded) {
+			err = m.Kill()
 		}
 		if errors.Is(err, os.ErrProcessDone) {
 			err = nil
@@ -346,16 +344,22 @@ func (m *Machine) Close() error {
 		select {
 		case <-m.gone:
 		case <-ctx.Done():
-			if m.process != nil {
-				err = m.process.Kill()
-			}
-			if err == nil {
+			if err = m.Kill(); err == nil || errors.Is(err, os.ErrProcessDone) {
+				err = nil
 				<-m.gone
 			}
 		}
 	}
 	m.hangUp()
 	return errors.Join(err, m.place.Close())
+}
+
+// Kill ends QEMU as a power cut would. The machine is to be closed all the same.
+func (m *Machine) Kill() error {
+	if m.process != nil {
+		return m.process.Kill()
+	}
+	return killPeer(m.qmp.conn)
 }
 
 // Detach leaves the machine running: Attach finds it again. Only of one that
