@@ -2,6 +2,7 @@ package bootproof
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -224,4 +225,50 @@ func clone(m map[dr.DiskID][]byte) map[dr.DiskID][]byte {
 		out[id] = bytes.Clone(b)
 	}
 	return out
+}
+
+// A copy reads a moment while the guest writes, and while layers are merged.
+func TestInstantIsReadWhileItGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.keep(machine(t, nil), "p1")
+	v := w.recover(t.TempDir())
+	s := v.disks[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	wrote := make(chan error, 1)
+	go func() {
+		var err error
+		for n := uint64(1); ctx.Err() == nil && err == nil; n++ {
+			// The same number on both disks, one after the other.
+			b := binary.LittleEndian.AppendUint64(nil, n)
+			at := int64(n%50) * 4096
+			for _, s := range v.disks {
+				if _, e := s.WriteAt(t.Context(), b, at); e != nil {
+					err = e
+				}
+				if _, e := s.WriteAt(t.Context(), b, 1<<20); e != nil {
+					err = e
+				}
+			}
+		}
+		wrote <- err
+	}()
+	for i := range 30 {
+		name := dr.PointID(fmt.Sprintf("c%d", i))
+		img, err := v.Capture(t.Context(), "m", name, dr.CrashConsistent)
+		require.NoError(t, err)
+		first, second := content(t, img, s.disk.ID), content(t, img, v.disks[1].disk.ID)
+		a, b := binary.LittleEndian.Uint64(first[1<<20:]), binary.LittleEndian.Uint64(second[1<<20:])
+		require.True(t, a == b || a == b+1, "%d on the first disk, %d on the second: no moment", a, b)
+		merged := make(chan error, 1)
+		go func() { merged <- v.Release(t.Context(), "m", dr.PointID(fmt.Sprintf("c%d", i-1))) }()
+		for range 3 {
+			require.Equal(t, first, content(t, img, s.disk.ID))
+		}
+		require.NoError(t, <-merged)
+		require.Equal(t, second, content(t, img, v.disks[1].disk.ID))
+		require.NoError(t, img.Close())
+	}
+	cancel()
+	require.NoError(t, <-wrote)
+	require.LessOrEqual(t, len(v.record().Layers), recent+4)
 }
