@@ -272,3 +272,48 @@ func TestInstantIsReadWhileItGoesOn(t *testing.T) {
 	require.NoError(t, <-wrote)
 	require.LessOrEqual(t, len(v.record().Layers), recent+4)
 }
+
+// A moment that was released stays as it is for who has it open, and a layer that
+// was merged away while it is read stays readable.
+func TestInstantMomentsLastAsLongAsTheyAreOpen(t *testing.T) {
+	w := newWorld(t)
+	w.keep(machine(t, nil), "p1")
+	v := w.recover(t.TempDir())
+	s := v.disks[0]
+	block := func(i byte) []byte { return bytes.Repeat([]byte{i}, 4096) }
+	step := func(i byte) dr.Image {
+		_, err := s.WriteAt(t.Context(), block(i), 0)
+		require.NoError(t, err)
+		img, err := v.Capture(t.Context(), "m", dr.PointID(fmt.Sprintf("c%d", i)), dr.CrashConsistent)
+		require.NoError(t, err)
+		require.NoError(t, v.Release(t.Context(), "m", img.Point().ID))
+		return img
+	}
+	read := func(img dr.Image) []byte {
+		b := make([]byte, 4096)
+		_, err := img.ReadAt(t.Context(), s.disk.ID, b, 0)
+		require.NoError(t, err)
+		return b
+	}
+	kept := step(1)
+	for i := byte(2); i < 10; i++ {
+		require.NoError(t, step(i).Close())
+	}
+	require.Equal(t, block(1), read(kept))
+
+	// The one before it is merged away with this layer while it is read.
+	require.NoError(t, kept.Close())
+	img := step(10).(*moment)
+	_, over, err := img.disk(s.disk.ID)
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+	for i := byte(11); i < 20; i++ {
+		require.NoError(t, step(i).Close())
+	}
+	require.NotEmpty(t, s.retired)
+	b := make([]byte, 4096)
+	_, err = over.ReadAt(t.Context(), b, 0)
+	require.NoError(t, err, "its file is open")
+	s.leave()
+	require.Empty(t, s.retired)
+}
