@@ -1,5 +1,6 @@
 # make demo        from VMware to Azure and back, both simulated in one process
 # make demo-local  the same cycle with machines on this computer, which may be killed
+# make demo-boot   a machine that runs is replicated, lost, and boots from its last recovery point
 # make test        every test; installs what it lacks if it is root
 # make bench       the benchmarks, once each
 
@@ -14,13 +15,16 @@ TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 
-.PHONY: demo demo-local test tools azurite minilinux check modules race fuzz windows wine vuln bench
+.PHONY: demo demo-local demo-boot test tools azurite minilinux check modules race fuzz windows wine vuln bench
 
 demo:
 	$(GO) run ./examples/vmware-to-azure
 
 demo-local: tools
 	$(GO) run ./examples/quickstart
+
+demo-boot: tools minilinux
+	$(GO) run ./examples/boot
 
 test: tools azurite minilinux check
 	$(GO) test -timeout $(TIMEOUT) ./...
@@ -76,6 +80,7 @@ windows:
 	GOOS=windows $(GO) build -o /dev/null ./examples/plan
 	GOOS=windows $(GO) build -o /dev/null ./examples/drill
 	GOOS=windows $(GO) build -o /dev/null ./examples/agent
+	GOOS=windows $(GO) build -o /dev/null ./examples/boot
 	GOOS=windows $(GO) vet -tags live ./backend/hyperv
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
