@@ -59,6 +59,8 @@ func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", dr.ErrCorrupt, fmt.Sprintf(format, args...))
 }
 
+func isCorrupt(err error) bool { return errors.Is(err, dr.ErrCorrupt) }
+
 func read(r io.ReaderAt, off int64, n int) ([]byte, error) {
 	p := make([]byte, n)
 	if got, err := r.ReadAt(p, off); got < n {
