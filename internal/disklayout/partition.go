@@ -33,7 +33,7 @@ func partitions(d Disk) ([]Volume, error) {
 	if list, ok, err := mbrPartitions(d, boot); ok {
 		return list, err
 	}
-	return []Volume{{Disk: d.ID, Name: "whole disk", Size: d.Size, ReaderAt: d}}, nil
+	return []Volume{{Disk: d.ID, Name: wholeDisk, Size: d.Size, ReaderAt: d}}, nil
 }
 
 // section is a partition's bytes.

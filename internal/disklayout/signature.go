@@ -37,34 +37,25 @@ func (s Signature) IsTable() bool {
 	return false
 }
 
-// Signatures reads what is known of a disk, as wipefs does: its partition
-// table or tables, what fills it whole, and what is in its partitions as far
-// as the table can be read. None means that the disk carries nothing that is
-// known here: not that it is empty. An error is the device's. What is damaged
-// is told as far as it is recognized.
+// Signatures reads what is known of a disk, as wipefs does: what [Whole] tells,
+// and what is in its partitions as far as the table can be read. None means
+// that the disk carries nothing that is known here: not that it is empty. An
+// error is the device's. What is damaged is told as far as it is recognized.
 //
 // Sources: util-linux' libblkid/src/superblocks and partitions, where each
 // kind's magic and its place stand.
 func Signatures(d Disk) ([]Signature, error) {
-	found, err := signatures(d, d.Size, "whole disk")
-	if err != nil {
-		return nil, err
+	found, err := Whole(d)
+	if err != nil || len(found) == 0 {
+		return found, err
 	}
-	tables, err := tables(d)
-	if err != nil {
-		return nil, err
-	}
-	if len(tables) == 0 {
-		return found, nil
-	}
-	found = append(tables, found...)
 	parts, err := partitions(d)
 	if err != nil && !isCorrupt(err) {
 		return nil, err
 	}
 	const most = 32 // so many partitions say enough
 	for _, p := range parts[:min(len(parts), most)] {
-		if p.Name == "whole disk" {
+		if p.Name == wholeDisk {
 			continue
 		}
 		in, err := signatures(p, p.Size, p.Name)
@@ -75,6 +66,18 @@ func Signatures(d Disk) ([]Signature, error) {
 	}
 	return found, nil
 }
+
+// Whole reads a disk's partition table, or tables, and what fills it whole.
+func Whole(d Disk) ([]Signature, error) {
+	found, err := tables(d)
+	if err != nil {
+		return nil, err
+	}
+	fill, err := signatures(d, d.Size, wholeDisk)
+	return append(found, fill...), err
+}
+
+const wholeDisk = "whole disk"
 
 // magic is where a kind's signature is, and how its ID is found.
 type magic struct {
@@ -330,7 +333,7 @@ func tables(d Disk) ([]Signature, error) {
 	if d.Size < 1024 {
 		return nil, nil
 	}
-	const where = "whole disk"
+	const where = wholeDisk
 	var found []Signature
 	for _, sector := range []int64{512, 4096} {
 		for _, off := range []int64{sector, d.Size - sector} {
@@ -392,5 +395,5 @@ func dos(b []byte) (Signature, bool) {
 	if fat && !used {
 		return Signature{}, false
 	}
-	return Signature{"whole disk", "dos", fmt.Sprintf("%08x", le.Uint32(b[0x1b8:]))}, true
+	return Signature{wholeDisk, "dos", fmt.Sprintf("%08x", le.Uint32(b[0x1b8:]))}, true
 }
