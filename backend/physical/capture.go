@@ -91,8 +91,8 @@ func (m *machine) captureStopped(ctx context.Context, im *image, want dr.Consist
 	m.track.Lock()
 	defer m.track.Unlock()
 	next := im.rec.clone()
-	// What is held is known of the sizes that the disks had.
-	if len(next.Held) > 0 && !maps.Equal(next.Sizes, im.disks.sizes()) {
+	// What is held is known of the disks that there were, in their sizes.
+	if other := m.see(next, im.disks); len(next.Held) > 0 && (other || !maps.Equal(next.Sizes, im.disks.sizes())) {
 		next.forget()
 		im.rec = next.clone()
 	}
@@ -133,7 +133,10 @@ func (m *machine) captureLive(ctx context.Context, im *image, want dr.Consistenc
 	im.live = live
 	im.point.Time, im.point.Consistency = time.Now().UTC(), dr.CrashConsistent
 	if there, _ := im.rec.captured(im.point.ID); !there {
-		if err := m.change(func(r *record) { r.Captures = append(r.Captures, capture{im.point.ID, true}) }); err != nil {
+		if err := m.change(func(r *record) {
+			r.Captures = append(r.Captures, capture{im.point.ID, true})
+			m.see(r, im.disks)
+		}); err != nil {
 			return nil, err
 		}
 	}

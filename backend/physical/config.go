@@ -75,6 +75,12 @@ type Disk struct {
 	Name string    `json:"name,omitempty"`
 	Path string    `json:"path"`
 	Boot bool      `json:"boot,omitempty"`
+	// GivenUp says that the disk may be overwritten by a copy, whatever is on
+	// it, and that it may be larger than the disk that it is to stand for: a
+	// bare disk of a machine that was rebuilt. Without it a block device that
+	// carries anything which isn't known to be this machine's is refused with
+	// a *ForeignError. Take the word out again when the machine has come home.
+	GivenUp bool `json:"givenUp,omitempty"`
 }
 
 func (c Config) validate() error {

@@ -39,7 +39,9 @@ var (
 // Draft implements [backend.Target]. Disks that are in use on this host, and a
 // machine that has a draft open already, are dr.ErrBusy. If p describes disks,
 // a replica's image files are cut or grown to their sizes, and those of other
-// disks are deleted; an original's must have them (dr.ErrInvalid).
+// disks are deleted; an original's must have them (dr.ErrInvalid), or be given up
+// and have more. An original's block device that carries what isn't known to be
+// its own, and isn't given up, is a *ForeignError.
 func (h *Host) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
 	m, err := h.machine("draft", id)
 	if err != nil {
@@ -81,14 +83,17 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	}
 	ours := rec.Made && !rec.Original // not somebody's machine by now
 	if !ours {
-		if err := fits(now, want); err != nil {
+		if err := m.fits(rec, now, want); err != nil {
 			return nil, err
 		}
 	}
 	if err := m.free(rec); err != nil {
 		return nil, err
 	}
-	if ours && (fits(now, want) != nil || fits(want, now) != nil || rec.making() || len(rec.Dropped) > 0) {
+	if _, err := m.foreign(rec); err != nil {
+		return nil, err
+	}
+	if ours && (!covers(now, want) || !covers(want, now) || rec.making() || len(rec.Dropped) > 0) {
 		if err := m.reshape(p.ID, want); err != nil {
 			return nil, err
 		}
@@ -104,7 +109,7 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 		}
 	}()
 	m.outdate()
-	if err := m.change(func(r *record) { r.tear(p.ID) }); err != nil {
+	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
 		return nil, err
 	}
 	d := &draft{m: m, point: p, disks: opened}
@@ -275,6 +280,8 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	next := d.m.record().clone()
 	next.Torn = ""
 	next.hold(held{d.point.ID, p.Time, p.Consistency}, d.disks.sizes())
+	d.m.see(next, d.disks)
+	next.Refit = next.taken()
 	d.m.track.Lock()
 	defer d.m.track.Unlock()
 	if t := d.m.host.cfg.Tracker; t != nil {
@@ -301,6 +308,9 @@ func (d *draft) Close() error {
 	}
 	d.closed = true
 	err := d.disks.close()
+	if rec := d.m.record(); d.committed && rec != nil && !rec.Made {
+		d.m.rescan(rec)
+	}
 	d.m.mu.Lock()
 	if d.m.draft == d {
 		d.m.draft = nil

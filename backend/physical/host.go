@@ -31,8 +31,14 @@ type Host struct {
 	fs    fsys.FS
 	inUse func(path string) error         // why the path must not be written
 	same  func(a, b string) (bool, error) // whether two paths share bytes
-	lock  io.Closer
-	more  any // the abilities that depend on hooks, each wrapping the next
+
+	// Of block devices:
+	hardware   func(path string) (string, error) // the device's own name
+	sectorSize func(path string) (int64, error)  // bytes
+	reread     func(path string) error           // the partition table, by the kernel
+
+	lock io.Closer
+	more any // the abilities that depend on hooks, each wrapping the next
 
 	mu       sync.Mutex
 	machines map[dr.MachineID]*machine
@@ -79,7 +85,8 @@ func Open(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("physical host: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	h := &Host{cfg: cfg, fs: cfg.FS, inUse: func(string) error { return nil }, same: samePath, machines: map[dr.MachineID]*machine{}}
+	h := &Host{cfg: cfg, fs: cfg.FS, inUse: func(string) error { return nil }, same: samePath,
+		hardware: hardwareName, sectorSize: logicalSector, reread: rereadTable, machines: map[dr.MachineID]*machine{}}
 	if h.fs == nil {
 		h.fs, h.inUse, h.same = fsys.OS(), deviceInUse, sameDisk
 	}
@@ -204,7 +211,7 @@ func (m *machine) configure(c Machine) error {
 	}}
 	for _, d := range c.Disks {
 		want.Machine.Disks = append(want.Machine.Disks, dr.Disk{ID: d.ID, Name: d.Name, Boot: d.Boot})
-		want.Disks = append(want.Disks, diskFile{ID: d.ID, Path: d.Path})
+		want.Disks = append(want.Disks, diskFile{ID: d.ID, Path: d.Path, GivenUp: d.GivenUp})
 	}
 	old := m.rec
 	if old == nil {
@@ -214,12 +221,15 @@ func (m *machine) configure(c Machine) error {
 	if old.Made {
 		return fmt.Errorf("%w: machine %s is configured, and is a replica in %s too", dr.ErrExists, c.ID, m.folder)
 	}
+	if err := want.keepNames(old); err != nil {
+		return err
+	}
 	next := old.clone()
 	next.Machine, next.Disks = want.Machine, want.Disks
 	if !old.Switched {
 		next.Power = c.Power
 	}
-	moved := !slices.Equal(old.Disks, want.Disks)
+	moved := !slices.EqualFunc(old.Disks, want.Disks, func(a, b diskFile) bool { return a.ID == b.ID && a.Path == b.Path })
 	if moved {
 		// A torn mark stays, since one of them may be torn.
 		next.Epochs = nil

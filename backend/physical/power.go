@@ -41,11 +41,21 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 		power = dr.On
 	}
 	m.outdate()
+	refit := rec.Refit && rec.Power == dr.Off
+	if refit {
+		if err := m.ready(ctx, rec); err != nil {
+			return fail(err, "")
+		}
+	}
 	if err := m.change(func(r *record) {
 		r.forget()
 		r.Power, r.Switched, r.New, r.Clean = power, true, false, false
+		r.Refit = r.Refit && !refit
 	}); err != nil {
 		return fail(err, "")
+	}
+	if refit {
+		m.rescan(rec)
 	}
 	if h.cfg.Hooks.Start == nil {
 		return nil

@@ -18,13 +18,22 @@ import (
 
 // Prepare implements [backend.Target]. A machine that it makes has the ID of
 // its name and a hash of the key, and sparse image files in the host's root.
-// It takes no options. Of cards it notes the network; nothing inside of a guest
+// Of cards it notes the network; nothing inside of a guest
 // can be changed from here, so addresses that it hasn't are refused.
 //
 // A replica that it finds keeps larger disks than p.Machine's and those that
 // p.Machine lacks: they may be wanted. A draft of a point that says otherwise
 // cuts and deletes them, after it marked the machine torn. A replica whose
 // disks grew holds nothing.
+//
+// An original's disks that are given up ([Disk].GivenUp) may be larger than
+// p.Machine's, and have other IDs: then they take those of the disks that they
+// stand for, from here on and for as long as they are configured. Which stands
+// for which is told by p.Options, {"disks": {"source's ID": "configured ID"}},
+// else by the IDs; else the boot disk stands for the boot disk, and the only one
+// left for the only one left. More is dr.ErrAmbiguous, with what there is. A
+// replica takes no options. Disks that are given up and that nobody has copied
+// to make the original torn: nothing on them is of worth.
 func (h *Host) Prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	r, err := h.prepare(ctx, p)
 	if err != nil {
@@ -40,14 +49,18 @@ func (h *Host) prepare(ctx context.Context, p backend.Placement) (backend.Replic
 	if err := ctx.Err(); err != nil {
 		return backend.Replica{}, err
 	}
-	if o := bytes.TrimSpace(p.Options); len(o) > 0 && !bytes.Equal(o, []byte("null")) && !bytes.Equal(o, []byte("{}")) {
-		return backend.Replica{}, fmt.Errorf("%w: options %s: physical hosts take none", dr.ErrInvalid, o)
+	o, err := readOptions(p.Options)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if len(o.Disks) > 0 && p.Original == "" {
+		return backend.Replica{}, fmt.Errorf("%w: options: the disks of a machine that is made have the source's IDs (leave disks out)", dr.ErrInvalid)
 	}
 	if err := checkCards(p); err != nil {
 		return backend.Replica{}, err
 	}
 	if p.Original != "" {
-		return h.original(ctx, p)
+		return h.original(ctx, p, o)
 	}
 	if p.Key == "" {
 		return backend.Replica{}, fmt.Errorf("%w: a placement needs a key or an original", dr.ErrInvalid)
@@ -92,8 +105,8 @@ func checkCards(p backend.Placement) error {
 }
 
 // original finds the machine that is to be used, and changes nothing of it but
-// that it is never removed.
-func (h *Host) original(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+// that it is never removed, and for which disks its own stand.
+func (h *Host) original(ctx context.Context, p backend.Placement, o options) (backend.Replica, error) {
 	m, err := h.machine("find", p.Original)
 	if err != nil {
 		return backend.Replica{}, err
@@ -114,15 +127,30 @@ func (h *Host) original(ctx context.Context, p backend.Placement) (backend.Repli
 	if err != nil {
 		return backend.Replica{}, err
 	}
-	if err := fits(have, p.Machine); err != nil {
+	if rec, have, err = m.stand(rec, have, p.Machine, o); err != nil {
 		return backend.Replica{}, err
+	}
+	found, err := m.foreign(rec)
+	if err != nil {
+		return backend.Replica{}, err
+	}
+	if found.other && !m.drafting() {
+		// Somebody put in another disk: what was known is not of this one.
+		m.outdate()
+		if err := m.change(func(r *record) { r.forget(); r.Epochs = nil }); err != nil {
+			return backend.Replica{}, err
+		}
 	}
 	if rec.Made && !rec.Original {
 		if err := m.change(func(r *record) { r.Original = true }); err != nil {
 			return backend.Replica{}, err
 		}
 	}
-	return m.replica(have), nil
+	r := m.replica(have)
+	if found.bare {
+		r.Torn, r.Holds = true, ""
+	}
+	return r, nil
 }
 
 // stopped refuses a machine that runs, or may.
@@ -136,17 +164,14 @@ func (m *machine) stopped(rec *record) error {
 	return fmt.Errorf("machine %s: %w, or may: its power is unknown (stop it, or configure its power)", m.id, dr.ErrRunning)
 }
 
-// fits tells whether the machine has all wanted disks, in their sizes.
-func fits(have, want dr.Machine) error {
+// covers tells whether have has all wanted disks, in their sizes.
+func covers(have, want dr.Machine) bool {
 	for _, d := range want.Disks {
-		switch h, ok := have.Disk(d.ID); {
-		case !ok:
-			return fmt.Errorf("%w: machine %s has no disk %s", dr.ErrInvalid, have.ID, d.ID)
-		case h.Size != d.Size:
-			return fmt.Errorf("%w: disk %s of machine %s has %d bytes, not %d", dr.ErrInvalid, d.ID, have.ID, h.Size, d.Size)
+		if h, ok := have.Disk(d.ID); !ok || h.Size != d.Size {
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 func checkDisks(m dr.Machine) error {

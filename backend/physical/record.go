@@ -56,6 +56,12 @@ type record struct {
 	Held  []held              `json:"held,omitempty"`
 	Sizes map[dr.DiskID]int64 `json:"sizes,omitempty"`
 
+	// Seen is by what the disks of a configured machine are known again.
+	Seen map[dr.DiskID]seen `json:"seen,omitempty"`
+	// Refit: disks that were given up have been copied to, and are to be made
+	// ready before the machine starts.
+	Refit bool `json:"refit,omitempty"`
+
 	Torn     dr.PointID `json:"torn,omitempty"`  // the draft that was begun
 	Clean    bool       `json:"clean,omitempty"` // off by Shutdown, not by Stop
 	Epochs   []named    `json:"epochs,omitempty"`
@@ -68,6 +74,11 @@ type diskFile struct {
 	// Path is as configured, or of a file that Prepare made a name inside the
 	// machine's folder, so that a root can be moved.
 	Path string `json:"path"`
+	// Own is the disk's ID in the configuration, where it stands for one of
+	// another ID since a Prepare.
+	Own dr.DiskID `json:"own,omitempty"`
+	// GivenUp is as configured.
+	GivenUp bool `json:"givenUp,omitempty"`
 	// Making says that the file isn't whole yet, and was never written.
 	Making bool `json:"making,omitempty"`
 }
@@ -109,6 +120,7 @@ func (r *record) clone() *record {
 	c.Dropped = slices.Clone(r.Dropped)
 	c.Held = slices.Clone(r.Held)
 	c.Sizes = maps.Clone(r.Sizes)
+	c.Seen = maps.Clone(r.Seen)
 	c.Epochs = slices.Clone(r.Epochs)
 	c.Captures = slices.Clone(r.Captures)
 	return &c
