@@ -23,6 +23,8 @@ type draft struct {
 	// unsure: a commit failed after it may have become durable that the disks
 	// are whole. Nothing more may be written to them by this draft.
 	unsure atomic.Bool
+	// sectors are the logical sector sizes of block devices, in bytes.
+	sectors map[dr.DiskID]int64
 
 	mu        sync.Mutex
 	poisoned  error // a sync failed: nobody knows what the disks hold
@@ -112,7 +114,12 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
 		return nil, err
 	}
-	d := &draft{m: m, point: p, disks: opened}
+	d := &draft{m: m, point: p, disks: opened, sectors: map[dr.DiskID]int64{}}
+	for id, o := range opened {
+		if d.sectors[id], err = m.sector(o.path); err != nil {
+			return nil, err
+		}
+	}
 	m.mu.Lock()
 	m.draft = d
 	m.mu.Unlock()
@@ -196,6 +203,9 @@ func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
 func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64) (int, error) {
 	f, err := d.writable(ctx, disk, off, int64(len(p)))
 	if err != nil {
+		return 0, d.fail("write", disk, off, err)
+	}
+	if err := d.countsAlike(disk, f.path, p, off); err != nil {
 		return 0, d.fail("write", disk, off, err)
 	}
 	defer d.mark(disk, off, int64(len(p)))()

@@ -23,16 +23,19 @@ func deviceInUse(path string) error {
 	if err := unix.Stat(path, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if loop, err := loopOver(&st); err != nil || loop != "" {
+	var family map[uint64]bool
+	var holder string
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		var err error
+		if family, holder, err = relatives(st.Rdev); err != nil {
+			return inUse(path, "", err)
+		}
+	}
+	if loop, err := loopOver(&st, family); err != nil || loop != "" {
 		return inUse(path, "attached to "+loop, err)
 	}
-	var family map[uint64]bool
-	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		var holder string
-		var err error
-		if family, holder, err = relatives(st.Rdev); err != nil || holder != "" {
-			return inUse(path, "it is below "+holder, err)
-		}
+	if holder != "" {
+		return inUse(path, "it is below "+holder, nil)
 	}
 	if swap, err := swapOn(&st, family); err != nil || swap {
 		return inUse(path, "swap", err)
@@ -75,8 +78,9 @@ func lockedFile(path string) (bool, error) {
 	return lock.Type != unix.F_UNLCK && err == nil, err
 }
 
-// loopOver names a loop device that stands on the file or device.
-func loopOver(st *unix.Stat_t) (string, error) {
+// loopOver names a loop device that stands on the file, or on the device or one
+// of its family.
+func loopOver(st *unix.Stat_t, family map[uint64]bool) (string, error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return "", err
@@ -85,6 +89,11 @@ func loopOver(st *unix.Stat_t) (string, error) {
 		name := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		if backs(name, file, st) {
 			return name, nil
+		}
+		for dev := range family {
+			if backs(name, file, &unix.Stat_t{Mode: unix.S_IFBLK, Rdev: dev}) {
+				return name, nil
+			}
 		}
 	}
 	return "", nil
