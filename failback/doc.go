@@ -11,6 +11,9 @@
 // [Failback] fails over to home: from recovery points, as every failover, or
 // directly from disk to disk in two phases, the first while the machine runs.
 //
+// [Elsewhere] has the machine come home to another site, or to a machine that was
+// rebuilt, than where it came from.
+//
 // Decisions that a stranger may question are in docs/decisions: why
 // reprotection begins with a local copy of the former machine's disks.
 package failback

@@ -31,6 +31,7 @@ type host struct {
 	h       *physical.Host
 	tracker *physical.BitmapTracker
 	folder  string
+	starts  func() // called when a machine starts; may be nil
 
 	mu    sync.Mutex
 	gates map[dr.MachineID]*gate
@@ -43,14 +44,18 @@ type gate struct {
 	frozen bool // by who holds the lock
 }
 
-func hosts(t *testing.T, name string) roundtriptest.End {
+func hosts(t *testing.T, name string) roundtriptest.End { return newHost(t).end(name) }
+
+func newHost(t *testing.T) *host {
 	x := &host{tracker: physical.NewBitmapTracker(0), folder: t.TempDir(), gates: map[dr.MachineID]*gate{}}
 	power := func(on bool) physical.Hook {
 		return func(_ context.Context, e physical.Event) error {
 			g := x.gate(e.Machine.ID)
 			g.Lock()
 			defer g.Unlock()
-			g.on = on
+			if g.on = on; on && x.starts != nil {
+				x.starts()
+			}
 			return nil
 		}
 	}
@@ -60,6 +65,10 @@ func hosts(t *testing.T, name string) roundtriptest.End {
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, x.h.Close()) })
+	return x
+}
+
+func (x *host) end(name string) roundtriptest.End {
 	return roundtriptest.End{Name: name, Where: failover.Where{Networks: everywhere}, Harness: backendtest.Harness{
 		Backend: x.h, Volatile: true,
 		Machine: x.add, Power: x.power, Write: x.write, Read: x.read,

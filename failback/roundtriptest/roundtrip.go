@@ -7,7 +7,8 @@
 //		roundtriptest.Run(t, roundtriptest.End{Name: "home", Harness: mine}, roundtriptest.End{Name: "far", Harness: theirs})
 //	}
 //
-// [Matrix] takes the short way between every two of several platforms.
+// [Matrix] takes the short way between every two of several platforms, and
+// [OutAndElsewhere] comes home to a third place.
 //
 // A backend's own promises are package backendtest's.
 package roundtriptest
@@ -119,10 +120,11 @@ type Trip struct {
 }
 
 // New protects nothing yet: it makes a running machine at home, and an engine that
-// serves both sites until the test ends.
-func New(t *testing.T, home, far End) *Trip {
+// serves both sites, and others, until the test ends.
+func New(t *testing.T, home, far End, others ...End) *Trip {
 	tr := &Trip{t: t, Home: home, Far: far, Disks: []dr.Disk{{ID: "os", Size: 4 << 20, Boot: true}, {ID: "data", Size: 3<<20 + 1024}}}
-	for _, x := range []End{home, far} {
+	all := append([]End{home, far}, others...)
+	for _, x := range all {
 		if u := x.SizeUnit; u > 512 {
 			tr.Disks[1].Size = (tr.Disks[1].Size + u - 1) / u * u
 		}
@@ -132,7 +134,7 @@ func New(t *testing.T, home, far End) *Trip {
 	t.Cleanup(func() { e.Close() })
 	tr.Engine = e
 	sites := replication.Sites{}
-	for _, x := range []End{home, far} {
+	for _, x := range all {
 		points := x.Points
 		if points == nil {
 			v, err := vault.OpenDir(t.TempDir(), vault.Options{})
