@@ -92,9 +92,6 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	if err := m.free(rec); err != nil {
 		return nil, err
 	}
-	if _, err := m.foreign(rec); err != nil {
-		return nil, err
-	}
 	if ours && (!covers(now, want) || !covers(want, now) || rec.making() || len(rec.Dropped) > 0) {
 		if err := m.reshape(p.ID, want); err != nil {
 			return nil, err
@@ -110,8 +107,8 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 			err = errors.Join(err, opened.close())
 		}
 	}()
-	m.outdate()
-	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
+	// Looked at when nobody else can write to them any more.
+	if _, err := m.foreign(rec); err != nil {
 		return nil, err
 	}
 	d := &draft{m: m, point: p, disks: opened, sectors: map[dr.DiskID]int64{}}
@@ -119,6 +116,13 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 		if d.sectors[id], err = m.sector(o.path); err != nil {
 			return nil, err
 		}
+	}
+	m.outdate()
+	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
+		return nil, err
+	}
+	if err := d.clearEnds(want); err != nil {
+		return nil, err
 	}
 	m.mu.Lock()
 	m.draft = d

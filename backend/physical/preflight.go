@@ -12,8 +12,8 @@ import (
 
 // Preflight implements [backend.Preflighter]. Its codes: "disk-missing",
 // "disk-unreadable", "disk-sectors", "torn", "no-consistent-moment",
-// "no-tracker" and "no-freeze"; the last two don't keep the machine from being
-// captured.
+// "no-tracker", "no-freeze" and "given-up"; the last three don't keep the machine
+// from being captured.
 func (h *Host) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Problem, error) {
 	m, err := h.machine("preflight", id)
 	if err != nil {
@@ -38,6 +38,13 @@ func (h *Host) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Proble
 	}
 	if rec.Power == dr.Off {
 		return found, nil
+	}
+	for _, d := range rec.Disks {
+		if d.GivenUp {
+			found = append(found, backend.Problem{Code: "given-up", Disk: d.ID,
+				Text:   fmt.Sprintf("%s may be overwritten by a copy, whatever is on it, and the machine runs from it, or may", m.path(d)),
+				Remedy: "take givenUp out of the machine's configuration, now that it is in use"})
+		}
 	}
 	freezes := h.cfg.Hooks.Freeze != nil && h.cfg.Hooks.Thaw != nil
 	switch {

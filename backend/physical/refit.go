@@ -27,6 +27,36 @@ func (e *SectorError) Error() string {
 // Unwrap returns dr.ErrUnsupported.
 func (e *SectorError) Unwrap() error { return dr.ErrUnsupported }
 
+// endOfDisk is where the labels are that are kept at the end of a disk: those
+// of ZFS take the most, two of 256 KiB on a boundary of as much.
+const endOfDisk = 1 << 20
+
+// clearEnds clears the ends of disks that were given up and are larger than
+// what they stand for. A copy doesn't reach there, and an old RAID's label, or
+// an old table's backup, would bring back what the disk was before. The machine
+// is torn by then.
+func (d *draft) clearEnds(want dr.Machine) error {
+	for _, f := range d.m.record().Disks {
+		w, ok := want.Disk(f.ID)
+		o := d.disks[f.ID]
+		if !ok || !d.m.record().Seen[f.ID].Taken || o.size <= w.Size {
+			continue
+		}
+		const page = 4096 // no device has larger sectors
+		from := (max(w.Size, o.size-endOfDisk) + page - 1) &^ (page - 1)
+		if from >= o.size {
+			continue
+		}
+		unmark := d.mark(f.ID, from, o.size-from)
+		err := o.Punch(from, o.size-from)
+		unmark()
+		if err != nil {
+			return &dr.Error{Op: "clear the end", Side: dr.TargetSide, Machine: d.m.id, Disk: f.ID, Off: from, Err: err}
+		}
+	}
+	return nil
+}
+
 // ready makes disks that were given up ready to be started from, once a copy is
 // on them: a GPT's backup is moved to the end of a disk that is larger than
 // what it stands for. A table that isn't sound is left as it was copied, and
