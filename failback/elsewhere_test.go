@@ -5,9 +5,49 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/failback"
+	"github.com/lifeboat-dr/lifeboat/failover"
 )
+
+// A machine that was rebuilt is there already, with something on its disks: all
+// ways of bringing the machine home to it.
+func TestHomeToARebuiltMachine(t *testing.T) {
+	for _, sync := range []failback.Sync{failback.FromPoints, failback.Before, failback.During} {
+		t.Run("synchronize "+string(sync), func(t *testing.T) {
+			w := newWorld(t, memory.Options{}, memory.Options{})
+			w.serve(nil)
+			w.protect()
+			w.must(failover.Planned(w.record(), failover.Options{}))
+			w.must(failover.Commit(w.record(), failover.CommitOptions{}))
+			former := w.disks(hq, vm)
+			const rebuilt = dr.MachineID("rebuilt")
+			require.NoError(t, w.hosts[hq].Add(dr.Machine{ID: rebuilt, Power: dr.Off, Disks: []dr.Disk{{ID: "a", Size: sizes["a"], Boot: true}, {ID: "b", Size: sizes["b"]}}}))
+			require.NoError(t, w.hosts[hq].Power(rebuilt, dr.On))
+			w.fill(hq, rebuilt)
+			require.NoError(t, w.hosts[hq].Power(rebuilt, dr.Off))
+			p, err := failback.Elsewhere(w.record(), dr.Place{Site: hq, Machine: rebuilt})
+			require.NoError(t, err)
+			_, err = w.engine.Save(t.Context(), p)
+			require.NoError(t, err)
+			from := w.record().Active.Machine
+			w.scribble(away, from, 3)
+			if sync == failback.FromPoints {
+				w.must(failback.Reprotect(w.record(), failback.ReprotectOptions{}))
+				w.scribble(away, from, 3)
+			}
+			last := w.disks(away, from)
+			w.must(failback.Failback(w.record(), failback.Options{Sync: sync}))
+			require.Equal(t, dr.Place{Site: hq, Machine: rebuilt}, w.record().Active)
+			require.True(t, w.record().AtHome())
+			w.same(last, w.disks(hq, rebuilt))
+			w.same(former, w.disks(hq, vm))
+			w.must(failover.Commit(w.record(), failover.CommitOptions{}))
+			w.must(failback.Reprotect(w.record(), failback.ReprotectOptions{}))
+		})
+	}
+}
 
 func TestWhenAMachineMayComeHomeElsewhere(t *testing.T) {
 	base := dr.Protection{ID: "a", Home: "hq", Active: dr.Place{Site: "cloud", Machine: "m2", Key: "k"},

@@ -42,17 +42,21 @@ func (a actions) seed(ctx context.Context, c *dr.Call) (json.RawMessage, error) 
 	if has, err := holds(ctx, x.to.Points, x.From.Machine, p.Common.ID); err != nil || has {
 		return encode(seeded{Base: p.Common.ID, Kept: true}, err)
 	}
+	as, err := x.from.Backend.Machine(ctx, x.From.Machine)
+	if err != nil {
+		return nil, fail("look up the machine", dr.SourceSide, x.From.Site, x.From.Machine, err)
+	}
+	like := p.Common.Machine
+	if p.Common.ID == "" { // another place than it came from
+		like = as
+	}
 	// Asked anew: a copy may have been begun since.
-	r, err := x.to.Backend.Prepare(ctx, x.Placement(p.Common.Machine))
+	r, err := x.to.Backend.Prepare(ctx, x.Placement(like))
 	if err != nil {
 		return nil, fail("prepare", dr.TargetSide, x.To.Site, x.To.Machine, err)
 	}
 	if r.Torn {
 		return encode(seeded{}, nil) // half written disks are no base: all blocks are compared, or copied
-	}
-	as, err := x.from.Backend.Machine(ctx, x.From.Machine)
-	if err != nil {
-		return nil, fail("look up the machine", dr.SourceSide, x.From.Site, x.From.Machine, err)
 	}
 	o := a.e.Copy
 	o.Progress = c.Beat

@@ -181,6 +181,9 @@ func (m *machine) slots(rec *record, now dr.Machine) []slot {
 // What was known of their content under other IDs is forgotten. The caller
 // holds op.
 func (m *machine) stand(rec *record, now dr.Machine, want dr.Machine, o options) (*record, dr.Machine, error) {
+	if len(want.Disks) == 0 {
+		return rec, now, nil // of disks nothing is asked
+	}
 	have := m.slots(rec, now)
 	at, err := place(want.Disks, have, o.Disks)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -34,6 +35,7 @@ func lack(t *testing.T, why string) {
 // A physical server that failed over to Azure fails back to VMware, as Azure
 // Site Recovery has it.
 func TestPhysicalToAzureToVMware(t *testing.T) {
+	t.Parallel()
 	roundtriptest.OutAndElsewhere(t, hosts(t, "home"), subscription(t, "far"),
 		roundtriptest.Elsewhere{End: vsphere(t, "other")})
 }
@@ -41,15 +43,19 @@ func TestPhysicalToAzureToVMware(t *testing.T) {
 // The machine was rebuilt with other disks, larger and not empty, under a rescue
 // system.
 func TestPhysicalToAzureToRebuilt(t *testing.T) {
-	t.Run("image files", func(t *testing.T) {
+	t.Run("image files behind an agent", func(t *testing.T) {
+		t.Parallel()
 		_, to := rebuilt(t, "other", func(size int64) string {
 			path := filepath.Join(t.TempDir(), "bare")
 			require.NoError(t, errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)))
 			return path
 		})
+		to.End = agents(t)(to.End)
+		to.Where.Options = json.RawMessage(`{"disks": {"data": "wwn-data"}}`)
 		roundtriptest.OutAndElsewhere(t, hosts(t, "home"), subscription(t, "far"), to)
 	})
 	t.Run("block devices", func(t *testing.T) {
+		t.Parallel()
 		if os.Geteuid() != 0 {
 			lack(t, "loop devices need root")
 		}
@@ -124,17 +130,24 @@ func rebuilt(t *testing.T, name string, disk func(size int64) string) (*host, ro
 
 // Both hosts behind agents, and home to the host that it came from.
 func TestPhysicalToPhysicalOverAgents(t *testing.T) {
+	t.Parallel()
+	behind := agents(t)
+	roundtriptest.OutAndHome(t, behind(hosts(t, "home")), behind(hosts(t, "far")))
+}
+
+// agents returns what puts a backend behind an agent, with certificates.
+func agents(t *testing.T) func(roundtriptest.End) roundtriptest.End {
 	ca, err := trialpki.New("trial", time.Hour)
 	require.NoError(t, err)
-	agent := func(e roundtriptest.End) roundtriptest.End {
-		server, err := ca.Server("agent", "127.0.0.1")
-		require.NoError(t, err)
-		client, err := ca.Client("replicator")
-		require.NoError(t, err)
-		s, err := server.TLS()
-		require.NoError(t, err)
-		c, err := client.TLS()
-		require.NoError(t, err)
+	server, err := ca.Server("agent", "127.0.0.1")
+	require.NoError(t, err)
+	client, err := ca.Client("replicator")
+	require.NoError(t, err)
+	s, err := server.TLS()
+	require.NoError(t, err)
+	c, err := client.TLS()
+	require.NoError(t, err)
+	return func(e roundtriptest.End) roundtriptest.End {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -151,5 +164,4 @@ func TestPhysicalToPhysicalOverAgents(t *testing.T) {
 		e.Backend = d
 		return e
 	}
-	roundtriptest.OutAndHome(t, agent(hosts(t, "home")), agent(hosts(t, "far")))
 }
