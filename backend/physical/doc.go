@@ -42,6 +42,18 @@
 // written, nor is a disk that two machines of a host share, under whatever
 // names.
 //
+// # Disks that are given up
+//
+// A block device that carries a partition table, a file system, or anything else
+// that wipefs would tell of, is written only if it is known to be the machine's
+// own, from its last capture or from a draft, or if its owner gave it up
+// ([Disk].GivenUp): a rescue environment's disks, a machine that was rebuilt.
+// Else it is a [*ForeignError]. A disk that is given up may be larger than the
+// one that it stands for, and have another ID; [Host.Prepare] says how they find
+// each other. Before such a machine starts, the backup of a GPT is moved to the
+// disk's end, and the kernel reads the table anew; a table for sectors of another
+// size is a [*SectorError]. Decision 0029 has the reasons.
+//
 // # What it can't look into
 //
 // A machine here is its disks and its hooks. None is ever known to be the host
@@ -53,6 +65,7 @@
 //
 // Windows and darwin are compiled, not run, and there nothing is known to be
 // mounted. Block devices were loop devices; device-mapper and btrfs members
-// were not at hand. Hooks were run with shell commands and Go functions, not
+// were not at hand, nor a kernel that reads partition tables: that it forgets
+// old partitions was shown, not that it finds new ones. Hooks were run with shell commands and Go functions, not
 // against a database.
 package physical
