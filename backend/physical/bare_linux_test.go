@@ -250,6 +250,35 @@ func TestLargerBareDiskIsMadeReady(t *testing.T) {
 	require.LessOrEqual(t, n, int64(16<<20+128<<10), "the new part, and the first block")
 }
 
+// The rest of a larger disk is cleared: all of it where the device can do that
+// by itself, else the end, where old labels are.
+func TestRestOfALargerDiskIsCleared(t *testing.T) {
+	const size, used = 6 << 20, 1<<20 + 512
+	for _, can := range []bool{true, false} {
+		device := loopOn(t, size)
+		junk := make([]byte, size)
+		_, _ = rand.Read(junk)
+		copy(junk[(size/512-16)&^7*512:], "\xfc\x4e\x2b\xa9") // an old RAID's label
+		require.NoError(t, os.WriteFile(device, junk, 0o600))
+		h := bareHost(t, t.TempDir(), device, true)
+		if !can {
+			h.deallocate = func(string, int64, int64) (bool, error) { return false, nil }
+		}
+		d, err := h.Draft(t.Context(), "m", dr.Point{ID: "p", Machine: dr.Machine{Disks: []dr.Disk{{ID: "d", Size: used}}}})
+		require.NoError(t, err)
+		require.NoError(t, errors.Join(d.Commit(t.Context(), dr.Point{ID: "p"}), d.Close()))
+		b, err := os.ReadFile(device)
+		require.NoError(t, err)
+		require.Equal(t, junk[:used], b[:used], "what the copy reaches is the copy's")
+		from := size - 1<<20
+		if can {
+			from = used/4096*4096 + 4096
+		}
+		require.Equal(t, junk[used:from], b[used:from])
+		require.Equal(t, make([]byte, size-from), b[from:])
+	}
+}
+
 // The table of a disk with sectors of 512 bytes is none on one with 4096.
 func TestTableOfOtherSectorsIsRefused(t *testing.T) {
 	device := loopOn(t, 16<<20, "-b", "4096")

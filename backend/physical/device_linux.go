@@ -53,6 +53,25 @@ func logicalSector(path string) (int64, error) {
 	return int64(n), nil
 }
 
+// deallocate has a device make a range read as zeros by itself; done is false
+// where it can't (blkdev_fallocate in the kernel's block/fops.c never writes
+// zeros in its stead).
+func deallocate(path string, off, n int64) (done bool, err error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		return false, nil
+	}
+	return false, &os.PathError{Op: "clear", Path: path, Err: err}
+}
+
 // rereadTable has the kernel read a disk's partition table. Devices that have
 // none, as partitions and loop devices without such a wish, are no error.
 func rereadTable(path string) error {

@@ -54,14 +54,14 @@ func (h *Host) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft
 		return nil, err
 	}
 	defer release()
-	d, err := m.begin(p)
+	d, err := m.begin(ctx, p)
 	if err != nil {
 		return nil, &dr.Error{Op: "draft", Side: dr.TargetSide, Machine: id, Point: p.ID, Err: err}
 	}
 	return d, nil
 }
 
-func (m *machine) begin(p dr.Point) (_ *draft, err error) {
+func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 	rec := m.record()
 	if err := p.ID.Validate(); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (m *machine) begin(p dr.Point) (_ *draft, err error) {
 	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
 		return nil, err
 	}
-	if err := d.clearEnds(want); err != nil {
+	if err := d.clearRest(ctx, want); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()

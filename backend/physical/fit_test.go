@@ -119,6 +119,28 @@ func TestRebuiltMachineTakesTheOriginalsPlace(t *testing.T) {
 	require.NoError(t, h.Start(t.Context(), "m"))
 }
 
+// A machine that runs from a disk which is still given up is told of.
+func TestWordThatWasLeftIsTold(t *testing.T) {
+	x := givenUp(t, t.TempDir(), "x", 1<<20)
+	h, err := Open(Config{Root: t.TempDir(), Tracker: NewBitmapTracker(0), Machines: []Machine{{ID: "m", Power: dr.Off, Disks: []Disk{x}}}})
+	require.NoError(t, err)
+	defer h.Close()
+	told := func() (n int) {
+		list, err := h.Preflight(t.Context(), "m")
+		require.NoError(t, err)
+		for _, p := range list {
+			require.False(t, p.Blocker)
+			if p.Code == "given-up" {
+				n++
+			}
+		}
+		return n
+	}
+	require.Zero(t, told())
+	require.NoError(t, h.Start(t.Context(), "m"))
+	require.Equal(t, 1, told())
+}
+
 func TestOptionsOfAPlacement(t *testing.T) {
 	dir := t.TempDir()
 	x, y := givenUp(t, dir, "x", 1<<20), givenUp(t, dir, "y", 1<<20)

@@ -36,6 +36,7 @@ type Host struct {
 	hardware   func(path string) (string, error) // the device's own name
 	sectorSize func(path string) (int64, error)  // bytes
 	reread     func(path string) error           // the partition table, by the kernel
+	deallocate func(path string, off, n int64) (done bool, err error)
 
 	lock io.Closer
 	more any // the abilities that depend on hooks, each wrapping the next
@@ -86,7 +87,7 @@ func Open(cfg Config) (*Host, error) {
 	}
 	cfg = cfg.withDefaults()
 	h := &Host{cfg: cfg, fs: cfg.FS, inUse: func(string) error { return nil }, same: samePath,
-		hardware: hardwareName, sectorSize: logicalSector, reread: rereadTable, machines: map[dr.MachineID]*machine{}}
+		hardware: hardwareName, sectorSize: logicalSector, reread: rereadTable, deallocate: deallocate, machines: map[dr.MachineID]*machine{}}
 	if h.fs == nil {
 		h.fs, h.inUse, h.same = fsys.OS(), deviceInUse, sameDisk
 	}

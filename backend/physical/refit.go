@@ -31,27 +31,52 @@ func (e *SectorError) Unwrap() error { return dr.ErrUnsupported }
 // of ZFS take the most, two of 256 KiB on a boundary of as much.
 const endOfDisk = 1 << 20
 
-// clearEnds clears the ends of disks that were given up and are larger than
-// what they stand for. A copy doesn't reach there, and an old RAID's label, or
-// an old table's backup, would bring back what the disk was before. The machine
-// is torn by then.
-func (d *draft) clearEnds(want dr.Machine) error {
-	for _, f := range d.m.record().Disks {
+// clearRest clears what disks that were given up are larger than what they
+// stand for. A copy doesn't reach there: an old RAID's label, or an old table's
+// backup, would bring back what the disk was before, and whatever else is there
+// would be read into the next point. Where the device can't clear it by itself
+// only the end is cleared, where the labels are. The machine is torn by then.
+func (d *draft) clearRest(ctx context.Context, want dr.Machine) error {
+	rec := d.m.record()
+	for _, f := range rec.Disks {
 		w, ok := want.Disk(f.ID)
 		o := d.disks[f.ID]
-		if !ok || !d.m.record().Seen[f.ID].Taken || o.size <= w.Size {
+		if !ok || !rec.Seen[f.ID].Taken || o.size <= w.Size {
 			continue
 		}
 		const page = 4096 // no device has larger sectors
-		from := (max(w.Size, o.size-endOfDisk) + page - 1) &^ (page - 1)
-		if from >= o.size {
-			continue
+		from := (w.Size + page - 1) &^ (page - 1)
+		if err := d.clear(ctx, f.ID, o, from); err != nil {
+			return &dr.Error{Op: "clear the rest", Side: dr.TargetSide, Machine: d.m.id, Disk: f.ID, Off: from, Err: err}
 		}
-		unmark := d.mark(f.ID, from, o.size-from)
-		err := o.Punch(from, o.size-from)
-		unmark()
+	}
+	return nil
+}
+
+func (d *draft) clear(ctx context.Context, id dr.DiskID, o opened, from int64) error {
+	if from >= o.size {
+		return nil
+	}
+	defer d.mark(id, from, o.size-from)()
+	device, err := d.m.isDevice(o.path)
+	if err != nil {
+		return err
+	}
+	if !device {
+		return o.Punch(from, o.size-from)
+	}
+	const step = 1 << 30 // between looks at ctx
+	for at := from; at < o.size; at += step {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		done, err := d.m.host.deallocate(o.path, at, min(step, o.size-at))
 		if err != nil {
-			return &dr.Error{Op: "clear the end", Side: dr.TargetSide, Machine: d.m.id, Disk: f.ID, Off: from, Err: err}
+			return err
+		}
+		if !done {
+			from = max(from, (o.size-endOfDisk)&^4095)
+			return o.Punch(from, o.size-from)
 		}
 	}
 	return nil
