@@ -1,6 +1,7 @@
 package physical
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,26 +177,19 @@ func (m *machine) sectors(d opened, table, sector int64) error {
 	return nil
 }
 
-// countsAlike refuses a GPT for sectors of another size when its header is
-// written: near the beginning of a copy, and not when all of it has travelled.
-// What comes in smaller pieces is found before the machine starts.
+// countsAlike refuses a GPT for sectors of another size when it is written: near
+// the beginning of a copy, and not when all of it has travelled. What comes in
+// smaller pieces is found before the machine starts.
 func (d *draft) countsAlike(disk dr.DiskID, path string, p []byte, off int64) error {
-	const mark = "EFI PART"
 	sector := d.sectors[disk]
-	if off > 4096 || sector == 0 {
+	if off != 0 || sector == 0 {
 		return nil
 	}
-	for _, table := range []int64{512, 4096} {
-		at := table - off
-		if at < 0 || at > int64(len(p)-len(mark)) || string(p[at:][:len(mark)]) != mark {
-			continue
-		}
-		if table != sector {
-			return &SectorError{path, table, sector}
-		}
-		return nil
+	table, err := disklayout.SectorOf(bytes.NewReader(p), int64(len(p)))
+	if err == nil && table != 0 && table != sector {
+		return &SectorError{path, table, sector}
 	}
-	return nil
+	return err
 }
 
 // sector is a block device's logical sector size in bytes; 0 of an image file,

@@ -37,8 +37,19 @@ const mostEntries = 1 << 20
 
 // SectorOf is the sector size in bytes that a disk's GPT was made for, told by
 // where its header is; 0 if there is no GPT. The same bytes are no table on a
-// device with sectors of another size.
+// device with sectors of another size. A header without a protective MBR is one
+// that somebody left behind.
 func SectorOf(d io.ReaderAt, size int64) (int64, error) {
+	if size < 1024 {
+		return 0, nil
+	}
+	boot, err := readUpTo(d, 0, 512)
+	if err != nil {
+		return 0, err
+	}
+	if protective, _ := protection(boot); protective < 0 {
+		return 0, nil
+	}
 	for _, sector := range []int64{512, 4096} {
 		if size < 2*sector {
 			continue
@@ -52,6 +63,25 @@ func SectorOf(d io.ReaderAt, size int64) (int64, error) {
 		}
 	}
 	return 0, nil
+}
+
+// protection finds the entry of a boot sector that protects a GPT, -1 if there is
+// none, and counts the others.
+func protection(boot []byte) (protective, others int) {
+	protective = -1
+	if boot[510] != 0x55 || boot[511] != 0xaa {
+		return protective, 0
+	}
+	for i := range 4 {
+		switch boot[0x1be+16*i+4] {
+		case 0:
+		case 0xee:
+			protective = i
+		default:
+			others++
+		}
+	}
+	return protective, others
 }
 
 // header is a GPT header that was checked.
@@ -167,17 +197,8 @@ func MoveBackup(d Medium, size, sector int64) (Moved, error) {
 		m.Alone = fmt.Sprintf(format, args...)
 		return m, nil
 	}
-	protective, others := -1, 0
-	for i := range 4 {
-		switch boot[0x1be+16*i+4] {
-		case 0:
-		case 0xee:
-			protective = i
-		default:
-			others++
-		}
-	}
-	protected := boot[510] == 0x55 && boot[511] == 0xaa && protective >= 0
+	protective, others := protection(boot)
+	protected := protective >= 0
 	m.Table = protected || string(mark) == "EFI PART"
 	switch {
 	case !m.Table:

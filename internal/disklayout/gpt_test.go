@@ -194,6 +194,10 @@ func TestTablesThatAreLeftAlone(t *testing.T) {
 	sector, err := SectorOf(m, int64(len(m.b)))
 	require.NoError(t, err)
 	require.EqualValues(t, 512, sector)
+	clear(m.b[:512])
+	sector, err = SectorOf(m, int64(len(m.b)))
+	require.NoError(t, err)
+	require.Zero(t, sector, "somebody's that was left behind")
 	require.Empty(t, m.ops)
 
 	// Other tables know no end.
