@@ -1,13 +1,17 @@
 package minilinux
 
 import (
+	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,20 +81,59 @@ func TestStartsCountsAndSurvives(t *testing.T) {
 	checked(t, image)
 }
 
-// It starts under UEFI, from the disk that a newer physical machine has, and
-// is shut down cleanly from its first start.
+// It starts under UEFI, from the disk that a newer physical machine has, says
+// hello, and is shut down cleanly from its first start.
 func TestStartsUnderUEFI(t *testing.T) {
 	slow(t)
-	image := built(t, Options{Firmware: dr.UEFI})
-	v := start(t, image, dr.UEFI, nvme)
+	image := built(t, Options{Firmware: dr.UEFI, Service: Service{Hello: "10.0.2.100:9000"}})
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	v := start(t, image, dr.UEFI, nvme, "guestfwd=tcp:10.0.2.100:9000-tcp:"+l.Addr().String())
 	require.Equal(t, "clean", v.wait(guest.Journal))
 	v.wait(guest.Serving)
 	t.Logf("serving after %.1f s", v.sinceStart())
+	require.NoError(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Minute)))
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+	var hello guest.Status
+	require.NoError(t, json.NewDecoder(conn).Decode(&hello))
+	require.Equal(t, "minilinux", hello.Host)
 	s := v.status()
 	require.Equal(t, "uefi", s.Firmware)
 	require.Equal(t, "nvme0n1p2", s.Root)
 	v.pressPower()
 	checked(t, image)
+}
+
+// Power fails at random moments, also while it starts. With LIFEBOAT_LONG.
+func TestLosesPowerAgainAndAgain(t *testing.T) {
+	slow(t)
+	if os.Getenv("LIFEBOAT_LONG") == "" {
+		t.Skip("takes two minutes: only with LIFEBOAT_LONG")
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	image := built(t, Options{Service: Service{Every: 5 * time.Millisecond, Ring: 64}})
+	var last uint64
+	for range 12 {
+		v := start(t, image, dr.BIOS, virtio)
+		require.Contains(t, v.wait(guest.Ring), "ok ")
+		recovered := v.number(guest.Recovered)
+		require.GreaterOrEqual(t, recovered, last)
+		last = recovered
+		if r.IntN(4) > 0 {
+			v.wait(guest.Serving)
+			for goal := recovered + r.Uint64N(200); last < goal; {
+				last = v.number(guest.Counter)
+			}
+		}
+		v.kill()
+	}
+	require.Positive(t, last)
 }
 
 var (

@@ -66,8 +66,9 @@ type hardware struct {
 
 var virtio = hardware{"pc", []string{"-device", "virtio-blk-pci,drive=disk"}, "virtio-net-pci"}
 
-// start switches a machine on that writes to its disk.
-func start(t testing.TB, image string, firmware dr.Firmware, hw hardware) *vm {
+// start switches a machine on that writes to its disk. Its network ends here;
+// forward has more of qemu's options for that.
+func start(t testing.TB, image string, firmware dr.Firmware, hw hardware, forward ...string) *vm {
 	t.Helper()
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
@@ -85,7 +86,8 @@ func start(t testing.TB, image string, firmware dr.Firmware, hw hardware) *vm {
 	args := []string{"-accel", "tcg", "-M", hw.machine, "-m", "256", "-display", "none", "-nodefaults", "-no-reboot", "-vga", "std", "-serial", "stdio",
 		"-qmp", "unix:" + v.qmp + ",server=on,wait=off",
 		"-drive", "if=none,id=disk,format=raw,file=" + image,
-		"-netdev", "user,id=net,restrict=on,hostfwd=tcp:" + web + "-10.0.2.15:8080", "-device", hw.network + ",netdev=net,romfile="}
+		"-netdev", strings.Join(append([]string{"user,id=net,restrict=on,hostfwd=tcp:" + web + "-10.0.2.15:8080"}, forward...), ","),
+		"-device", hw.network + ",netdev=net,romfile="}
 	args = append(args, hw.disk...)
 	if firmware == dr.UEFI {
 		const code = "/usr/share/OVMF/OVMF_CODE.fd"
@@ -121,7 +123,7 @@ func (v *vm) kill() {
 // wait returns the value of the next line with the word.
 func (v *vm) wait(word string) string {
 	v.t.Helper()
-	limit := time.After(90 * time.Second)
+	limit := time.After(3 * time.Minute)
 	for {
 		select {
 		case line, ok := <-v.lines:
