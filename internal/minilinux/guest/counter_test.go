@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cell is a file in memory that loses what is not synced: whole blocks of 512
-// bytes of it, as a disk does.
+// cell is a file in memory that loses what is not synced, eight bytes at a
+// time: some media tear a sector.
 type cell struct {
 	durable, now []byte
 	fail         func() error
@@ -43,9 +43,9 @@ func (c *cell) Sync() error {
 
 // crash keeps a random part of what was not synced.
 func (c *cell) crash(r *rand.Rand) {
-	for at := 0; at < len(c.now); at += 512 {
+	for at := 0; at < len(c.now); at += 8 {
 		if r.IntN(2) == 0 {
-			copy(c.durable[at:at+512], c.now[at:])
+			copy(c.durable[at:at+8], c.now[at:])
 		}
 	}
 	copy(c.now, c.durable)
