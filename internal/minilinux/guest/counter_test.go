@@ -126,22 +126,3 @@ func TestCheckFindsAMixOfTwoMoments(t *testing.T) {
 	_, err = OpenTally(counter, ring, 0)
 	require.Error(t, err)
 }
-
-// Whatever lies in the file, opening it gives a number or zero.
-func FuzzTally(f *testing.F) {
-	c, r := newCell(CounterSize), newCell(RecordSize)
-	c.fail, r.fail = func() error { return nil }, func() error { return nil }
-	tally, err := OpenTally(c, r, 1)
-	require.NoError(f, err)
-	_, err = tally.Next()
-	require.NoError(f, err)
-	f.Add(c.now[slotSize : slotSize+32])
-	f.Fuzz(func(t *testing.T, slot []byte) {
-		c := newCell(CounterSize)
-		copy(c.now[slotSize:], slot)
-		tally, err := OpenTally(c, r, 1)
-		require.NoError(t, err)
-		require.Positive(t, tally.Boots()+1)
-		_, _ = tally.Check()
-	})
-}
