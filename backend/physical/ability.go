@@ -14,13 +14,17 @@ func (h *Host) Unwrap() any { return h.more }
 func (h *Host) abilities() any {
 	var v any
 	hooks := h.cfg.Hooks
+	if h.cfg.Inspect != nil {
+		v = inspector{h, v}
+	}
 	if hooks.Probe != nil {
 		v = prober{h, v}
 	}
 	if hooks.Freeze != nil && hooks.Thaw != nil {
 		v = quiescer{h, v}
 	}
-	if hooks.Shutdown != nil || hooks.Stop == nil {
+	alone := len(h.cfg.Machines) == 1 && h.cfg.Machines[0].Self
+	if hooks.Shutdown != nil || hooks.Stop == nil && !alone {
 		v = shutdowner{h, v}
 	}
 	return v

@@ -1,10 +1,12 @@
 package physical
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
@@ -44,6 +46,10 @@ type Config struct {
 	Hooks Hooks `json:"-"`
 	// Tracker tells what running machines write; nil: nothing is known.
 	Tracker Tracker `json:"-"`
+	// Inspect tells of the machine that is this host (Machine.Self), as
+	// backend.Inspector does; package inventory has one. nil: the host can't be
+	// asked.
+	Inspect func(ctx context.Context, id dr.MachineID) (backend.Facts, error) `json:"-"`
 	// Log gets freezes and what went wrong where no caller listens; may be nil.
 	Log *slog.Logger `json:"-"`
 	// FS holds all files; nil: the operating system's. With another one,
@@ -59,6 +65,9 @@ type Machine struct {
 	// was called for it on this host. Unknown is taken for on.
 	Power dr.Power `json:"power,omitempty"`
 	Disks []Disk   `json:"disks"`
+	// Self: it is the host that this process runs on, so it runs. Nothing but
+	// a hook can switch it off, and its disks are never written. One may be.
+	Self bool `json:"self,omitempty"`
 
 	Firmware   dr.Firmware `json:"firmware,omitempty"`
 	SecureBoot bool        `json:"secureBoot,omitempty"`
@@ -101,6 +110,9 @@ func (c Config) validate() error {
 		case "", dr.On, dr.Off:
 		default:
 			return fmt.Errorf("%w: machine %s: power %q; want %q, %q or nothing", dr.ErrInvalid, m.ID, m.Power, dr.On, dr.Off)
+		}
+		if m.Self && (m.Power == dr.Off || selfIn(c.Machines) != m.ID) {
+			return fmt.Errorf("%w: machine %s: one machine is this host itself, and it is on", dr.ErrInvalid, m.ID)
 		}
 		disks := map[dr.DiskID]bool{}
 		for _, d := range m.Disks {

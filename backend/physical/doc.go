@@ -56,10 +56,12 @@
 //
 // # What it can't look into
 //
-// A machine here is its disks and its hooks. None is ever known to be the host
-// that this process runs on, so the host can't be asked in a machine's stead:
-// there is no [backend.Inspector]. What a guest is like inside is read from the
-// disks of a recovery point instead, by package failover/readiness/offline.
+// A machine here is its disks and its hooks. One may be the host that this
+// process runs on (Machine.Self, which package inventory configures): with
+// Config.Inspect the host is asked, as [backend.Inspector], it can't be switched
+// off without a hook, and its disks are never written. What other guests are
+// like inside is read from the disks of a recovery point instead, by package
+// failover/readiness/offline.
 //
 // # Not verified on
 //

@@ -49,6 +49,9 @@ func (h *Host) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft
 	if err != nil {
 		return nil, err
 	}
+	if err := h.onSelf("draft", id); err != nil {
+		return nil, err
+	}
 	release, err := m.acquire(ctx)
 	if err != nil {
 		return nil, err

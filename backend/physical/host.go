@@ -23,9 +23,10 @@ import (
 //
 // Beside backend.Backend it is a [backend.Lister], [backend.Sweeper] and
 // [backend.Preflighter], and where there are the hooks, to be found with dr.As,
-// a [backend.Prober], a [backend.Quiescer] (freeze and thaw) and a
-// [backend.Shutdowner]: the last also of a host without any hook to switch off,
-// whose machines are off as soon as somebody says so.
+// a [backend.Prober], a [backend.Quiescer] (freeze and thaw), a
+// [backend.Inspector] (Config.Inspect) and a [backend.Shutdowner]: the last also
+// of a host without any hook to switch off, whose machines are off as soon as
+// somebody says so, unless its only machine is itself.
 type Host struct {
 	cfg   Config
 	fs    fsys.FS
@@ -206,6 +207,9 @@ func (h *Host) Add(m Machine) error {
 
 // configure merges the configuration with what is known of the machine.
 func (m *machine) configure(c Machine) error {
+	if c.Self {
+		c.Power = dr.On
+	}
 	want := &record{Version: recordVersion, Power: c.Power, Machine: dr.Machine{
 		ID: c.ID, Name: c.Name, Firmware: c.Firmware, SecureBoot: c.SecureBoot,
 		CPUs: c.CPUs, Memory: c.Memory, OS: c.OS, NICs: c.NICs,
@@ -227,7 +231,7 @@ func (m *machine) configure(c Machine) error {
 	}
 	next := old.clone()
 	next.Machine, next.Disks = want.Machine, want.Disks
-	if !old.Switched {
+	if !old.Switched || c.Self { // that this runs says that the host does
 		next.Power = c.Power
 	}
 	moved := !slices.EqualFunc(old.Disks, want.Disks, func(a, b diskFile) bool { return a.ID == b.ID && a.Path == b.Path })

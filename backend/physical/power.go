@@ -93,6 +93,11 @@ func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, c
 	if rec.Power == dr.Off {
 		return nil
 	}
+	if hook == nil {
+		if err := h.onSelf(op, id); err != nil {
+			return err
+		}
+	}
 	if hook != nil && rec.Power == dr.On {
 		// A hook that fails, or is cut off, may have switched it off, or have
 		// a guest go down later: a Start must not take it for running then.

@@ -20,7 +20,7 @@ import (
 type kind func(what string) (backend.Backend, io.Closer, error)
 
 // everywhere are those that every system has; a system's own are in osKinds.
-var everywhere = map[string]kind{"physical": openPhysical}
+var everywhere = map[string]kind{"physical": openPhysical, "self": openSelf}
 
 func registry() map[string]kind {
 	all := maps.Clone(everywhere)

@@ -10,6 +10,9 @@
 //
 //	client, err := remote.Dial(ctx, "disks1.example.com:8443", remote.DialOptions{TLS: ...})
 //
+// "agent inventory" shows the machine that it runs on, and what about its disks
+// is worth knowing; --backend self protects that machine.
+//
 // It stops on SIGTERM or an interrupt: nobody opens anything any more, what is
 // under way may end within --grace, and the rest is given back: machines that were
 // frozen thaw, replicas that were half written stay torn until they are written
@@ -32,6 +35,7 @@ const usage = `agent serves this host's disks to a replicator elsewhere.
   agent serve    --listen ADDR --cert FILE --key FILE --clients FILE --backend KIND:WHAT
                  [--machine ID]... [--grace 10s] [--json]
   agent pki      --dir DIR --host NAME [--host NAME]...
+  agent inventory [--json] [--facts] [--loop] [--root DIR]
 %s
 Backends of this system: %s.
 `
@@ -85,6 +89,8 @@ func command(ctx context.Context, args []string, out, errs io.Writer) error {
 		return serve(ctx, o, out, logger(errs, o.json))
 	case "pki":
 		return makePKI(args[1:], out)
+	case "inventory":
+		return showInventory(ctx, args[1:], out)
 	case "help", "-h", "--help":
 		fmt.Fprintf(out, usage, serviceUsage, kinds())
 		return nil

@@ -14,8 +14,30 @@ var le = binary.LittleEndian
 // maxParts is how many partitions a disk may have.
 const maxParts = 1024
 
+// Table is a disk's partition table.
+type Table struct {
+	// Kind is "gpt" or "mbr"; "" if there is none.
+	Kind string
+	// ID is GPT's GUID of the disk, or MBR's signature: "1a2b3c4d".
+	ID string
+	// Partitions in the order of their numbers; without a table the whole disk.
+	Partitions []Volume
+}
+
+// ReadTable reads a disk's partition table, and follows nothing in it: the
+// volumes of a group's physical volumes stay partitions. With an error the
+// table has what could be read. Sectors of MBR are taken to have 512 bytes.
+func ReadTable(d Disk) (Table, error) {
+	var t Table
+	list, err := partitionTable(d, &t)
+	t.Partitions = list
+	return t, err
+}
+
 // partitions finds a disk's. A disk without a table is one volume.
-func partitions(d Disk) ([]Volume, error) {
+func partitions(d Disk) ([]Volume, error) { return partitionTable(d, &Table{}) }
+
+func partitionTable(d Disk, t *Table) ([]Volume, error) {
 	if d.Size < 1024 {
 		return nil, nil
 	}
@@ -28,9 +50,11 @@ func partitions(d Disk) ([]Volume, error) {
 		gpt = gpt || boot[0x1be+16*i+4] == 0xee
 	}
 	if boot[510] == 0x55 && boot[511] == 0xaa && gpt {
-		return gptPartitions(d)
+		t.Kind = "gpt"
+		return gptPartitions(d, t)
 	}
 	if list, ok, err := mbrPartitions(d, boot); ok {
+		t.Kind, t.ID = "mbr", fmt.Sprintf("%08x", le.Uint32(boot[0x1b8:]))
 		return list, err
 	}
 	return []Volume{{Disk: d.ID, Name: wholeDisk, Size: d.Size, ReaderAt: d}}, nil
@@ -38,7 +62,7 @@ func partitions(d Disk) ([]Volume, error) {
 
 // section is a partition's bytes.
 func section(d Disk, n int, off, size int64) (Volume, error) {
-	v := Volume{Disk: d.ID, Name: fmt.Sprintf("partition %d", n), Size: size}
+	v := Volume{Disk: d.ID, Name: fmt.Sprintf("partition %d", n), Size: size, Number: n, Off: off}
 	if off <= 0 || size <= 0 || off > d.Size || size > d.Size-off {
 		return v, corrupt("partition %d: %d bytes at %d of a disk of %d", n, size, off, d.Size)
 	}
@@ -48,11 +72,11 @@ func section(d Disk, n int, off, size int64) (Volume, error) {
 
 // gptPartitions reads the table behind the protective MBR, or its copy at the
 // end of the disk if that one is damaged.
-func gptPartitions(d Disk) ([]Volume, error) {
+func gptPartitions(d Disk, t *Table) ([]Volume, error) {
 	var first error
 	for _, sector := range []int64{512, 4096} {
 		for _, at := range []int64{sector, d.Size - sector} {
-			list, err := gptTable(d, sector, at)
+			list, err := gptTable(d, sector, at, t)
 			if err == nil {
 				return list, nil
 			}
@@ -64,7 +88,7 @@ func gptPartitions(d Disk) ([]Volume, error) {
 	return nil, fmt.Errorf("GPT: %w", first)
 }
 
-func gptTable(d Disk, sector, at int64) ([]Volume, error) {
+func gptTable(d Disk, sector, at int64, t *Table) ([]Volume, error) {
 	h, err := read(d, at, 512)
 	if err != nil {
 		return nil, err
@@ -89,6 +113,7 @@ func gptTable(d Disk, sector, at int64) ([]Volume, error) {
 	if crc32.ChecksumIEEE(entries) != le.Uint32(h[88:]) {
 		return nil, corrupt("the partitions of the table at %d have a wrong sum", at)
 	}
+	t.ID = guid(h[56:72])
 	var list []Volume
 	for i := range count {
 		e := entries[i*each:]
@@ -103,7 +128,7 @@ func gptTable(d Disk, sector, at int64) ([]Volume, error) {
 		if err != nil {
 			return list, err
 		}
-		v.PartUUID = guid(e[16:32])
+		v.Type, v.PartUUID = guid(e[:16]), guid(e[16:32])
 		u := make([]uint16, 0, 36)
 		for j := 56; j < 128 && le.Uint16(e[j:]) != 0; j += 2 {
 			u = append(u, le.Uint16(e[j:]))
@@ -141,12 +166,12 @@ func mbrPartitions(d Disk, boot []byte) (list []Volume, ok bool, err error) {
 	}
 	const sector = 512
 	sign := le.Uint32(boot[0x1b8:])
-	add := func(n int, from, count uint64) error {
+	add := func(n int, kind byte, from, count uint64) error {
 		v, err := section(d, n, int64(from)*sector, int64(count)*sector)
 		if err != nil {
 			return err
 		}
-		v.PartUUID = fmt.Sprintf("%08x-%02x", sign, n)
+		v.Type, v.PartUUID = fmt.Sprintf("0x%02x", kind), fmt.Sprintf("%08x-%02x", sign, n)
 		list = append(list, v)
 		return nil
 	}
@@ -160,7 +185,7 @@ func mbrPartitions(d Disk, boot []byte) (list []Volume, ok bool, err error) {
 		case extended(e[4]):
 			chain = from
 		default:
-			if err := add(i+1, from, count); err != nil {
+			if err := add(i+1, e[4], from, count); err != nil {
 				return list, true, err
 			}
 		}
@@ -178,7 +203,7 @@ func mbrPartitions(d Disk, boot []byte) (list []Volume, ok bool, err error) {
 		}
 		e, next := b[0x1be:], b[0x1ce:]
 		if count := uint64(le.Uint32(e[12:])); e[4] != 0 && count > 0 {
-			if err := add(n, at+uint64(le.Uint32(e[8:])), count); err != nil {
+			if err := add(n, e[4], at+uint64(le.Uint32(e[8:])), count); err != nil {
 				return list, true, err
 			}
 		}

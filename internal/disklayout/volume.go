@@ -20,6 +20,11 @@ type Volume struct {
 	Disk string // the disk's ID; "" if it lies on several
 	Name string // "partition 2", "whole disk", "vg/root"
 	Size int64  // bytes
+	// Number and Off, in bytes from the disk's beginning, are of a partition.
+	Number int
+	Off    int64
+	// Type of a partition: a GUID of GPT, or "0x83" of MBR.
+	Type string
 	// PartUUID and PartLabel name a partition as fstab does.
 	PartUUID, PartLabel string
 	// Device is the stable path of a logical volume: "/dev/mapper/vg-root".

@@ -35,6 +35,7 @@ var layers = []struct {
 	{"backend", []string{"dr"}},
 	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                       // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}}, // page blobs are points and replicas
+	{"backend/physical/inventory", []string{"dr", "backend", "failover/readiness/offline", "internal"}}, // the facts of a Linux have one reader
 	{"backend/remote/trialpki", nil},
 	{"backend/guestscript", []string{"dr", "backend"}},
 	{"backend/azure/", []string{"dr", "backend", "recoverypoint", "internal"}},

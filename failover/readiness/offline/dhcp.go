@@ -20,10 +20,7 @@ type card struct {
 // configurations differ, and none names the first card's MAC, it's unknown.
 func (g *guest) dhcp() backend.Fact {
 	const what = "DHCP"
-	var cards []card
-	for _, read := range []func() []card{g.netplan, g.ifupdown, g.networkManager, g.ifcfg, g.networkd} {
-		cards = append(cards, read()...)
-	}
+	cards := g.configured()
 	if len(cards) == 0 {
 		if by, _ := g.enabled("NetworkManager.service"); by != "" {
 			return g.fact(what, backend.Yes, "NetworkManager is started by %s, and asks DHCP for cards without a profile", by)
@@ -50,6 +47,14 @@ func (g *guest) dhcp() backend.Fact {
 		}
 	}
 	return answer(cards[0])
+}
+
+// configured lists the cards of all configurations.
+func (g *guest) configured() (cards []card) {
+	for _, read := range []func() []card{g.netplan, g.ifupdown, g.networkManager, g.ifcfg, g.networkd} {
+		cards = append(cards, read()...)
+	}
+	return cards
 }
 
 func (g *guest) netplan() (list []card) {

@@ -4,7 +4,7 @@
 // disks and registry hives, read-only, and answers with backend.Facts. Each
 // answer says what it was read from; what can't be told is unknown, with a
 // line that says why. [FileSystems] gives the file systems themselves as
-// io/fs.FS.
+// io/fs.FS. [Running] asks the same of a Linux that runs, by its mounted files.
 //
 // What is read is foreign: how much is read, decompressed and followed is
 // bounded, and a disk that makes no sense gives unknowns or an error, never a

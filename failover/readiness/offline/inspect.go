@@ -82,11 +82,20 @@ func Inspect(ctx context.Context, img dr.Image, o Options) (facts backend.Facts,
 	return facts, nil
 }
 
+// tree is where the system's files are: of a recovery point a *guestfs.Tree,
+// else what [Running] was given.
+type tree interface {
+	fs.StatFS
+	fs.ReadFileFS
+	fs.ReadDirFS
+	fs.ReadLinkFS
+}
+
 // guest is the system that is inspected.
 type guest struct {
 	ctx     context.Context
 	os      string
-	tree    *guestfs.Tree
+	tree    tree
 	facts   *backend.Facts
 	machine dr.Machine
 	systems []FileSystem

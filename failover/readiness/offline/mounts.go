@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/internal/guestfs"
 )
 
 // mount is a line of fstab.
@@ -33,6 +34,10 @@ func (g *guest) fstab() []mount {
 		}
 		list = append(list, m)
 	}
+	tree, ok := g.tree.(*guestfs.Tree)
+	if !ok {
+		return list // it runs, and has mounted them itself
+	}
 	for _, m := range list {
 		if m.at == "/" || !strings.HasPrefix(m.at, "/") || slices.Contains(m.options, "bind") || !onDisk(m) {
 			continue
@@ -40,7 +45,7 @@ func (g *guest) fstab() []mount {
 		i := slices.IndexFunc(g.systems, func(f FileSystem) bool { return f.named(m.device) })
 		switch {
 		case i >= 0 && g.systems[i].vol != nil:
-			g.tree.Mount(m.at, g.systems[i].vol)
+			tree.Mount(m.at, g.systems[i].vol)
 			if n := g.systems[i].Note; n != "" {
 				g.unknown("%s: %s", g.systems[i], n)
 			}

@@ -1,0 +1,171 @@
+package inventory
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/signature"
+)
+
+// judge finds what is worth knowing before these disks are protected.
+func (s *system) judge() {
+	locked := ""
+	for i, d := range s.chosen {
+		k := s.report.Disks[i]
+		if errors.Is(d.failed, fs.ErrPermission) {
+			locked = d.failed.Error()
+		} else if d.failed != nil {
+			s.problem("device-unreadable", k.ID, true, fmt.Sprintf("%s can't be read: %v", k.Name, d.failed), "check the disk and its cabling")
+		}
+		s.judgeDisk(d, k)
+	}
+	if locked != "" {
+		s.problem("device-unreadable", "", true, "this process may not read disks: "+locked,
+			"run as root on the host itself, or in the group disk; a container must be given the devices")
+	}
+	s.judgeGroups()
+	s.judgeTwins()
+	if v := s.report.System.Virtual; v != "" {
+		s.problem("virtual-machine", "", false, "this is a virtual machine (hypervisor: "+v+"), not a physical one",
+			"protect it through its platform if there is a backend for that: changed blocks and snapshots cost less there")
+	}
+	if len(s.chosen) == 0 {
+		s.problem("no-disks", "", true, "no disk was found that could be protected", "run this on the host itself, with /sys and /dev")
+	}
+}
+
+func (s *system) judgeDisk(d *device, k Disk) {
+	if !k.Stable {
+		s.problem("disk-id-unstable", k.ID, false, fmt.Sprintf("%s has neither a world-wide name nor a serial number: its ID %s is of its place", k.Name, k.ID),
+			"give the disk a serial number where the hypervisor can, and don't move it")
+	}
+	if k.ReadOnly {
+		s.problem("disk-read-only", k.ID, false, k.Name+" is read-only: it can be copied, and not be restored to", "look in the kernel's log why")
+	}
+	if len(k.Paths) > 0 {
+		s.problem("multipath", k.ID, false, fmt.Sprintf("%s is reached over %s: the multipath device is the disk, its paths are left alone", k.Name, strings.Join(k.Paths, ", ")), "")
+	}
+	if d.broken != nil {
+		s.problem("table-damaged", k.ID, false, fmt.Sprintf("the partition table of %s: %v", k.Name, d.broken), "repair it with gdisk or sfdisk; the kernel's view is listed")
+	}
+	if d.stale {
+		s.problem("table-stale", k.ID, false, "the partition table of "+k.Name+" is not what the kernel uses", "run partprobe, or restart")
+	}
+	for _, e := range d.family() {
+		s.judgeUse(k.ID, e)
+	}
+}
+
+// judgeUse looks at one device of a disk, or at a volume: disk is "" then.
+func (s *system) judgeUse(disk dr.DiskID, d *device) {
+	if d.whole != nil && d.failed != nil && !errors.Is(d.failed, fs.ErrPermission) {
+		s.problem("device-unreadable", disk, true, fmt.Sprintf("%s can't be read: %v", d.name, d.failed), "check the disk and its cabling")
+	}
+	what := d.sig.Kind
+	if d.sig.Label != "" {
+		what += " " + d.sig.Label
+	}
+	switch {
+	case d.sig.Hibernated:
+		s.problem("hibernated", disk, true, d.name+" holds the memory of a system that sleeps: what starts from a copy would wake it over file systems that have changed since",
+			"turn the swap area on once, or make it anew with mkswap, and restart")
+	case d.sig.Use == signature.Encrypted:
+		s.problem("encrypted", disk, false, fmt.Sprintf("%s is %s: it is copied as ciphertext, and restored with its key slots", d.name, what),
+			"keep the passphrase or recovery key elsewhere; a key in this machine's TPM will not open the copy on another one")
+	case d.sig.Kind == "zfs_member", d.sig.Kind == "ceph_bluestore":
+		s.problem("pool-unseen", disk, false, fmt.Sprintf("%s is a member of a pool (%s), whose file systems can't be frozen from here", d.name, what),
+			"take its own snapshots in a hook, and protect all disks of the pool together")
+	case d.swap || d.sig.Use == signature.Swap:
+		s.problem("swap", disk, false, d.name+" is swap: it is copied with its disk, and its changes with it", "put swap on a disk that isn't protected if it swaps much")
+	}
+	if pid := s.elsewhere(d); pid > 0 {
+		s.problem("mounted-elsewhere", disk, false, fmt.Sprintf("%s is mounted at %s in the mount namespace of process %d, and not in this one", d.name, d.mounts[0].Path, pid),
+			"freeze it from there, or run the agent in the host's namespace")
+	}
+	if len(d.mounts) > 0 && len(d.holders) > 0 {
+		s.problem("mounted-and-held", disk, false, fmt.Sprintf("%s is mounted at %s, and %s is built on it too", d.name, d.mounts[0].Path, d.holders[0].name),
+			"unmount one of the two: both write the same blocks")
+	}
+}
+
+// elsewhere is a process that has the device mounted, if this one's namespace
+// hasn't.
+func (s *system) elsewhere(d *device) int {
+	if len(d.mounts) == 0 || slices.ContainsFunc(d.mounts, func(m Mount) bool { return m.PID == 0 }) {
+		return 0
+	}
+	return d.mounts[0].PID
+}
+
+// judgeGroups finds what lies on several disks, which are of one moment only
+// together.
+func (s *system) judgeGroups() {
+	for i, d := range s.volumes {
+		v := s.report.Volumes[i]
+		s.judgeUse("", d)
+		if d.kind == "md" {
+			s.problem("raid-members", "", false, fmt.Sprintf("%s is a RAID (%s) of disks %s: its members are copied one by one, each with its superblock", d.name, s.attr(d.dir, "md/level"), list(v.Disks)),
+				"protect all its disks together; where the copy runs on one disk, a mirror starts degraded")
+		} else if len(v.Disks) > 1 {
+			s.problem("several-devices", "", false, fmt.Sprintf("volume %s lies on disks %s", v.Path, list(v.Disks)), "protect them together")
+		}
+	}
+	pools := map[string][]dr.DiskID{}
+	var order []string
+	for _, d := range s.all {
+		if d.sig.Kind != "btrfs" || d.sig.Devices < 2 {
+			continue
+		}
+		if pools[d.sig.UUID] == nil {
+			order = append(order, d.sig.UUID)
+		}
+		for _, b := range bottom(d) {
+			if id := s.idOf(b); id != "" && !slices.Contains(pools[d.sig.UUID], id) {
+				pools[d.sig.UUID] = append(pools[d.sig.UUID], id)
+			}
+		}
+	}
+	for _, uuid := range order {
+		s.problem("several-devices", "", false, fmt.Sprintf("btrfs %s lies on disks %s", uuid, list(pools[uuid])), "protect them together")
+	}
+}
+
+func list(ids []dr.DiskID) string {
+	var names []string
+	for _, id := range ids {
+		names = append(names, string(id))
+	}
+	return strings.Join(names, ", ")
+}
+
+// judgeTwins finds file systems with one UUID on devices that aren't parts of
+// one: what mounts by UUID takes any of them.
+func (s *system) judgeTwins() {
+	by := map[string][]*device{}
+	var order []string
+	for _, d := range s.all {
+		if d.sig.Use != signature.FileSystem || d.sig.UUID == "" || d.sig.Devices > 1 || len(d.holders) > 0 || len(d.table.Partitions) > 0 && d.table.Kind != "" {
+			continue
+		}
+		key := d.sig.Kind + " " + d.sig.UUID
+		if by[key] == nil {
+			order = append(order, key)
+		}
+		by[key] = append(by[key], d)
+	}
+	for _, key := range order {
+		if len(by[key]) < 2 {
+			continue
+		}
+		var names []string
+		for _, d := range by[key] {
+			names = append(names, d.name)
+		}
+		s.problem("duplicate-uuid", "", false, fmt.Sprintf("%s is on %s: which of them is mounted by UUID is chance", key, strings.Join(names, " and ")),
+			"give the copy a new UUID (tune2fs -U, xfs_admin -U, btrfstune -u), or take it away")
+	}
+}
