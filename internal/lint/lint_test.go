@@ -33,8 +33,8 @@ var layers = []struct {
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
 	{"backend", []string{"dr"}},
-	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                       // platforms; never each other
-	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}}, // page blobs are points and replicas
+	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                          // platforms; never each other
+	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}},    // page blobs are points and replicas
 	{"backend/physical/inventory", []string{"dr", "backend", "failover/readiness/offline", "internal"}}, // the facts of a Linux have one reader
 	{"backend/remote/trialpki", nil},
 	{"backend/guestscript", []string{"dr", "backend"}},
