@@ -54,11 +54,13 @@ type system struct {
 	report  *Report
 	chosen  []*device // behind report.Disks
 	volumes []*device // behind report.Volumes
-	all     []*device // in the order of names, partitions behind their disk
-	byName  map[string]*device
-	byDev   map[string]*device // by number
-	byID    map[string][]string
-	removed []string // vanished while they were read
+	// sharedID: another disk has its world-wide name too.
+	sharedID map[*device]bool
+	all      []*device // in the order of names, partitions behind their disk
+	byName   map[string]*device
+	byDev    map[string]*device // by number
+	byID     map[string][]string
+	removed  []string // vanished while they were read
 }
 
 // number reads an attribute that is a whole number; ok is false if it isn't one.

@@ -19,6 +19,7 @@ func (s *system) disks() {
 		}
 	}
 	ids, shared := identify(names)
+	s.sharedID = map[*device]bool{}
 	for i, d := range s.chosen {
 		s.report.Disks = append(s.report.Disks, s.disk(d, ids[i], names[i]))
 	}
@@ -28,6 +29,7 @@ func (s *system) disks() {
 			all = append(all, s.chosen[i].name)
 		}
 		for _, i := range same {
+			s.sharedID[s.chosen[i]] = true
 			s.problem("disk-id-shared", s.report.Disks[i].ID, true, strings.Join(all, " and ")+" say that they are the same disk: paths to one logical unit, or clones",
 				"let multipathd join the paths, or protect one of them")
 		}

@@ -137,6 +137,9 @@ func (s *system) own(d *device) []identity {
 		add(busRank, "mmc-"+model+"_"+serial)
 	case strings.HasPrefix(d.name, "vd"):
 		add(serialRank, "virtio-"+serial)
+	case strings.HasPrefix(d.name, "sd"):
+		// udev's has the whole model, of which the kernel keeps 16 letters.
+		add(serialRank, "serial-"+model+"_"+serial)
 	}
 	if place := s.place(d); place != "" {
 		add(placeRank, "path-"+place)

@@ -39,9 +39,9 @@ func (s *system) judge() {
 }
 
 func (s *system) judgeDisk(d *device, k Disk) {
-	if !k.Stable {
-		s.problem("disk-id-unstable", k.ID, false, fmt.Sprintf("%s has neither a world-wide name nor a serial number: its ID %s is of its place", k.Name, k.ID),
-			"give the disk a serial number where the hypervisor can, and don't move it")
+	if !k.Stable && !s.sharedID[d] {
+		s.problem("disk-id-unstable", k.ID, false, fmt.Sprintf("%s has no world-wide name, and no serial number that is its own: its ID %s is of where it is", k.Name, k.ID),
+			"give the disk a serial number of its own where the hypervisor can, and don't move it")
 	}
 	if k.ReadOnly {
 		s.problem("disk-read-only", k.ID, false, k.Name+" is read-only: it can be copied, and not be restored to", "look in the kernel's log why")
@@ -110,7 +110,7 @@ func (s *system) judgeGroups() {
 		if d.kind == "md" {
 			s.problem("raid-members", "", false, fmt.Sprintf("%s is a RAID (%s) of disks %s: its members are copied one by one, each with its superblock", d.name, s.attr(d.dir, "md/level"), list(v.Disks)),
 				"protect all its disks together; where the copy runs on one disk, a mirror starts degraded")
-		} else if len(v.Disks) > 1 {
+		} else if len(v.Disks) > 1 && !onRAID(d) {
 			s.problem("several-devices", "", false, fmt.Sprintf("volume %s lies on disks %s", v.Path, list(v.Disks)), "protect them together")
 		}
 	}
@@ -132,6 +132,20 @@ func (s *system) judgeGroups() {
 	for _, uuid := range order {
 		s.problem("several-devices", "", false, fmt.Sprintf("btrfs %s lies on disks %s", uuid, list(pools[uuid])), "protect them together")
 	}
+}
+
+// onRAID tells whether a volume lies on one RAID alone, of which all is said
+// already.
+func onRAID(d *device) bool {
+	for seen := 0; len(d.slaves) == 1 && seen < 64; seen++ {
+		if d = d.slaves[0]; d.whole != nil {
+			d = d.whole
+		}
+		if d.kind == "md" {
+			return true
+		}
+	}
+	return false
 }
 
 func list(ids []dr.DiskID) string {

@@ -1,0 +1,169 @@
+package inventory_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/backend/physical"
+	"github.com/lifeboat-dr/lifeboat/backend/physical/inventory"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var machines = []string{"raid-server", "laptop", "cloud", "san"}
+
+// Whole machines against what a person has read and found right.
+func TestGoldenMachines(t *testing.T) {
+	for _, name := range machines {
+		t.Run(name, func(t *testing.T) {
+			r := load(t, name).read()
+			require.WithinDuration(t, time.Now(), r.At, time.Minute)
+			r.At = time.Time{}
+			golden(t, name+".txt", r.String())
+			b, err := json.MarshalIndent(r, "", " ")
+			require.NoError(t, err)
+			golden(t, name+".json", string(b)+"\n")
+			var back inventory.Report
+			require.NoError(t, json.Unmarshal(b, &back))
+			require.Equal(t, r, back, "it is plain values")
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	name = filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.WriteFile(name, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got, "%s; -update writes it", name)
+}
+
+func disk(t *testing.T, r inventory.Report, name string) inventory.Disk {
+	t.Helper()
+	for _, d := range r.Disks {
+		if d.Name == name {
+			return d
+		}
+	}
+	t.Fatalf("no disk %s", name)
+	return inventory.Disk{}
+}
+
+func codes(r inventory.Report, disk dr.DiskID) (list []string) {
+	for _, p := range r.Problems {
+		if p.Disk == disk {
+			list = append(list, p.Code)
+		}
+	}
+	return list
+}
+
+// The configuration of this very machine: which disks by default, which by name,
+// and one disk to start from.
+func TestMachineOfAReport(t *testing.T) {
+	r := load(t, "raid-server").read()
+	m, err := r.Machine()
+	require.NoError(t, err)
+	require.Equal(t, physical.Machine{
+		ID: "4c4c4544-0058-4b10-8032-b7c04f4c3032", Name: "db1", Self: true, Power: dr.On, OS: "linux",
+		Firmware: dr.BIOS, CPUs: 4, Memory: 16336812 << 10,
+		Disks: []physical.Disk{ // the stick is removable
+			{ID: "wwn-0x50014ee2b1234567", Name: "sda", Path: "/dev/disk/by-id/wwn-0x50014ee2b1234567", Boot: true},
+			{ID: "wwn-0x50014ee2b7654321", Name: "sdb", Path: "/dev/disk/by-id/wwn-0x50014ee2b7654321"},
+		},
+		NICs: []dr.NIC{
+			{ID: "eno1", MAC: "44:a8:42:00:00:01", Addresses: []string{"198.51.100.20/24"}},
+			{ID: "eno2", MAC: "44:a8:42:00:00:02"},
+		},
+	}, m)
+	require.Empty(t, r.Blockers(m))
+	m, err = r.Machine("sdb", "usb-SanDisk_Cruzer_20051739-0_0")
+	require.NoError(t, err)
+	require.Len(t, m.Disks, 2)
+	require.True(t, m.Disks[0].Boot)
+	_, err = r.Machine("sda", "sdz")
+	require.ErrorIs(t, err, dr.ErrNotFound)
+	require.ErrorContains(t, err, "sdz")
+
+	// What blocks one disk doesn't block the others.
+	r = load(t, "san").read()
+	m, err = r.Machine("sda")
+	require.NoError(t, err)
+	require.Empty(t, r.Blockers(m))
+	require.True(t, m.Disks[0].Boot)
+	m, err = r.Machine("sda", "sdg")
+	require.NoError(t, err)
+	require.Len(t, r.Blockers(m), 1)
+	require.Equal(t, "/dev/disk/by-id/dm-uuid-mpath-360002ac0000000000000000100012345", disk(t, r, "dm-1").Path)
+}
+
+// A disk is called the same with and without udev, so that an agent in a rescue
+// system finds it again.
+func TestIDsDoNotDependOnUdev(t *testing.T) {
+	for _, name := range machines {
+		f := load(t, name)
+		with := f.read()
+		require.NoError(t, os.RemoveAll(filepath.Join(f.root, "dev/disk")))
+		without := f.read()
+		for i, d := range with.Disks {
+			if strings.HasPrefix(string(d.ID), "wwn-") || strings.HasPrefix(string(d.ID), "virtio-") || strings.HasPrefix(string(d.ID), "path-pci") || strings.HasPrefix(string(d.ID), "nvme-") {
+				if name == "raid-server" {
+					continue // the fixture's kernel doesn't tell the WWN
+				}
+				require.Equal(t, d.ID, without.Disks[i].ID)
+			}
+			require.NotContains(t, without.Disks[i].Path, "/dev/disk/")
+		}
+	}
+}
+
+const oneDisk = `
+sys/class/dmi/id/sys_vendor = ACME
+block sys/devices/pci0000:00/ata1/block/sda 8:0 1073741824
+sys/devices/pci0000:00/ata1/block/sda/wwid = naa.5000000000000001
+part sda 1 8:1 1048576 536870912
+part sda 2 8:2 537919488 104857600
+table sda mbr 0000abcd
+entry sda 1 0x83
+entry sda 2 0x82
+`
+
+// What is told of a disk that has something the matter.
+func TestProblems(t *testing.T) {
+	const id = "wwn-0x5000000000000001"
+	for _, c := range []struct {
+		name, more string
+		want       []string
+		blocker    bool
+	}{
+		{"none", "", nil, false},
+		{"hibernated", "sig sda2 swsuspend 01234567-89ab-cdef-0123-456789abcdef", []string{"hibernated"}, true},
+		{"swap that isn't used", "sig sda2 swap 01234567-89ab-cdef-0123-456789abcdef", []string{"swap"}, false},
+		{"read-only", "sys/devices/pci0000:00/ata1/block/sda/ro = 1", []string{"disk-read-only"}, false},
+		{"mounted and held", "block sys/devices/virtual/block/dm-0 253:0 1048576\nholds sda1 dm-0\nproc/self/mountinfo = 22 1 8:1 / / rw - ext4 /dev/sda1 rw", []string{"mounted-and-held"}, false},
+		{"stale table", "part sda 3 8:3 700000256 1048576", []string{"table-stale"}, false},
+		{"encrypted", "sig sda1 crypto_LUKS 01234567-89ab-cdef-0123-456789abcdef", []string{"encrypted"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := build(t, oneDisk+c.more).read()
+			require.Equal(t, c.want, codes(r, id))
+			for _, p := range r.Problems {
+				require.NotEmpty(t, p.Text)
+				if p.Disk == id {
+					require.Equal(t, c.blocker, p.Blocker, "%+v", p)
+				}
+			}
+		})
+	}
+}
