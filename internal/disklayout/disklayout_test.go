@@ -214,3 +214,35 @@ func FuzzTables(f *testing.F) {
 		}
 	})
 }
+
+// A table is told with everything that names a partition, and without following
+// what is in it.
+func TestTable(t *testing.T) {
+	read := func(script string) Table {
+		f, size := guestfstest.Open(t, disk(t, script))
+		table, err := ReadTable(Disk{ID: "d", Size: size, ReaderAt: f})
+		require.NoError(t, err)
+		return table
+	}
+	g := read("label: gpt\nlabel-id: 99999999-2222-3333-4444-555555555555\nstart=2048,size=20480,type=uefi,name=EFI,uuid=11111111-2222-3333-4444-555555555555\n")
+	require.Equal(t, "gpt", g.Kind)
+	require.Equal(t, "99999999-2222-3333-4444-555555555555", g.ID)
+	require.Len(t, g.Partitions, 1)
+	p := g.Partitions[0]
+	p.ReaderAt = nil
+	require.Equal(t, Volume{Disk: "d", Name: "partition 1", Number: 1, Off: 1 << 20, Size: 10 << 20,
+		Type: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", PartUUID: "11111111-2222-3333-4444-555555555555", PartLabel: "EFI"}, p)
+
+	m := read("label: dos\nlabel-id: 0x1a2b3c4d\n1: start=2048,size=20480,type=83\n2: start=40960,size=81920,type=5\n5: start=43008,size=20480,type=82\n")
+	require.Equal(t, "mbr", m.Kind)
+	require.Equal(t, "1a2b3c4d", m.ID)
+	require.Equal(t, Volume{Disk: "d", Number: 2, Off: 40960 * 512, Size: 81920 * 512, Type: "0x05", PartUUID: "1a2b3c4d-02"}, m.Extended)
+	require.Len(t, m.Partitions, 2)
+	require.Equal(t, 5, m.Partitions[1].Number)
+	require.EqualValues(t, 43008*512, m.Partitions[1].Off)
+	require.Equal(t, "0x82", m.Partitions[1].Type)
+
+	none := read("")
+	require.Empty(t, none.Kind)
+	require.Len(t, none.Partitions, 1)
+}

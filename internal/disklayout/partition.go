@@ -22,6 +22,9 @@ type Table struct {
 	ID string
 	// Partitions in the order of their numbers; without a table the whole disk.
 	Partitions []Volume
+	// Extended is MBR's partition that holds those from number 5 on, which is
+	// no place for a file system; the zero value if there is none.
+	Extended Volume
 }
 
 // ReadTable reads a disk's partition table, and follows nothing in it: the
@@ -53,7 +56,7 @@ func partitionTable(d Disk, t *Table) ([]Volume, error) {
 		t.Kind = "gpt"
 		return gptPartitions(d, t)
 	}
-	if list, ok, err := mbrPartitions(d, boot); ok {
+	if list, ok, err := mbrPartitions(d, boot, t); ok {
 		t.Kind, t.ID = "mbr", fmt.Sprintf("%08x", le.Uint32(boot[0x1b8:]))
 		return list, err
 	}
@@ -147,7 +150,7 @@ func guid(b []byte) string {
 // mbrPartitions reads the four entries, and the chain of the extended one.
 // ok is false if there is no table: then the boot sector is a file system's,
 // or nothing.
-func mbrPartitions(d Disk, boot []byte) (list []Volume, ok bool, err error) {
+func mbrPartitions(d Disk, boot []byte, t *Table) (list []Volume, ok bool, err error) {
 	if boot[510] != 0x55 || boot[511] != 0xaa || string(boot[3:11]) == "NTFS    " || string(boot[3:11]) == "-FVE-FS-" {
 		return nil, false, nil
 	}
@@ -184,6 +187,10 @@ func mbrPartitions(d Disk, boot []byte) (list []Volume, ok bool, err error) {
 		case e[4] == 0 || count == 0:
 		case extended(e[4]):
 			chain = from
+			t.Extended = Volume{
+				Disk: d.ID, Number: i + 1, Off: int64(from) * sector, Size: int64(count) * sector,
+				Type: fmt.Sprintf("0x%02x", e[4]), PartUUID: fmt.Sprintf("%08x-%02x", sign, i+1),
+			}
 		default:
 			if err := add(i+1, e[4], from, count); err != nil {
 				return list, true, err

@@ -120,9 +120,6 @@ func (s *system) bus(d *device) string {
 	return ""
 }
 
-// extendedType is MBR's of the partition that holds the logical ones.
-const extendedType = "0x05"
-
 // partitions joins the kernel's view with the table's. What only the table
 // knows is listed without a name.
 func (s *system) partitions(d *device) []Partition {
@@ -138,8 +135,8 @@ func (s *system) partitions(d *device) []Partition {
 		}
 		// The kernel shows of an extended partition as much as a boot loader
 		// needs: at most two sectors.
-		if d.table.Kind == "mbr" && !known[p.part] && p.part <= 4 && p.size <= 2*max(512, int64(d.sector)) {
-			r.Type, r.Content = extendedType, nil
+		if e := d.table.Extended; p.part == e.Number && p.off == e.Off {
+			r.Type, r.UUID, r.Content = e.Type, e.PartUUID, nil
 			known[p.part] = true
 		}
 		list = append(list, r)

@@ -28,6 +28,7 @@ import (
 //	PATH <<                  a file of the lines until "."
 //	block DIR DEV BYTES      a whole device, in sysfs' DIR, linked into /sys/block
 //	part DISK N DEV OFF BYTES  its partition
+//	slot DISK N OFF BYTES    a partition of the table that sysfs doesn't have there
 //	holds LOWER UPPER        UPPER is built on LOWER
 //	table DISK KIND ID       the disk's table, of its parts: then
 //	entry DISK N TYPE UUID [LABEL]
@@ -147,6 +148,8 @@ func (f *fixture) do(w []string) {
 		}
 		f.parts[w[1]] = append(f.parts[w[1]], &entry{n: n, off: off, size: size})
 		f.device(name, size)
+	case "slot":
+		f.parts[w[1]] = append(f.parts[w[1]], &entry{n: int(f.number(w[2])), off: f.number(w[3]), size: f.number(w[4])})
 	case "holds":
 		f.link(f.dirs[w[1]]+"/holders/"+w[2], "/"+f.dirs[w[2]])
 		f.link(f.dirs[w[2]]+"/slaves/"+w[1], "/"+f.dirs[w[1]])
