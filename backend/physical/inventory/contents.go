@@ -15,7 +15,7 @@ import (
 
 // contents reads the tables and superblocks of disks and volumes. Paths of a
 // multipath disk are left alone: passive ones can't be read.
-func (s *system) contents(ctx context.Context) error {
+func (s *system) contents(ctx context.Context, read func(*device) look) error {
 	for _, d := range s.all {
 		if d.whole != nil || d.role != isDisk && d.role != isVolume {
 			continue
@@ -24,7 +24,7 @@ func (s *system) contents(ctx context.Context) error {
 		took := make(chan look, 1)
 		// A device whose paths are all lost can hold a read for ever: then
 		// the goroutine stays with it, and nothing else does.
-		go func() { took <- s.look(d) }()
+		go func() { took <- read(d) }()
 		timeout := time.NewTimer(s.o.DeviceTimeout)
 		select {
 		case found = <-took:

@@ -66,7 +66,7 @@ func Read(ctx context.Context, o Options) (Report, error) {
 	s.links()
 	s.classify()
 	lines := s.mounted()
-	if err := s.contents(ctx); err != nil {
+	if err := s.contents(ctx, s.look); err != nil {
 		return fail(err, "")
 	}
 	s.spread()
