@@ -19,6 +19,8 @@ import (
 type selfFile struct {
 	// Disks by ID, kernel's name or path, as "agent inventory" lists them.
 	Disks []string `json:"disks,omitempty"`
+	// Loop takes loop devices for disks too, for trials: name them.
+	Loop bool `json:"loop,omitempty"`
 	physical.Config
 }
 
@@ -40,7 +42,7 @@ func openSelf(what string) (backend.Backend, io.Closer, error) {
 			return nil, nil, fmt.Errorf(`%s: "machines" are for the kind physical: self is the machine that this runs on`, what)
 		}
 	}
-	cfg, err := selfConfig(context.Background(), f, inventory.Options{})
+	cfg, err := selfConfig(context.Background(), f, inventory.Options{Loop: f.Loop})
 	if err != nil {
 		return nil, nil, err
 	}

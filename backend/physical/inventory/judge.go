@@ -13,19 +13,9 @@ import (
 
 // judge finds what is worth knowing before these disks are protected.
 func (s *system) judge() {
-	locked := ""
 	for i, d := range s.chosen {
 		k := s.report.Disks[i]
-		if errors.Is(d.failed, fs.ErrPermission) {
-			locked = d.failed.Error()
-		} else if d.failed != nil {
-			s.problem("device-unreadable", k.ID, true, fmt.Sprintf("%s can't be read: %v", k.Name, d.failed), "check the disk and its cabling")
-		}
 		s.judgeDisk(d, k)
-	}
-	if locked != "" {
-		s.problem("device-unreadable", "", true, "this process may not read disks: "+locked,
-			"run as root on the host itself, or in the group disk; a container must be given the devices")
 	}
 	s.judgeGroups()
 	s.judgeTwins()
@@ -62,8 +52,12 @@ func (s *system) judgeDisk(d *device, k Disk) {
 
 // judgeUse looks at one device of a disk, or at a volume: disk is "" then.
 func (s *system) judgeUse(disk dr.DiskID, d *device) {
-	if d.whole != nil && d.failed != nil && !errors.Is(d.failed, fs.ErrPermission) {
-		s.problem("device-unreadable", disk, true, fmt.Sprintf("%s can't be read: %v", d.name, d.failed), "check the disk and its cabling")
+	if d.failed != nil {
+		remedy := "check the disk and its cabling"
+		if errors.Is(d.failed, fs.ErrPermission) {
+			remedy = "run as root on the host itself, or in the group disk; a container must be given the devices"
+		}
+		s.problem("device-unreadable", disk, disk != "", fmt.Sprintf("%s can't be read: %v", d.name, d.failed), remedy)
 	}
 	what := d.sig.Kind
 	if d.sig.Label != "" {

@@ -81,9 +81,9 @@ func Read(ctx context.Context, o Options) (Report, error) {
 	return r, nil
 }
 
-// problem notes one.
+// problem notes one. Its text may quote names of files, which may hold anything.
 func (s *system) problem(code string, disk dr.DiskID, blocker bool, text, remedy string) {
-	s.report.Problems = append(s.report.Problems, backend.Problem{Code: code, Disk: disk, Text: text, Remedy: remedy, Blocker: blocker})
+	s.report.Problems = append(s.report.Problems, backend.Problem{Code: code, Disk: disk, Text: printable(text), Remedy: remedy, Blocker: blocker})
 }
 
 // printable makes foreign text one line that a terminal can show.

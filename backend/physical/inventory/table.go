@@ -123,7 +123,7 @@ func (u Use) uuid() string {
 func (u Use) by() string {
 	var list []string
 	for _, m := range u.Mounts {
-		at := m.Path
+		at := printable(m.Path) // which is exact in the report itself
 		if m.PID > 0 {
 			at = fmt.Sprintf("%s (of process %d)", at, m.PID)
 		}
