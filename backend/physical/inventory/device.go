@@ -44,9 +44,6 @@ func (d *device) file() string { return "/dev/" + strings.ReplaceAll(d.name, "!"
 // family is a whole device and its partitions.
 func (d *device) family() []*device { return append([]*device{d}, d.parts...) }
 
-// inUse tells whether anything uses the device itself.
-func (d *device) inUse() bool { return len(d.mounts) > 0 || d.swap || len(d.holders) > 0 }
-
 // system is all that is known of the block devices.
 type system struct {
 	root

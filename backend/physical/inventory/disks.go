@@ -165,6 +165,10 @@ func (s *system) volume(d *device) Volume {
 	if name := s.attr(d.dir, "dm/name"); name != "" {
 		r.Path = path.Join("/dev/mapper", name)
 	}
+	for _, l := range d.slaves {
+		r.On = append(r.On, l.name)
+	}
+	slices.Sort(r.On)
 	for _, b := range bottom(d) {
 		if id := s.idOf(b); id != "" {
 			r.Disks = append(r.Disks, id)

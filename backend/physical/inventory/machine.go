@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -49,18 +48,6 @@ func (r Report) Machine(disks ...string) (physical.Machine, error) {
 		m.Disks = slices.Insert(slices.Delete(m.Disks, boot, boot+1), 0, first)
 	}
 	return m, nil
-}
-
-// Blockers are the problems that keep the disks of a machine that [Report.Machine]
-// made from being protected: theirs, and those of the whole host.
-func (r Report) Blockers(m physical.Machine) []backend.Problem {
-	var found []backend.Problem
-	for _, p := range r.Problems {
-		if p.Blocker && (p.Disk == "" || slices.ContainsFunc(m.Disks, func(d physical.Disk) bool { return d.ID == p.Disk })) {
-			found = append(found, p)
-		}
-	}
-	return found
 }
 
 // nics are the cards of hardware as a machine has them. What a bond or bridge

@@ -105,7 +105,9 @@ type Volume struct {
 	Kind string `json:"kind"`           // "lvm", "crypt", "md", "dm", "bcache", ...
 	Path string `json:"path,omitempty"` // "/dev/mapper/vg-root"
 	Size int64  `json:"size"`           // bytes
-	// Disks that it lies on, down to the whole ones.
+	// On are the devices that it is built on, by the kernel's names; Disks
+	// those that it lies on, down to the whole ones.
+	On    []string    `json:"on,omitempty"`
 	Disks []dr.DiskID `json:"disks"`
 	Use
 }

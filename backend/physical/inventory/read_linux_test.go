@@ -5,12 +5,14 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
 	"github.com/lifeboat-dr/lifeboat/backend/physical/inventory"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -92,6 +94,8 @@ func TestMachineOfAReport(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, m.Disks, 2)
 	require.True(t, m.Disks[0].Boot)
+	require.Empty(t, r.Blockers(m), "a mirror may be there in part")
+	require.Equal(t, []string{"/boot", "/"}, r.MountPoints(m))
 	_, err = r.Machine("sda", "sdz")
 	require.ErrorIs(t, err, dr.ErrNotFound)
 	require.ErrorContains(t, err, "sdz")
@@ -105,6 +109,16 @@ func TestMachineOfAReport(t *testing.T) {
 	m, err = r.Machine("sda", "sdg")
 	require.NoError(t, err)
 	require.Len(t, r.Blockers(m), 1)
+	m, err = r.Machine("sda", "sdd")
+	require.NoError(t, err)
+	require.Len(t, r.Blockers(m), 1)
+	require.Equal(t, "disks-incomplete", r.Blockers(m)[0].Code)
+	require.Contains(t, r.Blockers(m)[0].Text, "btrfs")
+	require.Equal(t, []string{"/boot/efi", "/srv/pool", "/boot", "/"}, r.MountPoints(m))
+	m, err = r.Machine("sda", "sdd", "sde", "dm-1")
+	require.NoError(t, err)
+	require.Empty(t, r.Blockers(m))
+	require.Equal(t, []string{"/proc/4242/root/u01", "/boot/efi", "/srv/pool", "/boot", "/"}, r.MountPoints(m))
 	require.Equal(t, "/dev/disk/by-id/dm-uuid-mpath-360002ac0000000000000000100012345", disk(t, r, "dm-1").Path)
 }
 
@@ -166,4 +180,24 @@ func TestProblems(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A volume over two disks, of which only one is chosen, would be restored torn.
+func TestVolumeOverSeveralDisks(t *testing.T) {
+	r := build(t, oneDisk+`
+block sys/devices/pci0000:00/ata2/block/sdb 8:16 1073741824
+sys/devices/pci0000:00/ata2/block/sdb/wwid = naa.5000000000000002
+block sys/devices/virtual/block/dm-0 253:0 1048576
+sys/devices/virtual/block/dm-0/dm/name = vg-lv
+sys/devices/virtual/block/dm-0/dm/uuid = LVM-1
+holds sda1 dm-0
+holds sdb dm-0
+`).read()
+	require.True(t, has(r, "several-devices", "vg-lv"))
+	m, err := r.Machine("sda")
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(r.Blockers(m), func(p backend.Problem) bool { return p.Code == "disks-incomplete" }))
+	m, err = r.Machine()
+	require.NoError(t, err)
+	require.False(t, slices.ContainsFunc(r.Blockers(m), func(p backend.Problem) bool { return p.Code == "disks-incomplete" }))
 }
