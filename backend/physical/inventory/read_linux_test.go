@@ -201,3 +201,57 @@ holds sdb dm-0
 	require.NoError(t, err)
 	require.False(t, slices.ContainsFunc(r.Blockers(m), func(p backend.Problem) bool { return p.Code == "disks-incomplete" }))
 }
+
+// Which disks the system is on, and which it starts from, where that isn't one
+// and the same: / is a btrfs over two disks, and a third has the ESP that is
+// mounted, although one of the two has one as well.
+func TestRoles(t *testing.T) {
+	r := build(t, `
+sys/firmware/efi/fw_platform_size = 64
+block sys/devices/pci0000:00/ata1/block/sda 8:0 1073741824
+part sda 1 8:1 1048576 104857600
+part sda 2 8:2 105906176 536870912
+table sda gpt 00000000-0000-4000-8000-00000000000a
+entry sda 1 c12a7328-f81f-11d2-ba4b-00a0c93ec93b 00000000-0000-4000-8000-000000000001
+entry sda 2 0fc63daf-8483-4772-8e79-3d69d8477de4 00000000-0000-4000-8000-000000000002
+block sys/devices/pci0000:00/ata2/block/sdb 8:16 1073741824
+block sys/devices/pci0000:00/ata3/block/sdc 8:32 1073741824
+part sdc 1 8:33 1048576 104857600
+block sys/devices/pci0000:00/ata4/block/sdd 8:48 1073741824
+sig sda2 btrfs 00000000-0000-4000-8000-0000000000ff root 2
+sig sdb btrfs 00000000-0000-4000-8000-0000000000ff root 2
+sig sdc1 vfat ABCD-1234 -
+dev/disk/by-id/wwn-0x1 -> /dev/sdd
+proc/self/mountinfo = "22 1 0:30 /@ / rw - btrfs /dev/sdb rw\n23 22 8:33 / /boot/efi rw - vfat /dev/sdc1 rw\n"
+`).read()
+	var system, boot []string
+	for _, d := range r.Disks {
+		if d.System {
+			system = append(system, d.Name)
+		}
+		if d.Boot {
+			boot = append(boot, d.Name)
+		}
+	}
+	require.Equal(t, []string{"sda", "sdb", "sdc"}, system)
+	require.Equal(t, []string{"sdc"}, boot)
+	require.EqualValues(t, "wwn-0x1", disk(t, r, "sdd").ID, "a link from the root")
+	m, err := r.Machine()
+	require.NoError(t, err)
+	require.Equal(t, "sdc", m.Disks[0].Name, "the disk to start from goes first")
+	require.Len(t, m.Disks, 4)
+}
+
+// What is built on a multipath disk lies on that disk, not on its paths.
+func TestVolumeOnMultipath(t *testing.T) {
+	text, err := os.ReadFile("testdata/san.machine")
+	require.NoError(t, err)
+	r := build(t, string(text)+`
+block sys/devices/virtual/block/dm-7 253:7 1073741824
+sys/devices/virtual/block/dm-7/dm/name = vg-lv
+sys/devices/virtual/block/dm-7/dm/uuid = LVM-7
+holds dm-2 dm-7
+`).read()
+	i := slices.IndexFunc(r.Volumes, func(v inventory.Volume) bool { return v.Name == "dm-7" })
+	require.Equal(t, []dr.DiskID{"wwn-0x60002ac0000000000000000100012345"}, r.Volumes[i].Disks)
+}
