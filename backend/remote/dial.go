@@ -27,7 +27,7 @@ import (
 type Client struct {
 	addr string
 	o    DialOptions
-	tls  *tls.Config
+	tls  func() (*tls.Config, error)
 	turn chan struct{} // guards what follows; a channel, as a context may end the wait
 	w    *wire
 	old  []*wire // told to go, but with something open
@@ -44,18 +44,15 @@ var _ backend.Backend = (*Client)(nil)
 // dr.ErrUnsupported if it speaks no version that is known here, dr.ErrBusy if it
 // has as many clients as it takes, dr.ErrInvalid for options that make no sense. ctx counts until Dial returns.
 func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
-	conf, err := agentwire.ClientTLS(o.TLS)
-	if err != nil {
-		return nil, err
-	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: address of an agent: %w", dr.ErrInvalid, err)
 	}
-	if conf.ServerName == "" {
-		conf.ServerName = host
+	get, err := clientTLS(o, host)
+	if err != nil {
+		return nil, err
 	}
-	c := &Client{addr: addr, o: o.withDefaults(), tls: conf, turn: make(chan struct{}, 1), can: make(chan abilities, 1)}
+	c := &Client{addr: addr, o: o.withDefaults(), tls: get, turn: make(chan struct{}, 1), can: make(chan abilities, 1)}
 	c.can <- abilities{}
 	w, err := c.connect(ctx, "")
 	if err != nil {
@@ -200,14 +197,21 @@ func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Lin
 	p := agentwire.NewPatient(conn, greetTime)
 	var terms agentwire.Terms
 	l, err := func() (*agentwire.Link, error) {
-		t := tls.Client(p, c.tls)
+		conf, err := c.tls()
+		if err != nil {
+			return nil, err
+		}
+		t := tls.Client(p, conf)
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
 		if err := agentwire.Verified(t.ConnectionState(), false); err != nil {
 			return nil, err
 		}
-		l := agentwire.NewLink(t)
+		l, err := agentwire.Knock(t, c.addr)
+		if err != nil {
+			return nil, err
+		}
 		terms, err = greet(ctx, l, g)
 		return l, err
 	}()
@@ -221,6 +225,30 @@ func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Lin
 	}
 	p.SetIdle(3 * terms.KeepAlive)
 	return l, terms, nil
+}
+
+// clientTLS is how each connection gets its configuration. What is wrong with it
+// now is told now.
+func clientTLS(o DialOptions, host string) (func() (*tls.Config, error), error) {
+	get := func() (*tls.Config, error) {
+		conf := o.TLS
+		if o.GetTLS != nil {
+			var err error
+			if conf, err = o.GetTLS(); err != nil {
+				return nil, err
+			}
+		}
+		conf, err := agentwire.ClientTLS(conf)
+		if err == nil && conf.ServerName == "" {
+			conf.ServerName = host
+		}
+		return conf, err
+	}
+	conf, err := get()
+	if err == nil && o.GetTLS == nil {
+		return func() (*tls.Config, error) { return conf, nil }, nil
+	}
+	return get, err
 }
 
 func greet(ctx context.Context, l *agentwire.Link, g agentwire.Greeting) (agentwire.Terms, error) {

@@ -92,8 +92,8 @@ func FuzzServer(f *testing.F) {
 		if err := m.Add(dr.Machine{ID: "m", Power: dr.Off, Disks: []dr.Disk{{ID: "a", Size: 1 << 20}}}); err != nil {
 			t.Fatal(err)
 		}
-		s := newServer(m, ServeOptions{Buffers: 2, Bulk: 2}, nil)
-		x := newSession(context.Background(), s, "token", &x509.Certificate{}, Scope{}, []string{agentwire.FeatureRuns})
+		s := newServer(m, ServeOptions{Buffers: 2, Bulk: 2})
+		x := newSession(s, "token", &guest{cert: &x509.Certificate{}}, []string{agentwire.FeatureRuns})
 		l := agentwire.NewLink(tape{r: unhurried{bytes.NewReader(b), x}})
 		if err := x.join(l); err != nil {
 			t.Fatal(err)

@@ -23,11 +23,27 @@ var ErrLost = errors.New("connection to the agent lost")
 type ServeOptions struct {
 	// TLS has the server's certificate and the authorities of its clients, with
 	// ClientAuth set to tls.RequireAndVerifyClientCert. TLS 1.3 is set by Serve.
+	// A Handler has its server's.
 	TLS *tls.Config
+	// GetTLS, if set, is asked for every connection in place of TLS, as
+	// certificates and authorities may change (enrol.Identity.ServerTLS). It
+	// must be safe for concurrent use.
+	GetTLS func() (*tls.Config, error)
 	// Authorize, if set, is asked once for every connection, after its
 	// certificate was verified. An error turns the client away; it is told no
 	// more than that. It must be safe for concurrent use.
 	Authorize func(cert *x509.Certificate) (Scope, error)
+	// Recheck, if set, is asked about every session each RecheckEvery, and
+	// ends it with an error: the client's certificate is good no more
+	// (enrol.Identity.Recheck). It must be safe for concurrent use.
+	Recheck func(tls.ConnectionState) error
+	// RecheckEvery is how long a client may go on after that; 0: 10 s.
+	RecheckEvery time.Duration
+	// Health lets anybody ask GET /healthz, also without a certificate, which
+	// balancers and monitors have not. It is told that the agent serves, and no
+	// more. Everything else still wants a certificate. A wrong one is refused
+	// before anything is said.
+	Health bool
 
 	// KeepAlive is how often a client has to show that it lives; after three
 	// times that in silence it is dead. 0: 5 s.
@@ -67,6 +83,7 @@ func (s Scope) allows(id dr.MachineID) bool {
 
 func (o ServeOptions) withDefaults() ServeOptions {
 	set(&o.KeepAlive, 5*time.Second)
+	set(&o.RecheckEvery, 10*time.Second)
 	set(&o.Grace, 10*time.Second)
 	set(&o.Clients, 64)
 	set(&o.Open, 256)
@@ -86,6 +103,9 @@ type DialOptions struct {
 	// ServerName is taken from the address if it is empty. TLS 1.3 is set by
 	// Dial.
 	TLS *tls.Config
+	// GetTLS, if set, is asked for every connection in place of TLS
+	// (enrol.Identity.ClientTLS). It must be safe for concurrent use.
+	GetTLS func() (*tls.Config, error)
 	// Links is how many connections carry bulk data, beside the one for all
 	// else; 0: 2.
 	Links int

@@ -103,7 +103,7 @@ func raw(t *testing.T, a *agent, conf *tls.Config, g agentwire.Greeting) (*agent
 	conf.ServerName = "127.0.0.1"
 	conf, err := agentwire.ClientTLS(conf)
 	require.NoError(t, err)
-	c := &Client{addr: a.addr, tls: conf, o: DialOptions{}.withDefaults()}
+	c := &Client{addr: a.addr, tls: func() (*tls.Config, error) { return conf, nil }, o: DialOptions{}.withDefaults()}
 	l, terms, err := c.link(t.Context(), g)
 	if err == nil {
 		t.Cleanup(func() { l.Close() })

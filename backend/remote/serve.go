@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"sync"
 	"time"
@@ -29,80 +26,81 @@ import (
 // returns only if ln fails, or with dr.ErrInvalid for options that make no sense.
 func Serve(ctx context.Context, ln net.Listener, b backend.Backend, o ServeOptions) error {
 	defer ln.Close()
-	conf, err := agentwire.ServerTLS(o.TLS)
+	get, err := serverTLS(o)
 	if err != nil {
 		return err
 	}
-	s := newServer(b, o, conf)
-	// Calls outlive ctx, for as long as the grace lasts.
-	base, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
+	h := NewHandler(b, o)
+	p := newPorch(h.s, ln, get)
+	srv := p.server(h)
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
-	err = s.accept(ctx, base, ln)
+	inside := make(chan struct{})
+	go func() { defer close(inside); _ = srv.Serve(p) }()
+	err = p.accept(ctx)
 	if ctx.Err() != nil {
 		err = nil
-		s.drain()
+		h.s.drain(nil)
 	}
-	end()
-	s.each(func(x *session) { x.end(errors.New("the server stops")) })
-	s.links.Wait()
+	p.shut()
+	_ = srv.Close()
+	h.s.halt()
+	<-inside
+	p.guests.Wait()
 	return err
 }
 
-// server is one Serve under way.
+// server is one Serve or Handler under way.
 type server struct {
-	b        backend.Backend
-	o        ServeOptions
-	tls      *tls.Config
-	links    sync.WaitGroup
-	greeting chan struct{} // connections that have not been let in yet
-	buffers  chan struct{} // of all bulk calls
+	b       backend.Backend
+	o       ServeOptions
+	links   sync.WaitGroup
+	buffers chan struct{} // of all bulk calls
+	base    context.Context
+	end     context.CancelFunc
+
+	came, turned counter
 
 	mu       sync.Mutex
 	sessions map[string]*session
 	stopping bool
+	halted   bool
 	quiet    chan struct{} // made by drain: closed when the last session has gone
 }
 
-func newServer(b backend.Backend, o ServeOptions, conf *tls.Config) *server {
+func newServer(b backend.Backend, o ServeOptions) *server {
 	o = o.withDefaults()
-	return &server{
-		b: b, o: o, tls: conf, sessions: map[string]*session{},
-		greeting: make(chan struct{}, 64), buffers: make(chan struct{}, o.Buffers),
-	}
+	s := &server{b: b, o: o, sessions: map[string]*session{}, buffers: make(chan struct{}, o.Buffers)}
+	// Calls outlive whoever's context began them, for as long as the grace lasts.
+	s.base, s.end = context.WithCancel(context.Background())
+	return s
 }
 
-func (s *server) accept(ctx, base context.Context, ln net.Listener) error {
-	wait := 5 * time.Millisecond
-	for {
-		select {
-		case s.greeting <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		conn, err := ln.Accept()
-		if err != nil {
-			<-s.greeting
-			// Too many open files pass, a closed listener doesn't.
-			if te, ok := err.(interface{ Temporary() bool }); !ok || !te.Temporary() || ctx.Err() != nil {
-				return fmt.Errorf("accept: %w", err)
-			}
-			s.o.Log.Warn("accept", "err", err)
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
-			wait = min(2*wait, time.Second)
-			continue
-		}
-		wait = 5 * time.Millisecond
-		s.links.Go(func() { s.connection(base, conn) })
+// enter counts a connection in, which the caller counts out with links.Done.
+// It is false once the server has halted.
+func (s *server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.halted {
+		return false
 	}
+	s.links.Add(1)
+	return true
 }
 
-// drain tells clients to go, and waits for them.
-func (s *server) drain() {
+// halt ends what is left, and waits for it.
+func (s *server) halt() {
+	s.mu.Lock()
+	s.stopping, s.halted = true, true
+	s.mu.Unlock()
+	s.end()
+	s.each(func(x *session) { x.end(errors.New("the server stops")) })
+	s.links.Wait()
+}
+
+// drain tells clients to go, and waits for them, until the grace is over or hurry
+// is closed.
+func (s *server) drain(hurry <-chan struct{}) {
 	s.mu.Lock()
 	s.stopping = true
 	quiet := make(chan struct{})
@@ -118,6 +116,7 @@ func (s *server) drain() {
 	s.each(func(x *session) { go x.goAway() })
 	select {
 	case <-quiet:
+	case <-hurry:
 	case <-time.After(s.o.Grace):
 	}
 }
@@ -134,62 +133,8 @@ func (s *server) each(f func(*session)) {
 	}
 }
 
-// connection is one connection from its first byte to its end.
-func (s *server) connection(base context.Context, conn net.Conn) {
-	greeted := sync.OnceFunc(func() { <-s.greeting })
-	defer greeted()
-	log := s.o.Log.With("from", conn.RemoteAddr())
-	t := tls.Server(agentwire.NewPatient(conn, 3*s.o.KeepAlive), s.tls)
-	defer t.Close()
-	ctx, cancel := context.WithTimeout(base, greetTime)
-	defer cancel()
-	// Whoever says nothing after the handshake is cut off as well.
-	hung := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer hung()
-	if err := t.HandshakeContext(ctx); err != nil {
-		log.Warn("a client was turned away", "err", err)
-		linger(conn)
-		return
-	}
-	l := agentwire.NewLink(t)
-	x, err := s.greet(ctx, base, l, t.ConnectionState())
-	if err != nil {
-		log.Warn("a client was turned away", "err", err)
-		_ = l.Send(ctx, agentwire.Header{Kind: agentwire.Failure, ID: agentwire.GreetingID}, agentwire.EncodeError(err))
-		return
-	}
-	if !hung() {
-		x.end(context.DeadlineExceeded)
-		return
-	}
-	greeted()
-	x.serve(l)
-}
-
-// linger lets the alert arrive that says why: closing a connection on which there
-// is something unread would take it back.
-func linger(conn net.Conn) {
-	c, ok := conn.(interface{ CloseWrite() error })
-	if !ok || c.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(time.Second)) != nil {
-		return
-	}
-	_, _ = io.CopyN(io.Discard, conn, 64<<10)
-}
-
 // greet answers the first frame: it joins the connection to a session.
-func (s *server) greet(ctx, base context.Context, l *agentwire.Link, state tls.ConnectionState) (*session, error) {
-	if err := agentwire.Verified(state, true); err != nil {
-		return nil, err
-	}
-	cert := state.PeerCertificates[0]
-	var scope Scope
-	if s.o.Authorize != nil {
-		var err error
-		if scope, err = s.o.Authorize(cert); err != nil {
-			s.o.Log.Warn("a client is not authorized", "subject", cert.Subject.String(), "err", err)
-			return nil, dr.Permanent(fmt.Errorf("%w: the agent doesn't take this certificate", fs.ErrPermission))
-		}
-	}
+func (s *server) greet(ctx context.Context, l *agentwire.Link, peer *guest) (*session, error) {
 	h, err := l.Next()
 	if err != nil {
 		return nil, err
@@ -209,7 +154,7 @@ func (s *server) greet(ctx, base context.Context, l *agentwire.Link, state tls.C
 	if err != nil {
 		return nil, err
 	}
-	x, err := s.session(ctx, base, g, cert, scope, common)
+	x, err := s.session(ctx, g, peer, common)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +162,7 @@ func (s *server) greet(ctx, base context.Context, l *agentwire.Link, state tls.C
 		return nil, err
 	}
 	terms, err := agentwire.Marshal(agentwire.Terms{
-		Version: version, Features: common, Session: x.token, Abilities: backendAbilities(s.b, scope),
+		Version: version, Features: common, Session: x.token, Abilities: backendAbilities(s.b, peer.scope),
 		Calls: s.o.Calls, Bulk: s.o.Bulk, KeepAlive: s.o.KeepAlive, Links: maxLinks,
 	})
 	if err == nil {
@@ -231,11 +176,11 @@ func (s *server) greet(ctx, base context.Context, l *agentwire.Link, state tls.C
 }
 
 // session finds or makes the one that a greeting is about.
-func (s *server) session(ctx, base context.Context, g agentwire.Greeting, cert *x509.Certificate, scope Scope, features []string) (*session, error) {
+func (s *server) session(ctx context.Context, g agentwire.Greeting, peer *guest, features []string) (*session, error) {
 	s.mu.Lock()
 	old, found := s.sessions[g.Replaces], s.sessions[g.Session]
 	s.mu.Unlock()
-	same := func(x *session) bool { return x != nil && bytes.Equal(x.cert.Raw, cert.Raw) }
+	same := func(x *session) bool { return x != nil && sameClient(x.peer.cert, peer.cert) }
 	if g.Session != "" {
 		if !same(found) {
 			return nil, fmt.Errorf("%w: no such session", dr.ErrNotFound)
@@ -258,10 +203,21 @@ func (s *server) session(ctx, base context.Context, g agentwire.Greeting, cert *
 	case len(s.sessions) >= s.o.Clients:
 		return nil, fmt.Errorf("%w: the agent has %d clients, which is its limit", dr.ErrBusy, len(s.sessions))
 	}
-	x := newSession(base, s, rand.Text(), cert, scope, features)
+	x := newSession(s, rand.Text(), peer, features)
 	s.sessions[x.token] = x
-	s.o.Log.Info("a client has come", "subject", cert.Subject.String())
+	s.o.Log.Info("a client has come", "subject", peer.cert.Subject.String())
+	s.came.Add(1)
+	if s.o.Recheck != nil {
+		go x.recheck()
+	}
 	return x, nil
+}
+
+// sameClient tells whether two certificates are one client's: who renews one
+// goes on under the name that it had. A session's name, which nobody else knows,
+// is asked for beside it.
+func sameClient(a, b *x509.Certificate) bool {
+	return bytes.Equal(a.Raw, b.Raw) || a.Subject.String() != "" && bytes.Equal(a.RawSubject, b.RawSubject)
 }
 
 func (s *server) forget(x *session) {

@@ -29,7 +29,7 @@ func (s *served) plain() (any, error) {
 		return s.opened()
 	}
 	// What is left is of one machine.
-	if !s.x.scope.allows(a.Machine) {
+	if !s.x.peer.scope.allows(a.Machine) {
 		return nil, s.forbidden(a.Machine)
 	}
 	switch s.op {
@@ -97,7 +97,7 @@ func (s *served) machines() error {
 		if err != nil {
 			return err
 		}
-		if !s.x.scope.allows(m.ID) {
+		if !s.x.peer.scope.allows(m.ID) {
 			continue
 		}
 		b, err := agentwire.Marshal(m)
@@ -124,7 +124,7 @@ func (s *served) prepare() (any, error) {
 	switch {
 	case p == nil:
 		return nil, fmt.Errorf("%w: no placement", dr.ErrInvalid)
-	case s.x.scope.Machines != nil && (p.Original == "" || !s.x.scope.allows(p.Original)):
+	case s.x.peer.scope.Machines != nil && (p.Original == "" || !s.x.peer.scope.allows(p.Original)):
 		return nil, s.forbidden(p.Original)
 	}
 	return s.x.b.Prepare(s.ctx, *p)
@@ -132,7 +132,7 @@ func (s *served) prepare() (any, error) {
 
 // wide makes calls that aren't of one machine.
 func (s *served) wide() (any, error) {
-	if s.x.scope.Machines != nil {
+	if s.x.peer.scope.Machines != nil {
 		return nil, s.forbidden("")
 	}
 	if s.op == agentwire.OpNetworks {

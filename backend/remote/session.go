@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,8 +20,7 @@ const maxLinks = 9
 type session struct {
 	*server
 	token string
-	cert  *x509.Certificate
-	scope Scope
+	peer  *guest
 	runs  bool // zeros don't travel
 
 	ctx    context.Context // ends first of all: calls give up, machines thaw
@@ -41,10 +39,10 @@ type session struct {
 	last    uint64
 }
 
-func newSession(base context.Context, s *server, token string, cert *x509.Certificate, scope Scope, features []string) *session {
-	ctx, cancel := context.WithCancelCause(base)
+func newSession(s *server, token string, peer *guest, features []string) *session {
+	ctx, cancel := context.WithCancelCause(s.base)
 	return &session{
-		server: s, token: token, cert: cert, scope: scope, runs: slices.Contains(features, agentwire.FeatureRuns),
+		server: s, token: token, peer: peer, runs: slices.Contains(features, agentwire.FeatureRuns),
 		ctx: ctx, cancel: cancel, bulk: make(chan struct{}, s.o.Bulk), over: make(chan struct{}), open: map[uint64]*handle{},
 	}
 }
@@ -107,7 +105,7 @@ func (x *session) end(why error) {
 	x.ended = true
 	links := x.links
 	x.mu.Unlock()
-	x.o.Log.Info("a client has gone", "subject", x.cert.Subject.String(), "why", why)
+	x.o.Log.Info("a client has gone", "subject", x.peer.cert.Subject.String(), "why", why)
 	x.cancel(why)
 	for _, l := range links {
 		_ = l.Close()

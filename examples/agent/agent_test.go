@@ -214,7 +214,7 @@ func TestTurnsAway(t *testing.T) {
 	})
 	t.Run("no certificate", func(t *testing.T) {
 		conf := h.tls(h.pki)
-		conf.Certificates, conf.NextProtos = nil, []string{"lifeboat-agent"}
+		conf.Certificates, conf.NextProtos = nil, []string{"http/1.1"}
 		conn, err := tls.Dial("tcp", h.addr, conf)
 		require.NoError(t, err) // in TLS 1.3 the client is done before the server has looked
 		defer conn.Close()

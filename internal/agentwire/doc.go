@@ -1,11 +1,25 @@
 // Package agentwire is the agent protocol: how a backend's calls travel over TLS.
-// Here live frames, the encodings of what is in them, and the rules for TLS. What
+// Here live frames, the encodings of what is in them, the way from HTTP to them, and
+// the rules for TLS. What
 // the calls mean, who repeats them and who may make them is package
 // backend/remote's.
 //
 // # Connections
 //
-// TLS 1.3 with ALPN "lifeboat-agent" and certificates on both sides, nothing else.
+// TLS 1.3 with ALPN "http/1.1" and certificates on both sides. A connection begins as
+// HTTP/1.1 and becomes the client's with
+//
+//	GET /v1/session HTTP/1.1       HTTP/1.1 101 Switching Protocols
+//	Host: disks1.example.com       Connection: Upgrade
+//	Connection: Upgrade            Upgrade: lifeboat
+//	Upgrade: lifeboat
+//
+// behind which both sides speak frames, the client first. The number in the path is
+// that of the form of frames. Every other answer is an error, JSON as below, of media
+// type application/vnd.lifeboat.error+json: 403 for a client that isn't let in, 404 for a
+// version that isn't served, 426 for a request without Upgrade, 503 for a server that stops
+// or has as many connections as it takes. Heads have 8 KiB at most.
+//
 // A client opens one connection and says Hello; the server's Welcome names the
 // session. Further connections name that session in their Hello. The first is for
 // small calls, the others for bulk, so that a read of a megabyte doesn't stand

@@ -21,10 +21,13 @@ type Link struct {
 }
 
 // NewLink takes over conn.
-func NewLink(conn net.Conn) *Link {
+func NewLink(conn net.Conn) *Link { return NewLinkFrom(conn, conn) }
+
+// NewLinkFrom takes over conn, of which r has read ahead.
+func NewLinkFrom(conn net.Conn, r io.Reader) *Link {
 	return &Link{
 		conn: conn,
-		r:    bufio.NewReaderSize(conn, 64<<10),
+		r:    bufio.NewReaderSize(r, 64<<10),
 		w:    bufio.NewWriterSize(conn, 32<<10),
 		turn: make(chan struct{}, 1),
 	}
@@ -168,7 +171,7 @@ type Patient struct {
 }
 
 // NewPatient makes reads and writes of conn fail that wait longer than idle for
-// their next byte. 0: never.
+// their next byte. 0: conn's deadlines are left to others.
 func NewPatient(conn net.Conn, idle time.Duration) *Patient {
 	p := &Patient{Conn: conn}
 	p.SetIdle(idle)
@@ -178,25 +181,37 @@ func NewPatient(conn net.Conn, idle time.Duration) *Patient {
 // SetIdle changes how long; it counts from the next read or write on.
 func (p *Patient) SetIdle(idle time.Duration) { p.idle.Store(int64(idle)) }
 
-func (p *Patient) until() time.Time {
-	if d := time.Duration(p.idle.Load()); d > 0 {
-		return time.Now().Add(d)
-	}
-	return time.Time{}
-}
-
 // Read implements net.Conn.
 func (p *Patient) Read(b []byte) (int, error) {
-	if err := p.SetReadDeadline(p.until()); err != nil {
-		return 0, err
+	if d := time.Duration(p.idle.Load()); d > 0 {
+		if err := p.SetReadDeadline(time.Now().Add(d)); err != nil {
+			return 0, err
+		}
 	}
 	return p.Conn.Read(b)
 }
 
+// patientPiece is how many bytes must pass within one wait: the records of TLS
+// are smaller, so that nothing is cut below it.
+const patientPiece = 64 << 10
+
 // Write implements net.Conn.
-func (p *Patient) Write(b []byte) (int, error) {
-	if err := p.SetWriteDeadline(p.until()); err != nil {
-		return 0, err
+func (p *Patient) Write(b []byte) (n int, err error) {
+	for {
+		d := time.Duration(p.idle.Load())
+		if d > 0 {
+			if err := p.SetWriteDeadline(time.Now().Add(d)); err != nil {
+				return n, err
+			}
+		}
+		piece := b[n:]
+		if d > 0 {
+			piece = piece[:min(len(piece), patientPiece)]
+		}
+		m, err := p.Conn.Write(piece)
+		n += m
+		if err != nil || n == len(b) {
+			return n, err
+		}
 	}
-	return p.Conn.Write(b)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// ALPN is the protocol's name in the TLS handshake.
-const ALPN = "lifeboat-agent"
+// ALPN is the protocol's name in the TLS handshake: a session begins as HTTP.
+const ALPN = "http/1.1"
 
 // ServerTLS is c for a server: TLS 1.3 only. It refuses with dr.ErrInvalid a
 // configuration that would let in a client without a verified certificate.
@@ -65,8 +65,6 @@ func Verified(s tls.ConnectionState, server bool) error {
 	switch {
 	case s.Version != tls.VersionTLS13:
 		return fmt.Errorf("%w: not TLS 1.3", ErrProtocol)
-	case s.NegotiatedProtocol != ALPN:
-		return fmt.Errorf("%w: the peer doesn't speak %s", ErrProtocol, ALPN)
 	case len(s.PeerCertificates) == 0, server && len(s.VerifiedChains) == 0:
 		return fmt.Errorf("%w: the peer has no verified certificate", ErrProtocol)
 	}
