@@ -190,7 +190,7 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, peer *guest) {
 		patient = agentwire.NewPatient(conn, 0)
 		conn = patient
 	}
-	ctx, cancel := context.WithTimeout(s.base, greetTime)
+	ctx, cancel := context.WithTimeout(s.base, s.o.greet)
 	defer cancel()
 	// Whoever says nothing behind the upgrade is cut off as well.
 	hung := context.AfterFunc(ctx, func() { _ = conn.Close() })

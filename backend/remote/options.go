@@ -67,6 +67,8 @@ type ServeOptions struct {
 	Buffers int
 
 	Log *slog.Logger // clients that come, go and are turned away; may be nil
+
+	greet time.Duration // 0: greetTime
 }
 
 // Scope is what a client may do. The zero value is everything.
@@ -84,6 +86,7 @@ func (s Scope) allows(id dr.MachineID) bool {
 func (o ServeOptions) withDefaults() ServeOptions {
 	set(&o.KeepAlive, 5*time.Second)
 	set(&o.RecheckEvery, 10*time.Second)
+	set(&o.greet, greetTime)
 	set(&o.Grace, 10*time.Second)
 	set(&o.Clients, 64)
 	set(&o.Open, 256)

@@ -64,9 +64,9 @@ func newPorch(s *server, ln net.Listener, get func() (*tls.Config, error)) *porc
 func (p *porch) server(h http.Handler) *http.Server {
 	srv := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: greetTime,
-		ReadTimeout:       greetTime,
-		WriteTimeout:      greetTime,
+		ReadHeaderTimeout: p.s.o.greet,
+		ReadTimeout:       p.s.o.greet,
+		WriteTimeout:      p.s.o.greet,
 		MaxHeaderBytes:    agentwire.MaxHead,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2
 		ErrorLog:          slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelWarn),
@@ -118,14 +118,14 @@ func (p *porch) accept(ctx context.Context) error {
 		wait = 5 * time.Millisecond
 		e := &entrant{Patient: agentwire.NewPatient(conn, 0), log: p.s.o.Log.With("from", conn.RemoteAddr())}
 		e.free = sync.OnceFunc(func() { <-p.places })
-		e.late = time.AfterFunc(greetTime, func() { _ = e.Patient.Close() })
+		e.late = time.AfterFunc(p.s.o.greet, func() { _ = e.Patient.Close() })
 		p.guests.Go(func() { p.handshake(e) })
 	}
 }
 
 // handshake hands a connection on that has shown who it is.
 func (p *porch) handshake(e *entrant) {
-	ctx, cancel := context.WithTimeout(p.s.base, greetTime)
+	ctx, cancel := context.WithTimeout(p.s.base, p.s.o.greet)
 	defer cancel()
 	conf, err := p.tls()
 	var t *tls.Conn
