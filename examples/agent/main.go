@@ -2,13 +2,32 @@
 // or orchestrator elsewhere: what it serves is a backend.Backend there
 // (backend/remote).
 //
-//	agent pki --dir pki --host disks1.example.com
+// Where the owner keeps the authority, best at the recovery site:
+//
+//	agent authority --dir /var/lib/lifeboat-authority --listen :8444 --host authority.example.com
+//	agent token --dir /var/lib/lifeboat-authority --name disks1 --role agent --host disks1.example.com
+//
+// on the host, with the token and the pin that this prints (LIFEBOAT_TOKEN in place of
+// --token keeps it from other users of the host):
+//
+//	agent enrol --url https://authority.example.com:8444 --token ... --pin sha256:... --dir /var/lib/lifeboat/identity
+//	agent serve --listen :8443 --identity /var/lib/lifeboat/identity --backend physical:/etc/lifeboat/machines.json
+//
+// and at the other end, enrolled as a client:
+//
+//	id, err := enrol.OpenIdentity(dir, enrol.IdentityOptions{})
+//	go id.Run(ctx)
+//	client, err := remote.Dial(ctx, "disks1.example.com:8443", remote.DialOptions{GetTLS: id.ClientTLS})
+//
+// The identity renews its certificate by itself. "agent revoke --what NAME" ends a
+// client's sessions within --poll, and it can't come back. With certificates from
+// elsewhere, or of "agent pki" for a first trial, it is
+//
 //	agent serve --listen :8443 --cert pki/server.pem --key pki/server.key --clients pki/ca.pem \
 //	    --backend physical:/etc/lifeboat/machines.json
 //
-// and at the other end
-//
-//	client, err := remote.Dial(ctx, "disks1.example.com:8443", remote.DialOptions{TLS: ...})
+// agent.service beside this file runs it under systemd with few privileges, and says how
+// to replace the program.
 //
 // "agent inventory" shows the machine that it runs on, and what about its disks
 // is worth knowing; --backend self protects that machine.
@@ -32,9 +51,14 @@ import (
 
 const usage = `agent serves this host's disks to a replicator elsewhere.
 
-  agent serve    --listen ADDR --cert FILE --key FILE --clients FILE --backend KIND:WHAT
-                 [--machine ID]... [--grace 10s] [--json]
-  agent pki      --dir DIR --host NAME [--host NAME]...
+  agent serve     --listen ADDR --backend KIND:WHAT [--machine ID]... [--grace 10s] [--health] [--json]
+                  --identity DIR [--poll 1m], or --cert FILE --key FILE --clients FILE
+  agent enrol     --dir DIR --url URL --token TOKEN --pin PIN
+  agent authority --dir DIR --listen ADDR --host NAME [--host NAME]... [--life 720h] [--json]
+  agent token     --dir DIR --name NAME --role agent|client [--host NAME]... [--ttl 1h]
+  agent revoke    --dir DIR --what NAME|SERIAL
+  agent rotate    --dir DIR [--after 24h]
+  agent pki       --dir DIR --host NAME [--host NAME]...
   agent inventory [--json] [--facts] [--loop] [--root DIR]
 %s
 Backends of this system: %s.
@@ -87,6 +111,16 @@ func command(ctx context.Context, args []string, out, errs io.Writer) error {
 			return err
 		}
 		return serve(ctx, o, out, logger(errs, o.json))
+	case "enrol":
+		return enroll(ctx, args[1:], out)
+	case "authority":
+		return authority(ctx, args[1:], out, errs)
+	case "token":
+		return token(ctx, args[1:], out)
+	case "revoke":
+		return revoke(ctx, args[1:], out)
+	case "rotate":
+		return rotate(ctx, args[1:], out)
 	case "pki":
 		return makePKI(args[1:], out)
 	case "inventory":

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/remote"
+	"github.com/lifeboat-dr/lifeboat/backend/remote/enrol"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -24,10 +25,10 @@ type (
 
 // options of "agent serve".
 type options struct {
-	listen, cert, key, clients, backend string
-	machines                            []dr.MachineID
-	grace                               time.Duration
-	json                                bool
+	listen, cert, key, clients, identity, backend string
+	machines                                      []dr.MachineID
+	grace, poll                                   time.Duration
+	health, json                                  bool
 }
 
 func parseServe(args []string) (options, error) {
@@ -38,6 +39,9 @@ func parseServe(args []string) (options, error) {
 	f.StringVar(&o.cert, "cert", "", "")
 	f.StringVar(&o.key, "key", "", "")
 	f.StringVar(&o.clients, "clients", "", "")
+	f.StringVar(&o.identity, "identity", "", "")
+	f.DurationVar(&o.poll, "poll", time.Minute, "")
+	f.BoolVar(&o.health, "health", false, "")
 	f.StringVar(&o.backend, "backend", "", "")
 	f.Func("machine", "", func(s string) error {
 		o.machines = append(o.machines, dr.MachineID(s))
@@ -51,9 +55,17 @@ func parseServe(args []string) (options, error) {
 	if f.NArg() > 0 {
 		return o, wrongUsage("%q is no option", f.Arg(0))
 	}
-	for _, need := range []struct{ name, value string }{
-		{"listen", o.listen}, {"cert", o.cert}, {"key", o.key}, {"clients", o.clients}, {"backend", o.backend},
-	} {
+	type option struct{ name, value string }
+	needed := []option{{"listen", o.listen}, {"backend", o.backend}}
+	switch {
+	case o.identity == "":
+		needed = append(needed, option{"cert", o.cert}, option{"key", o.key}, option{"clients", o.clients})
+	case o.cert+o.key+o.clients != "":
+		return o, wrongUsage("--identity stands in place of --cert, --key and --clients")
+	case o.poll <= 0:
+		return o, wrongUsage("--poll %v", o.poll)
+	}
+	for _, need := range needed {
 		if need.value == "" {
 			return o, wrongUsage("--%s is needed", need.name)
 		}
@@ -71,7 +83,7 @@ func logger(w io.Writer, asJSON bool) *slog.Logger {
 // serve serves until ctx ends, and gives everything back. Its first line on out
 // is the address that it listens on.
 func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err error) {
-	conf, err := serverTLS(o)
+	so, err := identify(ctx, o, log)
 	if err != nil {
 		return err
 	}
@@ -92,14 +104,27 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	if grace == 0 {
 		grace = -1
 	}
-	err = remote.Serve(ctx, ln, b, remote.ServeOptions{
-		TLS:       conf,
-		Authorize: func(*x509.Certificate) (remote.Scope, error) { return remote.Scope{Machines: o.machines}, nil },
-		Grace:     grace,
-		Log:       log,
-	})
+	so.Authorize = func(*x509.Certificate) (remote.Scope, error) { return remote.Scope{Machines: o.machines}, nil }
+	so.Grace, so.Health, so.Log = grace, o.health, log
+	err = remote.Serve(ctx, ln, b, so)
 	log.Info("stopped", "err", err)
 	return err
+}
+
+// identify says who this agent is and whom it lets in. An identity is kept fresh until
+// ctx ends.
+func identify(ctx context.Context, o options, log *slog.Logger) (so remote.ServeOptions, err error) {
+	if o.identity == "" {
+		so.TLS, err = serverTLS(o)
+		return so, err
+	}
+	id, err := enrol.OpenIdentity(o.identity, enrol.IdentityOptions{Poll: o.poll, Log: log})
+	if err != nil {
+		return so, fmt.Errorf("%w: enrol first with agent enrol", err)
+	}
+	go func() { _ = id.Run(ctx) }()
+	so.GetTLS, so.Recheck, so.RecheckEvery = id.ServerTLS, id.Recheck, o.poll
+	return so, nil
 }
 
 func serverTLS(o options) (*tls.Config, error) {

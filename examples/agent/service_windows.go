@@ -98,8 +98,8 @@ func install(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range []string{o.cert, o.key, o.clients} {
-		if !filepath.IsAbs(p) {
+	for _, p := range []string{o.cert, o.key, o.clients, o.identity} {
+		if p != "" && !filepath.IsAbs(p) {
 			return wrongUsage("%s: a service has no folder of its own: want absolute paths", p)
 		}
 	}
