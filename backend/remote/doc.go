@@ -6,7 +6,8 @@
 //
 // Here live the server and the client, and nothing of any platform. The bytes on
 // the wire are package internal/agentwire's, which describes them one by one.
-// trialpki makes certificates for tests and first trials.
+// Package enrol gives agents and clients their certificates; trialpki makes some for
+// tests and first trials.
 //
 // # What carries over
 //
@@ -23,7 +24,13 @@
 //
 // # Who gets in
 //
-// There is no door without TLS 1.3 and certificates that both sides verify.
+// There is no door without TLS 1.3 and certificates that both sides verify. Behind it
+// is HTTP/1.1: GET /v1/session becomes a client's connection, with the version of the
+// protocol in its path, GET /healthz and GET /metrics are for who watches, and everything
+// else is refused, told why, and logged. [Handler] is the same in a program's own server.
+// Certificates and authorities may change while an agent serves (GetTLS), and a client
+// whose certificate is good no more is put out (Recheck): docs/decisions/0028.
+//
 // [ServeOptions].Authorize decides further, by the client's certificate, and may
 // narrow a client to some machines ([Scope]). A client narrowed so can't make
 // replicas: which it made is nowhere recorded.

@@ -64,7 +64,7 @@ func TestEnrolledAgent(t *testing.T) {
 	h := newHost(t)
 	want := h.machine("db", 12<<20)
 	dir := filepath.Join(t.TempDir(), "authority")
-	said, _, authorityLog := begin(t, 2, "authority", "--dir", dir, "--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--life", "5s")
+	said, _, authorityLog := begin(t, 2, "authority", "--dir", dir, "--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--life", "8s")
 	url, pin := "https://"+said[0], said[1]
 	invite := func(args ...string) (token string) {
 		lines := strings.Fields(does(t, "", append([]string{"token", "--dir", dir}, args...)...))
@@ -123,9 +123,9 @@ func TestEnrolledAgent(t *testing.T) {
 	require.NoError(t, again.Close())
 
 	// A key that is rotated changes nothing for who is in.
-	does(t, "", "rotate", "--dir", dir, "--after", "1s")
-
 	other := become("other")
+	does(t, "", "rotate", "--dir", dir, "--after", "2s")
+
 	open, err := c.Capture(t.Context(), "db", "p2", dr.CrashConsistent)
 	require.NoError(t, err)
 	require.Contains(t, does(t, "", "revoke", "--dir", dir, "--what", "replicator"), "revoked")
