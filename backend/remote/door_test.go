@@ -189,6 +189,24 @@ func TestSlowHeads(t *testing.T) {
 			}
 		})
 	}
+	wg.Go(func() { // one that dawdles a little at each step has no longer than others
+		conf := pki().client.Clone()
+		conf.ServerName = "127.0.0.1"
+		conn, err := net.Dial("tcp", a.addr)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		time.Sleep(hurry * 7 / 10)
+		c := tls.Client(conn, conf)
+		_ = c.Handshake()
+		time.Sleep(hurry * 7 / 10)
+		_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+		if b, _ := io.ReadAll(c); len(b) > 0 {
+			t.Errorf("it was answered %q", b)
+		}
+	})
 	_, err := a.dial(DialOptions{}).Machine(t.Context(), "m")
 	require.ErrorIs(t, err, dr.ErrNotFound)
 	wg.Wait()

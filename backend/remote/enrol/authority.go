@@ -207,8 +207,9 @@ func (a *Authority) Rotate(_ context.Context, after time.Duration) error {
 //	POST /v1/enrol     {"token", "csr" (PEM)} → {"certificate", "authorities"} (PEM)
 //	POST /v1/renew     {"csr"}, over mutual TLS with the certificate that is to be renewed
 //	GET  /v1/ca        the authorities, PEM, the one that signs first
-//	GET  /v1/revoked   the list of revoked certificates, DER; ?issuer= the SHA-256 of an
-//	                   authority's key for another than the one that signs
+//	GET  /v1/issuers   whose lists of revoked certificates there are, PEM
+//	GET  /v1/revoked   such a list, DER; ?issuer= the SHA-256 of its key for another than
+//	                   the one that signs
 //	GET  /healthz
 //
 // Everything else is a Fault. Serve it with ServerTLS, and nowhere without TLS: a token is

@@ -113,3 +113,35 @@ func TestAnEnrolmentIsRepeatedOverPowerCuts(t *testing.T) {
 		}
 	}
 }
+
+// A disk that fails to make an acceptance durable, and power that goes behind the answer to
+// a second try: what that answered on must not be undone.
+func TestWhatAnAnswerStandsOnIsDurable(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	lost := 0
+	for i := range uint64(40) {
+		disk := crashfs.New(seed + i)
+		a, err := OpenAuthority("/a", AuthorityOptions{files: disk})
+		require.NoError(t, err)
+		token, err := a.NewToken(t.Context(), theAgent)
+		require.NoError(t, err)
+		first, second := plain(t), plain(t)
+		disk.Inject(crashfs.Fault{N: 1, Match: func(o crashfs.Op) bool { return o.Kind == crashfs.SyncDir && o.Path == "/a/tokens" }, Err: syscall.EIO})
+		_, _, err = a.enrol(t.Context(), token, first)
+		require.Error(t, err)
+		if i%2 == 0 {
+			_, _, err = a.enrol(t.Context(), token, first)
+			require.NoError(t, err)
+		}
+		a, err = OpenAuthority("/a", AuthorityOptions{files: disk.Restart()})
+		require.NoError(t, err)
+		_, _, err = a.enrol(t.Context(), token, second)
+		if i%2 == 0 {
+			require.ErrorIs(t, err, ErrToken)
+		} else if err == nil {
+			lost++
+		}
+	}
+	require.Positive(t, lost, "without the second try it may be undone: else this shows nothing")
+}

@@ -392,7 +392,7 @@ func TestStaleLists(t *testing.T) {
 		require.NoError(t, err)
 		lists, err := a.revoked(t.Context())
 		require.NoError(t, err)
-		l, err := readList(lists[0], roots[0])
+		l, err := readList(lists[0].DER, roots[0])
 		require.NoError(t, err)
 		chains, err := verify(chain, roots, []x509.ExtKeyUsage{x509.ExtKeyUsageAny})
 		require.NoError(t, err)

@@ -66,7 +66,7 @@ func FuzzAnswer(f *testing.F) {
 		return []x509.RevocationListEntry{{SerialNumber: big.NewInt(7), RevocationTime: time.Now()}}
 	}, time.Now().Add(time.Hour))
 	require.NoError(f, err)
-	f.Add(lists[0])
+	f.Add(lists[0].DER)
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _, _ = readGranted(b, key)
 		_, _, _ = readPair(b)

@@ -80,7 +80,10 @@ const (
 	fileSelf  = "identity.pem"    // the key, the certificate and what is between it and the authority
 	fileNext  = "enrolling.pem"   // the key, before there is a certificate
 	fileRoots = "authorities.pem" // whom it believes
-	fileURL   = "authority.json"
+	// Whose lists of revoked certificates it has. That they are signed by whom
+	// it believes shows in the chains in which they are looked for.
+	fileIssuers = "issuers.pem"
+	fileURL     = "authority.json"
 )
 
 // Invitation is what the owner hands to a host.
@@ -325,7 +328,14 @@ func (id *Identity) load() error {
 		return fail(fileRoots, err)
 	}
 	s.pool = pool(s.roots)
-	for _, c := range s.roots {
+	issuers := s.roots
+	if b, err = id.d.get(fileIssuers); err == nil {
+		issuers, err = decodeCerts(b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(fileIssuers, err)
+	}
+	for _, c := range issuers {
 		name := filepath.ToSlash(filepath.Join("revoked", keyOf(c.RawSubjectPublicKeyInfo)+".crl"))
 		b, err := id.d.get(name)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -97,11 +97,21 @@ func (id *Identity) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: who signs: %v", dr.ErrInvalid, err)
 	}
+	if b, err = c.do(ctx, http.MethodGet, "/v1/issuers", nil); err != nil {
+		return fmt.Errorf("ask whose lists there are: %w", err)
+	}
+	issuers, err := decodeCerts(b)
+	if err != nil {
+		return fmt.Errorf("%w: whose lists there are: %v", dr.ErrInvalid, err)
+	}
 	if err := id.d.put(fileRoots, encodeCerts(roots)); err != nil {
 		return err
 	}
+	if err := id.d.put(fileIssuers, encodeCerts(issuers)); err != nil {
+		return err
+	}
 	var errs []error
-	for _, r := range roots {
+	for _, r := range issuers {
 		key := keyOf(r.RawSubjectPublicKeyInfo)
 		b, err := c.do(ctx, http.MethodGet, "/v1/revoked?issuer="+key, nil)
 		if err == nil {

@@ -110,14 +110,14 @@ type lists struct {
 	mu   sync.Mutex
 	when time.Time
 	by   string // whose they are
-	all  [][]byte
+	all  []List
 }
 
 // listAge is how long a signed list is handed out again.
 const listAge = time.Second
 
 // revoked returns the lists of all keys, the one that signs first.
-func (a *Authority) revoked(ctx context.Context) ([][]byte, error) {
+func (a *Authority) revoked(ctx context.Context) ([]List, error) {
 	a.lists.mu.Lock()
 	defer a.lists.mu.Unlock()
 	roots, err := a.signer.Roots(ctx)

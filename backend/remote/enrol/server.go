@@ -72,12 +72,13 @@ func (a *Authority) mux() http.Handler {
 	on(http.MethodPost, "/v1/renew", a.serveRenew)
 	on(http.MethodGet, "/v1/ca", a.serveCA)
 	on(http.MethodGet, "/v1/revoked", a.serveRevoked)
+	on(http.MethodGet, "/v1/issuers", a.serveIssuers)
 	on(http.MethodGet, "/healthz", func(w http.ResponseWriter, _ *http.Request) error {
 		_, err := io.WriteString(w, "ok\n")
 		return err
 	})
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		a.refuse(w, r, fault("not_found", "there is nothing here; this authority serves version 1: /v1/enrol, /v1/renew, /v1/ca, /v1/revoked", ""))
+		a.refuse(w, r, fault("not_found", "there is nothing here; this authority serves version 1: /v1/enrol, /v1/renew, /v1/ca, /v1/issuers, /v1/revoked", ""))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS == nil {
@@ -175,31 +176,28 @@ func (a *Authority) serveRevoked(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var list []byte
-	if issuer := r.URL.Query().Get("issuer"); issuer != "" {
-		roots, err := a.signer.Roots(r.Context())
-		if err != nil {
-			return err
-		}
-		for _, c := range roots {
-			if keyOf(c.RawSubjectPublicKeyInfo) == issuer {
-				i := slices.IndexFunc(all, func(der []byte) bool {
-					l, err := x509.ParseRevocationList(der)
-					return err == nil && l.CheckSignatureFrom(c) == nil
-				})
-				if i >= 0 {
-					list = all[i]
-				}
-			}
-		}
-	} else if len(all) > 0 {
-		list = all[0]
-	}
-	if list == nil {
+	issuer := r.URL.Query().Get("issuer")
+	i := slices.IndexFunc(all, func(l List) bool { return issuer == "" || keyOf(l.Issuer.RawSubjectPublicKeyInfo) == issuer })
+	if i < 0 {
 		return fault("not_found", "there is no list by that issuer", "")
 	}
 	w.Header().Set("Content-Type", "application/pkix-crl")
-	_, err = w.Write(list)
+	_, err = w.Write(all[i].DER)
+	return err
+}
+
+// serveIssuers tells whose lists there are.
+func (a *Authority) serveIssuers(w http.ResponseWriter, r *http.Request) error {
+	all, err := a.revoked(r.Context())
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/pem-certificate-chain")
+	for _, l := range all {
+		if err == nil {
+			_, err = w.Write(encodeCerts([]*x509.Certificate{l.Issuer}))
+		}
+	}
 	return err
 }
 

@@ -26,10 +26,17 @@ type Signer interface {
 	Issue(ctx context.Context, template *x509.Certificate) ([]*x509.Certificate, error)
 	// Roots are the authorities that are trusted now, the one that signs first.
 	Roots(ctx context.Context) ([]*x509.Certificate, error)
-	// Revoked signs a list, DER, for each key that certificates were issued by
-	// and whose certificates may still be shown, in which entries of that key (found by issuer) are.
-	// next is the time until which it is good.
-	Revoked(ctx context.Context, entries func(issuer *x509.Certificate) []x509.RevocationListEntry, next time.Time) ([][]byte, error)
+	// Revoked signs a list for each key, of a root or below one, by which agents'
+	// and clients' certificates were signed that may still be shown, the one that signs now
+	// first: with the entries that this function has for it, good until next. The numbers of
+	// a key's lists must grow. Lists of keys above those are welcome.
+	Revoked(ctx context.Context, entries func(issuer *x509.Certificate) []x509.RevocationListEntry, next time.Time) ([]List, error)
+}
+
+// List is a signed list of revoked certificates.
+type List struct {
+	Issuer *x509.Certificate // whose key signed it
+	DER    []byte            // RFC 5280
 }
 
 // local is the built-in authority: its keys are files.
@@ -193,7 +200,7 @@ func (l *local) Roots(context.Context) (certs []*x509.Certificate, err error) {
 }
 
 // Revoked implements Signer.
-func (l *local) Revoked(_ context.Context, entries func(*x509.Certificate) []x509.RevocationListEntry, next time.Time) (lists [][]byte, err error) {
+func (l *local) Revoked(_ context.Context, entries func(*x509.Certificate) []x509.RevocationListEntry, next time.Time) (lists []List, err error) {
 	all, err := l.standing()
 	if err != nil {
 		return nil, err
@@ -208,7 +215,7 @@ func (l *local) Revoked(_ context.Context, entries func(*x509.Certificate) []x50
 		if err != nil {
 			return nil, err
 		}
-		lists = append(lists, der)
+		lists = append(lists, List{k.cert, der})
 	}
 	return lists, nil
 }

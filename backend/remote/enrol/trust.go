@@ -82,10 +82,8 @@ func (id *Identity) good(st *state, chain []*x509.Certificate) error {
 		l := st.lists[keyOf(chain[i+1].RawSubjectPublicKeyInfo)]
 		switch {
 		case l == nil:
-			if i+1 < len(chain)-1 {
-				continue // an intermediate without a list of its own; what is above it is asked
-			}
-			if !id.o.BelieveStale {
+			// Of a peer it must be known; what is above it may have no lists.
+			if i == 0 && !id.o.BelieveStale {
 				return fmt.Errorf("%w: there is none by %q yet", ErrStale, chain[i+1].Subject.CommonName)
 			}
 			continue
