@@ -151,6 +151,53 @@ func TestHealthWithoutACertificate(t *testing.T) {
 	require.ErrorIs(t, err, dr.ErrNotFound)
 }
 
+// Certificates that aren't good end in the handshake: told why, logged, nothing served.
+func TestCertificatesThatAreNotGood(t *testing.T) {
+	for what, c := range map[string]struct {
+		shown *tls.Config
+		days  time.Duration // that have gone by at the agent
+		why   string
+	}{
+		"none":               {&tls.Config{}, 0, "didn't provide a certificate"},
+		"a stranger's":       {pki().stranger, 0, "unknown authority"},
+		"an agent's":         {pki().server, 0, "incompatible key usage"},
+		"one that expired":   {pki().client, 2, "expired"},
+		"one of the future":  {pki().client, -2, "not yet valid"},
+		"a good one, though": {pki().client, 0, ""},
+	} {
+		var log journal
+		served := &recorder{n: map[backendtest.Op]int{}}
+		conf := pki().server.Clone()
+		conf.Time = func() time.Time { return time.Now().Add(c.days * 24 * time.Hour) }
+		a := serve(t, backendtest.Wrap(memory.New(memory.Options{}), served.intercept), ServeOptions{TLS: conf, Log: log.logger()})
+		client := &tls.Config{RootCAs: pki().client.RootCAs, ServerName: "127.0.0.1", GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if len(c.shown.Certificates) == 0 {
+				return &tls.Certificate{}, nil
+			}
+			return &c.shown.Certificates[0], nil
+		}}
+		x, err := Dial(t.Context(), a.addr, DialOptions{TLS: client})
+		if c.why == "" {
+			require.NoError(t, err, what)
+			require.NoError(t, x.Close())
+			continue
+		}
+		require.ErrorIs(t, err, fs.ErrPermission, what)
+		require.True(t, dr.IsPermanent(err), what)
+		require.Eventually(t, func() bool { return strings.Contains(log.String(), c.why) }, 5*time.Second, time.Millisecond, what)
+		require.Empty(t, served.n, what)
+	}
+	// A client doesn't speak to a client, nor to an agent of another name.
+	b := serve(t, memory.New(memory.Options{}), ServeOptions{TLS: &tls.Config{
+		Certificates: pki().client.Certificates, ClientCAs: pki().server.ClientCAs, ClientAuth: tls.RequireAndVerifyClientCert}})
+	_, err := Dial(t.Context(), b.addr, DialOptions{TLS: pki().client})
+	require.ErrorContains(t, err, "verify the agent's certificate")
+	conf := pki().client.Clone()
+	conf.ServerName = "mail.example.com"
+	_, err = Dial(t.Context(), serve(t, memory.New(memory.Options{}), ServeOptions{}).addr, DialOptions{TLS: conf})
+	require.ErrorContains(t, err, "verify the agent's certificate")
+}
+
 // Clients that send a byte now and then are cut off all the same, and others come in
 // meanwhile.
 func TestSlowHeads(t *testing.T) {

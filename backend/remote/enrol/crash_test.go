@@ -115,7 +115,7 @@ func TestAnEnrolmentIsRepeatedOverPowerCuts(t *testing.T) {
 }
 
 // A disk that fails to make an acceptance durable, and power that goes behind the answer to
-// a second try: what that answered on must not be undone.
+// a later try: what that answered on must not be undone.
 func TestWhatAnAnswerStandsOnIsDurable(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -127,9 +127,11 @@ func TestWhatAnAnswerStandsOnIsDurable(t *testing.T) {
 		token, err := a.NewToken(t.Context(), theAgent)
 		require.NoError(t, err)
 		first, second := plain(t), plain(t)
-		disk.Inject(crashfs.Fault{N: 1, Match: func(o crashfs.Op) bool { return o.Kind == crashfs.SyncDir && o.Path == "/a/tokens" }, Err: syscall.EIO})
-		_, _, err = a.enrol(t.Context(), token, first)
-		require.Error(t, err)
+		for range 2 { // the next one may have got further
+			disk.Inject(crashfs.Fault{N: 1, Match: func(o crashfs.Op) bool { return o.Kind == crashfs.SyncDir && o.Path == "/a/tokens" }, Err: syscall.EIO})
+			_, _, err = a.enrol(t.Context(), token, first)
+			require.Error(t, err)
+		}
 		if i%2 == 0 {
 			_, _, err = a.enrol(t.Context(), token, first)
 			require.NoError(t, err)
@@ -143,5 +145,5 @@ func TestWhatAnAnswerStandsOnIsDurable(t *testing.T) {
 			lost++
 		}
 	}
-	require.Positive(t, lost, "without the second try it may be undone: else this shows nothing")
+	require.Positive(t, lost, "without a later try it may be undone: else this shows nothing")
 }
