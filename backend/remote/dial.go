@@ -182,6 +182,9 @@ func (c *Client) connect(ctx context.Context, replaces string) (*wire, error) {
 		w.add(l)
 	}
 	w.start()
+	if c.o.Recheck != nil {
+		go w.recheck(first.TLS(), c.o)
+	}
 	return w, nil
 }
 

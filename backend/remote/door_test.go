@@ -330,8 +330,26 @@ func TestASessionIsRechecked(t *testing.T) {
 	_, err = s.c.Machine(t.Context(), "m")
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.Contains(t, log.String(), "it was revoked")
-	_, err = s.agent.dial(DialOptions{TLS: pki().other}).Machine(t.Context(), "m")
-	require.NoError(t, err, "others are served")
+	other := s.agent.dial(DialOptions{TLS: pki().other, Patience: -1, RecheckEvery: 20 * time.Millisecond, Recheck: func(c tls.ConnectionState) error {
+		if len(c.VerifiedChains) == 0 || c.PeerCertificates[0].Subject.CommonName != "agent" || !revoked.Load() {
+			return errors.New("it is good no more")
+		}
+		return nil
+	}})
+	for range 5 {
+		time.Sleep(20 * time.Millisecond)
+		_, err = other.Machine(t.Context(), "m")
+		require.NoError(t, err, "others are served")
+	}
+	// And a client lets go of an agent that is good no more.
+	w := other.w
+	revoked.Store(false)
+	select {
+	case <-w.lost:
+		require.ErrorContains(t, w.err, "good no more")
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "it goes on")
+	}
 }
 
 // Who renewed its certificate goes on as the client that it was: what it had open is closed

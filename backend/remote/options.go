@@ -109,6 +109,12 @@ type DialOptions struct {
 	// GetTLS, if set, is asked for every connection in place of TLS
 	// (enrol.Identity.ClientTLS). It must be safe for concurrent use.
 	GetTLS func() (*tls.Config, error)
+	// Recheck, if set, is asked about the agent each RecheckEvery, and ends the
+	// session with an error: the agent's certificate is good no more
+	// (enrol.Identity.Recheck). It must be safe for concurrent use.
+	Recheck func(tls.ConnectionState) error
+	// RecheckEvery is how long an agent is used after that; 0: 10 s.
+	RecheckEvery time.Duration
 	// Links is how many connections carry bulk data, beside the one for all
 	// else; 0: 2.
 	Links int
@@ -123,6 +129,7 @@ type DialOptions struct {
 
 func (o DialOptions) withDefaults() DialOptions {
 	set(&o.Links, 2)
+	set(&o.RecheckEvery, 10*time.Second)
 	set(&o.Patience, time.Minute)
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: greetTime}).DialContext

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,6 +104,24 @@ func (w *wire) alive() bool {
 }
 
 func (w *wire) lostErr() error { return fmt.Errorf("%w: %w", ErrLost, w.err) }
+
+// recheck ends the session with an agent whose certificate is good no more.
+func (w *wire) recheck(state tls.ConnectionState, o DialOptions) {
+	t := time.NewTicker(o.RecheckEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-w.lost:
+			return
+		}
+		if err := o.Recheck(state); err != nil {
+			o.Log.Warn("the session with the agent is ended", "err", err)
+			w.fail(fmt.Errorf("the agent's certificate is good no more: %w", err))
+			return
+		}
+	}
+}
 
 func (w *wire) ping() {
 	t := time.NewTicker(w.terms.KeepAlive)

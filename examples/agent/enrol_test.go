@@ -93,7 +93,7 @@ func TestEnrolledAgent(t *testing.T) {
 		return id
 	}
 	id := become("replicator")
-	c, err := remote.Dial(t.Context(), addr, remote.DialOptions{GetTLS: id.ClientTLS, Patience: 5 * time.Second})
+	c, err := remote.Dial(t.Context(), addr, remote.DialOptions{GetTLS: id.ClientTLS, Recheck: id.Recheck, RecheckEvery: 100 * time.Millisecond, Patience: 5 * time.Second})
 	require.NoError(t, err, "%s", agentLog)
 	defer c.Close()
 

@@ -17,7 +17,7 @@
 //
 //	id, err := enrol.OpenIdentity(dir, enrol.IdentityOptions{})
 //	go id.Run(ctx)
-//	client, err := remote.Dial(ctx, "disks1.example.com:8443", remote.DialOptions{GetTLS: id.ClientTLS})
+//	client, err := remote.Dial(ctx, "disks1.example.com:8443", remote.DialOptions{GetTLS: id.ClientTLS, Recheck: id.Recheck})
 //
 // The identity renews its certificate by itself. "agent revoke --what NAME" ends a
 // client's sessions within --poll, and it can't come back. With certificates from

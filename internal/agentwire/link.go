@@ -3,6 +3,7 @@ package agentwire
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -31,6 +32,14 @@ func NewLinkFrom(conn net.Conn, r io.Reader) *Link {
 		w:    bufio.NewWriterSize(conn, 32<<10),
 		turn: make(chan struct{}, 1),
 	}
+}
+
+// TLS is what the handshake of the connection came to; the zero value if it had none.
+func (l *Link) TLS() tls.ConnectionState {
+	if t, ok := l.conn.(*tls.Conn); ok {
+		return t.ConnectionState()
+	}
+	return tls.ConnectionState{}
 }
 
 // Close ends the connection; who reads or sends fails.

@@ -12,7 +12,7 @@
 // certificate. [Identity.Run] renews it at two thirds of its life, with a new key, and
 // fetches what was revoked. ServerTLS and ClientTLS of the identity give
 // remote.ServeOptions.GetTLS and remote.DialOptions.GetTLS what is good now, and Recheck
-// ends the sessions of who is revoked meanwhile.
+// ends the sessions of who is revoked meanwhile, on either side.
 //
 // A certificate has one role. An agent's is for servers alone: who steals it can't be a
 // client of other agents.

@@ -322,6 +322,8 @@ func TestRevocation(t *testing.T) {
 	require.ErrorIs(t, agent.Recheck(session), ErrRevoked)
 	s, _ := meet(t, agent, client)
 	require.ErrorIs(t, s, ErrRevoked)
+	var verification *tls.CertificateVerificationError
+	require.ErrorAs(t, s, &verification, "which tells a client that trying again is of no use")
 	s, c := meet(t, agent, good)
 	require.NoError(t, s)
 	require.NoError(t, c)

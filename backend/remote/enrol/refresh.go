@@ -185,6 +185,9 @@ func (id *Identity) Run(ctx context.Context) error {
 		err := id.Refresh(ctx)
 		if err != nil && ctx.Err() == nil {
 			id.o.Log.Warn("the authority couldn't be asked", "err", err)
+			if err := id.load(); err != nil { // another process may have had more luck
+				id.o.Log.Warn("the identity couldn't be read again", "err", err)
+			}
 		}
 		if !time.Now().Before(id.due(jitter)) {
 			err := id.Renew(ctx)

@@ -42,12 +42,17 @@ func (id *Identity) ClientTLS() (*tls.Config, error) {
 }
 
 // present is Recheck for a handshake. A peer without a certificate, which only servers
-// that say so let in, isn't anybody whose could be revoked.
+// that say so let in, isn't anybody whose could be revoked. What time won't heal is told
+// as a certificate that can't be verified is.
 func (id *Identity) present(s tls.ConnectionState) error {
 	if len(s.PeerCertificates) == 0 {
 		return nil
 	}
-	return id.Recheck(s)
+	err := id.Recheck(s)
+	if err != nil && !errors.Is(err, ErrStale) {
+		err = &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: err}
+	}
+	return err
 }
 
 // Recheck tells whether the peer of a connection is good still: nil, or ErrRevoked,
