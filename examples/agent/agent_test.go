@@ -234,6 +234,8 @@ func TestTurnsAway(t *testing.T) {
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"serve"}, {"serve", "--listen"}, {"no-such-command"}, {"pki", "--dir", "x"},
+		{"token"}, {"revoke", "--dir", "x"}, {"authority", "--dir", "x", "--listen", ":0"}, {"enrol", "--dir", "x"}, {"rotate", "more"},
+		{"serve", "--listen", ":0", "--identity", "i", "--cert", "c", "--backend", "physical:x"},
 		{"serve", "--listen", ":0", "--cert", "c", "--key", "k", "--clients", "p", "--backend", "physical:x", "more"},
 	} {
 		var out, errs bytes.Buffer

@@ -64,7 +64,7 @@ func TestEnrolledAgent(t *testing.T) {
 	h := newHost(t)
 	want := h.machine("db", 12<<20)
 	dir := filepath.Join(t.TempDir(), "authority")
-	said, _, authorityLog := begin(t, 2, "authority", "--dir", dir, "--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--life", "8s")
+	said, _, authorityLog := begin(t, 2, "authority", "--dir", dir, "--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--life", "12s")
 	url, pin := "https://"+said[0], said[1]
 	invite := func(args ...string) (token string) {
 		lines := strings.Fields(does(t, "", append([]string{"token", "--dir", dir}, args...)...))

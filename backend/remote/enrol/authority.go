@@ -52,7 +52,8 @@ const authorityLife = 10 * 365 * 24 * time.Hour
 
 // OpenAuthority opens the folder, and makes it and the authority's key the first time. The
 // key lies there in the open, readable by its owner alone: keep the folder where nobody
-// else comes, and a copy of it at another place.
+// else comes, and a copy of it at another place. Its file system must have hard links, which
+// is how a token is accepted once; FAT and some network shares have none.
 func OpenAuthority(dir string, o AuthorityOptions) (*Authority, error) {
 	if o.Name == "" {
 		o.Name = "Lifeboat"

@@ -114,8 +114,7 @@ func (d folder) getJSON(name string, v any) error {
 	return nil
 }
 
-// has tells whether a file is there. What was found by another's claim that a power
-// cut could still undo is made durable first.
+// has tells whether a file is there.
 func (d folder) has(name string) (bool, error) {
 	_, err := d.fs.Stat(d.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
