@@ -14,8 +14,9 @@ import (
 
 // calls are those that came over one connection.
 type calls struct {
-	x *session
-	l *agentwire.Link
+	x    *session
+	l    *agentwire.Link
+	owed chan struct{} // a Pong
 
 	mu     sync.Mutex
 	flying map[uint64]*served
@@ -39,9 +40,12 @@ type served struct {
 }
 
 // serve reads the connection until it ends.
-func (x *session) serve(l *agentwire.Link) {
-	c := &calls{x: x, l: l, flying: map[uint64]*served{}}
+func (x *session) serve(l *agentwire.Link, p *agentwire.Patient) {
+	c := &calls{x: x, l: l, flying: map[uint64]*served{}, owed: make(chan struct{}, 1)}
+	over := make(chan struct{})
+	x.server.links.Go(func() { c.pong(p, over) })
 	err := c.read()
+	close(over)
 	if errors.Is(err, io.EOF) {
 		err = errors.New("it closed the connection")
 	}
@@ -69,12 +73,34 @@ func (c *calls) read() error {
 				}
 			}
 		case agentwire.Ping:
-			err = c.l.Send(c.x.ctx, agentwire.Header{Kind: agentwire.Pong})
+			wake(c.owed)
 		default:
 			err = fmt.Errorf("%w: a frame of kind %d from a client", agentwire.ErrProtocol, h.Kind)
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// pong answers pings, so that reading doesn't wait for a turn to send. While bytes
+// come it says so without being asked: on a slow line a ping may stand behind
+// requests for longer than a client waits.
+func (c *calls) pong(p *agentwire.Patient, over <-chan struct{}) {
+	t := time.NewTicker(c.x.o.KeepAlive)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.owed:
+		case <-t.C:
+			if p.Silent() > c.x.o.KeepAlive {
+				continue
+			}
+		case <-over:
+			return
+		}
+		if c.l.Send(c.x.ctx, agentwire.Header{Kind: agentwire.Pong}) != nil {
+			return
 		}
 	}
 }

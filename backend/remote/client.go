@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -21,9 +22,11 @@ func (c *Client) again(ctx context.Context, f func(w *wire) error) error {
 		if err != nil {
 			return err
 		}
+		begun := time.Now()
 		if err = f(w); !passes(err) {
 			return err
 		}
+		p.spent(begun)
 		if !p.wait(ctx) {
 			if ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -143,6 +143,11 @@ func (p *pause) begin(patience time.Duration) {
 	p.until, p.next = time.Now().Add(patience), 50*time.Millisecond
 }
 
+// spent takes no account of an attempt that got as far as the agent: a request on a
+// slow line, or a sequence that a long copy goes through, may take longer than
+// anybody's patience and deserves another one all the same.
+func (p *pause) spent(since time.Time) { p.until = p.until.Add(time.Since(since)) }
+
 // wait returns false when there is no time for another attempt.
 func (p *pause) wait(ctx context.Context) bool {
 	d := p.next/2 + rand.N(p.next)

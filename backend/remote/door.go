@@ -214,7 +214,7 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, peer *guest) {
 		return
 	}
 	in.settled()
-	x.serve(l)
+	x.serve(l, patient)
 }
 
 // recheck ends the session of a client whose certificate is good no more.

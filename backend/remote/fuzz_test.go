@@ -98,7 +98,7 @@ func FuzzServer(f *testing.F) {
 		if err := x.join(l); err != nil {
 			t.Fatal(err)
 		}
-		x.serve(l)
+		x.serve(l, agentwire.NewPatient(nil, 0))
 		select {
 		case <-x.over:
 		case <-time.After(10 * time.Second):

@@ -126,7 +126,9 @@ func (i *image) do(ctx context.Context, op agentwire.Op, disk dr.DiskID, off int
 	for {
 		w, h, err := i.attach(ctx)
 		if err == nil {
+			begun := time.Now()
 			err = f(w, h)
+			p.spent(begun)
 		}
 		if passes(err) && p.wait(ctx) {
 			continue

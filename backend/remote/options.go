@@ -46,7 +46,7 @@ type ServeOptions struct {
 	Health bool
 
 	// KeepAlive is how often a client has to show that it lives; after three
-	// times that in silence it is dead. 0: 5 s.
+	// times that without a byte it is dead, however slow the line. 0: 5 s.
 	KeepAlive time.Duration
 	// Grace is how long what clients have open may go on once Serve's context
 	// has ended. 0: 10 s; below 0: not at all.
@@ -63,7 +63,8 @@ type ServeOptions struct {
 	Bulk int
 	// Buffers bounds those of all clients together, and so the server's memory,
 	// in MiB; 0: 64. A client that doesn't read keeps its own until it is cut
-	// off, after three times KeepAlive.
+	// off, after three times KeepAlive, or 24 times if it says otherwise that
+	// it lives.
 	Buffers int
 
 	Log *slog.Logger // clients that come, go and are turned away; may be nil
@@ -119,7 +120,8 @@ type DialOptions struct {
 	// else; 0: 2.
 	Links int
 	// Patience is how long a call tries to reach the agent again, if its
-	// context lasts so long; 0: 1 min; below 0: it doesn't.
+	// context lasts so long; 0: 1 min; below 0: it doesn't. What it spent at
+	// the agent before the connection broke doesn't count.
 	Patience time.Duration
 	// Dial, if set, makes connections in place of a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -79,7 +79,9 @@ func (w *wire) start() {
 		go func() { w.fail(l.read()) }()
 	}
 	if w.terms.KeepAlive > 0 {
-		go w.ping()
+		for _, l := range w.links {
+			go l.ping()
+		}
 	}
 }
 
@@ -123,20 +125,20 @@ func (w *wire) recheck(state tls.ConnectionState, o DialOptions) {
 	}
 }
 
-func (w *wire) ping() {
-	t := time.NewTicker(w.terms.KeepAlive)
+// ping shows the server that somebody is here. Where a request takes longer to
+// send, that shows it.
+func (l *lane) ping() {
+	t := time.NewTicker(l.w.terms.KeepAlive)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-		case <-w.lost:
+		case <-l.w.lost:
 			return
 		}
-		for _, l := range w.links {
-			ctx, cancel := context.WithTimeout(context.Background(), w.terms.KeepAlive)
-			_ = l.Send(ctx, agentwire.Header{Kind: agentwire.Ping})
-			cancel()
-		}
+		ctx, cancel := context.WithTimeout(context.Background(), l.w.terms.KeepAlive)
+		_ = l.Send(ctx, agentwire.Header{Kind: agentwire.Ping})
+		cancel()
 	}
 }
 
@@ -420,10 +422,19 @@ func (p *pending) wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// cancel tells the server that nobody waits.
+// cancel tells the server that nobody waits. On a slow line its turn may take a
+// while.
 func (p *pending) cancel() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	go func() {
+		defer cancel()
+		select {
+		case <-p.done:
+		case <-p.l.w.lost:
+		case <-ctx.Done():
+		}
+	}()
 	_ = p.l.Send(ctx, agentwire.Header{Kind: agentwire.Cancel, ID: p.id})
 }
 

@@ -56,8 +56,10 @@
 // one Result or Failure, also behind a Cancel. A call that is one too many is a
 // Failure (busy). Everything else that a peer may not send ends the connection.
 //
-// A client pings every KeepAlive of the Terms. Whoever has heard nothing for three
-// times that long hangs up.
+// A client pings every KeepAlive of the Terms on each connection. A server answers,
+// and says Pong of itself as often while a frame arrives: a Ping may stand behind
+// megabytes of a slow line. Whoever has heard nothing, not a byte, for three times
+// KeepAlive hangs up, and so does who can't send a byte for 24 times that long.
 //
 // # Requests
 //

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 )
 
@@ -171,56 +170,4 @@ func ReadRequestHead(l *Link) (left time.Duration, handle uint64, err error) {
 	const year = uint64(365 * 24 * time.Hour / time.Microsecond)
 	us := min(binary.BigEndian.Uint64(b[:]), year)
 	return time.Duration(us) * time.Microsecond, binary.BigEndian.Uint64(b[8:]), nil
-}
-
-// Patient is a connection that ends when nothing moves on it for a while.
-type Patient struct {
-	net.Conn
-	idle atomic.Int64 // nanoseconds
-}
-
-// NewPatient makes reads and writes of conn fail that wait longer than idle for
-// their next byte. 0: conn's deadlines are left to others.
-func NewPatient(conn net.Conn, idle time.Duration) *Patient {
-	p := &Patient{Conn: conn}
-	p.SetIdle(idle)
-	return p
-}
-
-// SetIdle changes how long; it counts from the next read or write on.
-func (p *Patient) SetIdle(idle time.Duration) { p.idle.Store(int64(idle)) }
-
-// Read implements net.Conn.
-func (p *Patient) Read(b []byte) (int, error) {
-	if d := time.Duration(p.idle.Load()); d > 0 {
-		if err := p.SetReadDeadline(time.Now().Add(d)); err != nil {
-			return 0, err
-		}
-	}
-	return p.Conn.Read(b)
-}
-
-// patientPiece is how many bytes must pass within one wait: the records of TLS
-// are smaller, so that nothing is cut below it.
-const patientPiece = 64 << 10
-
-// Write implements net.Conn.
-func (p *Patient) Write(b []byte) (n int, err error) {
-	for {
-		d := time.Duration(p.idle.Load())
-		if d > 0 {
-			if err := p.SetWriteDeadline(time.Now().Add(d)); err != nil {
-				return n, err
-			}
-		}
-		piece := b[n:]
-		if d > 0 {
-			piece = piece[:min(len(piece), patientPiece)]
-		}
-		m, err := p.Conn.Write(piece)
-		n += m
-		if err != nil || n == len(b) {
-			return n, err
-		}
-	}
 }

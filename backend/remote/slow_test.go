@@ -1,0 +1,120 @@
+package remote
+
+import (
+	"bytes"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/agentwire"
+	"github.com/lifeboat-dr/lifeboat/internal/faultyline"
+)
+
+// behind makes the line to an agent, and a client that is reached over it.
+func behind(t testing.TB, a *agent, o DialOptions) (*faultyline.Line, *Client) {
+	t.Helper()
+	line, err := faultyline.New(a.addr, 1)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, line.Close()) })
+	o.TLS = pki().client
+	c, err := Dial(t.Context(), line.Addr(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return line, c
+}
+
+// A line that is slow is not dead: a request of 1 MiB may take many times as long
+// as the silence after which a peer is given up, and so may all that stands before
+// it.
+func TestSlowIsNotDead(t *testing.T) {
+	// At 1.5 MiB/s six requests take four seconds; each link has one of 1 MiB for
+	// 1.3 s, and what is silent for 450 ms is dead.
+	const keepAlive, rate = 150 * time.Millisecond, 3 << 19
+	for name, f := range map[string]func(t *testing.T, c *Client) error{
+		"write": func(t *testing.T, c *Client) error {
+			d, err := c.Draft(t.Context(), "m", dr.Point{ID: "p"})
+			require.NoError(t, err)
+			return together(6, func(k int64) error {
+				_, err := d.WriteAt(t.Context(), "a", noise(), k<<20)
+				return err
+			})
+		},
+		"read": func(t *testing.T, c *Client) error {
+			img, err := c.Capture(t.Context(), "m", "p", 0)
+			require.NoError(t, err)
+			return together(6, func(k int64) error {
+				p := make([]byte, agentwire.MaxBulk)
+				_, err := img.ReadAt(t.Context(), "a", p, k<<20)
+				if err == nil {
+					require.True(t, bytes.Equal(noise(), p))
+				}
+				return err
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			line, c := behind(t, serve(t, &well{noise: noise()}, ServeOptions{KeepAlive: keepAlive}), DialOptions{Patience: -1})
+			line.Set(faultyline.Weather{Rate: rate, Queue: 64 << 10})
+			begun := time.Now()
+			require.NoError(t, f(t, c))
+			require.Greater(t, time.Since(begun), 3*time.Second, "the line was slow")
+			require.Equal(t, 3, line.Made(), "and the session the same")
+		})
+	}
+}
+
+// together does f n times at once, and returns an error of one of them.
+func together(n int, f func(k int64) error) error {
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	for k := range n {
+		wg.Go(func() {
+			if err := f(int64(k)); err != nil {
+				errs <- err
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+// Patience is for reaching the agent again. What a call spent there before is none
+// of it.
+func TestPatienceBeginsWhenTheLineBreaks(t *testing.T) {
+	const patience = 300 * time.Millisecond
+	w := &well{noise: noise()}
+	line, c := behind(t, serve(t, w, ServeOptions{}), DialOptions{Patience: patience})
+	img, err := c.Capture(t.Context(), "m", "p", 0)
+	require.NoError(t, err)
+	line.Set(faultyline.Weather{Rate: 1 << 20, Queue: 64 << 10})
+	line.CutAfter(faultyline.Down, 600<<10)
+	p := make([]byte, agentwire.MaxBulk)
+	_, err = img.ReadAt(t.Context(), "a", p, 0)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(noise(), p))
+	require.Equal(t, 6, line.Made(), "it was cut once")
+}
+
+// Who says that it lives and takes nothing is given up, too: it keeps buffers.
+func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
+	a := serve(t, &well{noise: noise()}, ServeOptions{KeepAlive: 30 * time.Millisecond})
+	l, _, err := raw(t, a, pki().client, agentwire.NewGreeting())
+	require.NoError(t, err)
+	arg, err := agentwire.Marshal(argument{Machine: "m", Name: "p"})
+	require.NoError(t, err)
+	require.NoError(t, l.Send(t.Context(), agentwire.Header{Kind: agentwire.Request, Op: agentwire.OpCapture, ID: 2}, agentwire.AppendRequestHead(nil, 0, 0), arg))
+	for id := range uint64(60) {
+		require.NoError(t, l.Send(t.Context(), agentwire.Header{Kind: agentwire.Request, Op: agentwire.OpRead, ID: 3 + id},
+			agentwire.AppendRequestHead(nil, 0, 1), agentwire.Span{N: agentwire.MaxBulk, Disk: "a"}.Append(nil)))
+	}
+	begun := time.Now()
+	require.Eventually(t, func() bool {
+		return l.Send(t.Context(), agentwire.Header{Kind: agentwire.Ping}) != nil
+	}, 20*time.Second, 10*time.Millisecond)
+	require.Greater(t, time.Since(begun), 500*time.Millisecond, "not sooner than who is slow")
+}
