@@ -118,3 +118,6 @@ func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 	require.Greater(t, time.Since(begun), 500*time.Millisecond, "not sooner than who is slow")
 }
+
+// slowly is a line with that many bytes a second, and else good.
+func slowly(rate int64) faultyline.Weather { return faultyline.Weather{Rate: rate} }
