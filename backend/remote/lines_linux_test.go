@@ -20,10 +20,6 @@ import (
 // default.
 const silence = 15 * time.Second
 
-// inFlight is what may have to travel again when a connection is lost: the requests
-// under way.
-const inFlight = 8 << 20
-
 func randomDisk(t testing.TB, path string, size int, seed uint64) []byte {
 	t.Helper()
 	p := make([]byte, size)

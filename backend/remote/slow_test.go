@@ -121,3 +121,7 @@ func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
 
 // slowly is a line with that many bytes a second, and else good.
 func slowly(rate int64) faultyline.Weather { return faultyline.Weather{Rate: rate} }
+
+// inFlight is what may have to travel again when a connection is lost: the requests
+// under way.
+const inFlight = 8 << 20
