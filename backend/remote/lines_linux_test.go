@@ -170,6 +170,12 @@ func TestLiveCyclesInAnyWeather(t *testing.T) {
 	h := newHost(t, agentIP, cfg)
 	h.prefix = within(w.agent)
 	h.start()
+	t.Cleanup(func() {
+		if t.Failed() {
+			log := h.log.String()
+			t.Logf("the agent: %s", log[max(0, len(log)-4000):])
+		}
+	})
 	writes := rand.New(rand.NewPCG(seed, 5))
 	g.run(func() ([]byte, int64) {
 		p := make([]byte, 512<<writes.IntN(8))

@@ -440,3 +440,19 @@ func TestASequenceGoesOn(t *testing.T) {
 	}
 	require.EqualValues(t, 12, cable.made.Load(), "cut three times")
 }
+
+// An agent that closes the connection in good order has not come to the end of a
+// disk, nor of anything else.
+func TestTheEndOfAConnectionIsNotTheEndOfADisk(t *testing.T) {
+	s := newSite(t, ServeOptions{})
+	s.content(1)
+	p := s.capture("p").Point()
+	r, err := s.c.Prepare(t.Context(), backend.Placement{Key: "k", Machine: p.Machine})
+	require.NoError(t, err)
+	d, err := s.c.Draft(t.Context(), r.ID, p)
+	require.NoError(t, err)
+	s.stop()
+	_, err = d.WriteAt(t.Context(), "a", make([]byte, 512), 0)
+	require.ErrorIs(t, err, ErrLost)
+	require.NotErrorIs(t, err, io.EOF)
+}

@@ -176,6 +176,7 @@ func (e errand) run(ctx context.Context) (o outcome, err error) {
 	}
 	var c *Client
 	for {
+		err = nil
 		begun := time.Now()
 		o.Attempts++
 		if c == nil {

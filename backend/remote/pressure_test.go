@@ -296,3 +296,14 @@ func TestSmallCallsPassBulk(t *testing.T) {
 		require.EqualValues(t, 100+id, ask(100+id, agentwire.OpMachine).ID)
 	}
 }
+
+// Between the end of a session and that of its context nothing begins, either: it
+// would not be counted, and the agent fell over when it was counted out.
+func TestNothingBeginsInASessionThatEnds(t *testing.T) {
+	s := newServer(memory.New(memory.Options{}), ServeOptions{}, nil)
+	x := newSession(t.Context(), s, "token", &x509.Certificate{}, Scope{}, nil)
+	x.ended = true
+	require.Error(t, x.begin(0))
+	require.Error(t, x.mayOpen())
+	require.Zero(t, x.flying)
+}

@@ -113,6 +113,14 @@ func (x *session) end(why error) {
 	x.server.links.Go(x.cleanUp)
 }
 
+// why tells why the session has ended. Its context may end a moment later than it.
+func (x *session) why() error {
+	if err := context.Cause(x.ctx); err != nil {
+		return err
+	}
+	return errors.New("the session is over")
+}
+
 // cleanUp closes what the client had open, once nothing uses it any more.
 func (x *session) cleanUp() {
 	x.calls.Wait()
@@ -168,7 +176,7 @@ func (x *session) begin(weight int) error {
 	defer x.mu.Unlock()
 	switch {
 	case x.ended:
-		return context.Cause(x.ctx)
+		return x.why()
 	case x.flying >= 2*x.o.Calls: // one that the client knows to be over may not be counted out yet
 		return fmt.Errorf("%w: the client has %d calls under way, and may have %d", dr.ErrBusy, x.flying, x.o.Calls)
 	case weight > agentwire.MaxArgument:
@@ -211,7 +219,7 @@ func (x *session) keep(h *handle) (uint64, error) {
 func (x *session) room() error {
 	switch {
 	case x.ended:
-		return context.Cause(x.ctx)
+		return x.why()
 	case x.leaving:
 		return fmt.Errorf("%w: the agent stops", dr.ErrBusy)
 	case len(x.open) >= x.o.Open:

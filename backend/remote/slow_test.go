@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,34 @@ func TestSlowIsNotDead(t *testing.T) {
 			require.Equal(t, 3, line.Made(), "and the session the same")
 		})
 	}
+}
+
+// 1 Mbit/s, with the defaults of both sides: eight requests take over a minute, and
+// nothing is lost. With LIFEBOAT_LONG=1 only.
+func TestOneMegabit(t *testing.T) {
+	if os.Getenv("LIFEBOAT_LONG") == "" {
+		return
+	}
+	t.Parallel()
+	line, c := behind(t, serve(t, &well{noise: noise()}, ServeOptions{}), DialOptions{Patience: -1})
+	img, err := c.Capture(t.Context(), "m", "p", 0)
+	require.NoError(t, err)
+	d, err := c.Draft(t.Context(), "m", dr.Point{ID: "p"})
+	require.NoError(t, err)
+	line.Set(faultyline.Weather{Rate: 125_000})
+	begun := time.Now()
+	require.NoError(t, together(8, func(k int64) error {
+		_, err := img.ReadAt(t.Context(), "a", make([]byte, agentwire.MaxBulk), k<<20)
+		return err
+	}))
+	t.Logf("read 8 MiB in %v", time.Since(begun).Round(time.Second))
+	begun = time.Now()
+	require.NoError(t, together(8, func(k int64) error {
+		_, err := d.WriteAt(t.Context(), "a", noise(), k<<20)
+		return err
+	}))
+	t.Logf("wrote 8 MiB in %v", time.Since(begun).Round(time.Second))
+	require.Equal(t, 3, line.Made(), "the session is the same")
 }
 
 // together does f n times at once, and returns an error of one of them.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -85,8 +86,11 @@ func (w *wire) start() {
 	}
 }
 
-// fail ends the session.
+// fail ends the session. Its end must not be taken for that of a disk.
 func (w *wire) fail(err error) {
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the agent closed the connection")
+	}
 	w.once.Do(func() {
 		w.err = err
 		close(w.lost)
