@@ -59,7 +59,7 @@ func trouble(rnd *rand.Rand, line *faultyline.Line, d faultyline.Direction, size
 // what it moved anew. LIFEBOAT_LONG=1 goes on for longer.
 func TestAReplicaIsWrittenInAnyWeather(t *testing.T) {
 	t.Parallel()
-	rounds := 6
+	rounds := 4
 	if os.Getenv("LIFEBOAT_LONG") != "" {
 		rounds = 400
 	}
@@ -139,7 +139,7 @@ func TestAReplicaIsWrittenInAnyWeather(t *testing.T) {
 // happens to the line, in one copy.
 func TestAnImageIsReadInAnyWeather(t *testing.T) {
 	t.Parallel()
-	rounds := 6
+	rounds := 4
 	if os.Getenv("LIFEBOAT_LONG") != "" {
 		rounds = 400
 	}

@@ -153,7 +153,7 @@ func TestLiveCyclesInAnyWeather(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 4))
-	rounds := 3
+	rounds := 2
 	if os.Getenv("LIFEBOAT_LONG") != "" {
 		rounds = 60
 	}

@@ -40,6 +40,7 @@ func writeDisk(t testing.TB, path string, size int64) {
 // A disk of which nothing is known is compared by sums, and nothing but sums
 // travels: 16 bytes for 64 KiB. LIFEBOAT_LONG=1 does it with 8 GiB.
 func TestResyncOfAnUnchangedDisk(t *testing.T) {
+	t.Parallel()
 	size := int64(512 << 20)
 	if os.Getenv("LIFEBOAT_LONG") != "" {
 		size = 8 << 30

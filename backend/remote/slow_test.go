@@ -115,6 +115,7 @@ func together(n int, f func(k int64) error) error {
 // Patience is for reaching the agent again. What a call spent there before is none
 // of it.
 func TestPatienceBeginsWhenTheLineBreaks(t *testing.T) {
+	t.Parallel()
 	const patience = 300 * time.Millisecond
 	w := &well{noise: noise()}
 	line, c := behind(t, serve(t, w, ServeOptions{}), DialOptions{Patience: patience})
@@ -131,6 +132,7 @@ func TestPatienceBeginsWhenTheLineBreaks(t *testing.T) {
 
 // Who says that it lives and takes nothing is given up, too: it keeps buffers.
 func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
+	t.Parallel()
 	a := serve(t, &well{noise: noise()}, ServeOptions{KeepAlive: 30 * time.Millisecond})
 	l, _, err := raw(t, a, pki().client, agentwire.NewGreeting())
 	require.NoError(t, err)
