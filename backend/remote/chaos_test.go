@@ -45,8 +45,8 @@ func trouble(rnd *rand.Rand, line *faultyline.Line, d faultyline.Direction, size
 	case 3:
 		return "half open", later(line.HalfOpen)
 	case 4:
-		stop := later(line.Stall)
-		return "partition", func() { stop(); line.Resume() }
+		stop := later(func() { line.Stall(); time.Sleep(1200 * time.Millisecond); line.Resume() })
+		return "partition", stop
 	case 5:
 		stop := later(func() { line.Stall(); time.Sleep(20 * time.Millisecond); line.Resume() })
 		return "a short silence", stop
@@ -78,7 +78,7 @@ func TestAReplicaIsWrittenInAnyWeather(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, there.Close()) })
 	a := serve(t, there, ServeOptions{KeepAlive: 200 * time.Millisecond})
 	t.Cleanup(a.stop)
-	line, c := behind(t, a, DialOptions{Patience: 5 * time.Second})
+	line, c := behind(t, a, DialOptions{Patience: time.Second})
 
 	for round := range rounds {
 		want := make([]byte, size)

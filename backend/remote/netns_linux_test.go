@@ -43,6 +43,9 @@ var wiresMade atomic.Int64
 
 func newWires(t testing.TB) *wires {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("processes of their own, and mostly waiting")
+	}
 	if os.Geteuid() != 0 {
 		lack(t, "network namespaces need root")
 	}

@@ -42,6 +42,9 @@ func writeDisk(t testing.TB, path string, size int64) {
 func TestResyncOfAnUnchangedDisk(t *testing.T) {
 	t.Parallel()
 	size := int64(512 << 20)
+	if testing.Short() {
+		size = 64 << 20
+	}
 	if os.Getenv("LIFEBOAT_LONG") != "" {
 		size = 8 << 30
 	}
