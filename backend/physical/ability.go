@@ -63,7 +63,7 @@ func (p prober) Probe(ctx context.Context, id dr.MachineID) (backend.Evidence, e
 	if err != nil {
 		return backend.Evidence{}, err
 	}
-	said, err := m.call(ctx, "probe", p.h.cfg.Hooks.Probe, 0)
+	said, err := m.call(ctx, "probe", p.h.cfg.Hooks.Probe, 0, nil)
 	if err != nil {
 		return backend.Evidence{}, &dr.Error{Op: "probe", Machine: id, Err: err}
 	}

@@ -31,6 +31,10 @@ type Config struct {
 	Commands Commands `json:"commands,omitzero"`
 	// FreezeLimit bounds every freeze, in nanoseconds; 0: DefaultFreezeLimit.
 	FreezeLimit time.Duration `json:"freezeLimit,omitempty"`
+	// PrepareLimit bounds what a freeze hook does before it says that writes
+	// hang (Event.Held), and all of one that doesn't say so; 0: FreezeLimit.
+	// Writing out a database may take longer than anybody may be frozen.
+	PrepareLimit time.Duration `json:"prepareLimit,omitempty"`
 	// Freezes is what a successful freeze hook has reached at most; 0:
 	// FileSystemConsistent. Say ApplicationConsistent of one that makes the
 	// applications write out their state.
@@ -135,6 +139,9 @@ func (c Config) validate() error {
 func (c Config) withDefaults() Config {
 	if c.FreezeLimit <= 0 {
 		c.FreezeLimit = DefaultFreezeLimit
+	}
+	if c.PrepareLimit <= 0 {
+		c.PrepareLimit = c.FreezeLimit
 	}
 	if c.Freezes == 0 {
 		c.Freezes = dr.FileSystemConsistent

@@ -24,12 +24,14 @@ type freezer struct {
 // frozen is one freeze. It ends by thaw or at its deadline, whichever is first.
 type frozen struct {
 	f      *freezer
-	shared bool // by Quiesce: the machine's captures may use it
-	got    dr.Consistency
-	began  time.Time // when the hook was called: from here on it may be frozen
-	at     time.Time // when the hook had returned: from here on it is
+	shared bool      // by Quiesce: the machine's captures may use it
+	at     time.Time // when the hook had returned: from here on it is frozen
+	said   string    // by the freeze hook; set before the timer is
 
 	mu    sync.Mutex
+	got   dr.Consistency
+	began time.Time // when the hook was called, or said so: from here on it may be frozen
+	ended time.Time // when the thaw hook said so; zero: it didn't
 	timer *time.Timer
 	over  bool          // thawed or thawing
 	hangs bool          // its hook has not returned yet, though it is over
@@ -61,13 +63,39 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 	f.now = fr
 	f.mu.Unlock()
 
-	ctx, cancel := context.WithTimeoutCause(ctx, cfg.FreezeLimit, fmt.Errorf("freezing took longer than %v: %w", cfg.FreezeLimit, context.DeadlineExceeded))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := func(limit time.Duration) *time.Timer {
+		return time.AfterFunc(limit, func() {
+			cancel(fmt.Errorf("freezing took longer than %v: %w", limit, context.DeadlineExceeded))
+		})
+	}
+	limit := late(cfg.PrepareLimit)
 	fr.began = time.Now()
 	returned := make(chan error, 1)
+	want = fr.got
 	go func() {
-		_, err := f.m.call(ctx, "freeze", cfg.Hooks.Freeze, fr.got)
+		said, err := f.m.call(ctx, "freeze", cfg.Hooks.Freeze, want, func(e *Event) {
+			e.Held = func(on bool) {
+				fr.mu.Lock()
+				defer fr.mu.Unlock()
+				if on && limit.Stop() {
+					fr.began, limit = time.Now(), late(cfg.FreezeLimit)
+				}
+			}
+			e.Reached = func(c dr.Consistency) {
+				fr.mu.Lock()
+				defer fr.mu.Unlock()
+				fr.got = max(min(fr.got, c), dr.CrashConsistent)
+			}
+		})
+		fr.said = said
 		returned <- err
+	}()
+	defer func() {
+		fr.mu.Lock()
+		defer fr.mu.Unlock()
+		limit.Stop()
 	}()
 	var err error
 	select {
@@ -84,7 +112,7 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 			<-returned
 			// It may have frozen something after the thaw, whatever it says.
 			// Until here no other freeze can have begun that this would end.
-			f.thawHook()
+			f.thawHook(nil)
 			f.leave(fr)
 		}()
 	}
@@ -178,14 +206,31 @@ func (fr *frozen) end(why error) {
 	fr.mu.Unlock()
 
 	f, log := fr.f, fr.f.m.host.cfg.Log
-	fr.err = f.thawHook()
-	fr.took = time.Since(fr.began)
+	fr.err = f.thawHook(func(e *Event) {
+		e.Held = func(on bool) {
+			fr.mu.Lock()
+			defer fr.mu.Unlock()
+			if !on && fr.ended.IsZero() {
+				fr.ended = time.Now()
+			}
+		}
+	})
+	fr.mu.Lock()
+	if fr.ended.IsZero() {
+		fr.ended = time.Now()
+	}
+	fr.took = fr.ended.Sub(fr.began)
+	said := ""
+	if fr.timer != nil {
+		said = fr.said
+	}
+	fr.mu.Unlock()
 	if fr.err != nil {
-		log.Error("thaw failed", "machine", f.m.id, "frozen", fr.took, "error", fr.err)
+		log.Error("thaw failed", "machine", f.m.id, "frozen", fr.took, "error", fr.err, "said", said)
 	} else if why != nil {
-		log.Warn("thawed early", "machine", f.m.id, "frozen", fr.took, "reason", why)
+		log.Warn("thawed early", "machine", f.m.id, "frozen", fr.took, "reason", why, "said", said)
 	} else {
-		log.Info("thawed", "machine", f.m.id, "frozen", fr.took)
+		log.Info("thawed", "machine", f.m.id, "frozen", fr.took, "said", said)
 	}
 	fr.mu.Lock()
 	hangs := fr.hangs
@@ -205,10 +250,10 @@ func (f *freezer) leave(fr *frozen) {
 	}
 }
 
-func (f *freezer) thawHook() error {
+func (f *freezer) thawHook(more func(*Event)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), thawLimit)
 	defer cancel()
-	_, err := f.m.call(ctx, "thaw", f.m.host.cfg.Hooks.Thaw, 0)
+	_, err := f.m.call(ctx, "thaw", f.m.host.cfg.Hooks.Thaw, 0, more)
 	return err
 }
 

@@ -34,6 +34,14 @@ type Event struct {
 	// Out takes what the hook has to say; the first few KiB are kept, for
 	// the error or for the probe's evidence. Never nil.
 	Out io.Writer
+	// Held may be called by a freeze hook when writes begin to hang, after
+	// what it prepared before: the freeze limit begins then; and by a thaw
+	// hook, with false, when they go on. Else the freeze lasts from the call of
+	// the one to the return of the other. Never nil.
+	Held func(on bool)
+	// Reached may be called by a freeze hook to say that it reached less than
+	// Want. Never nil.
+	Reached func(dr.Consistency)
 }
 
 // Hooks are a host's hooks. Nil ones: Start, Stop and Shutdown just keep the
@@ -153,13 +161,17 @@ func (c *clipped) String() string {
 	return s
 }
 
-// call runs a hook and returns what it said. A nil hook says nothing.
-func (m *machine) call(ctx context.Context, name string, hook Hook, want dr.Consistency) (string, error) {
+// call runs a hook and returns what it said. A nil hook says nothing. more, if
+// not nil, completes the event.
+func (m *machine) call(ctx context.Context, name string, hook Hook, want dr.Consistency, more func(*Event)) (string, error) {
 	if hook == nil {
 		return "", nil
 	}
 	out := &clipped{}
-	e := Event{Name: name, Machine: dr.Machine{ID: m.id}, Want: want, Out: out}
+	e := Event{Name: name, Machine: dr.Machine{ID: m.id}, Want: want, Out: out, Held: func(bool) {}, Reached: func(dr.Consistency) {}}
+	if more != nil {
+		more(&e)
+	}
 	if rec := m.record(); rec != nil {
 		if name != "thaw" {
 			m.measure(rec)

@@ -60,7 +60,7 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 	if h.cfg.Hooks.Start == nil {
 		return nil
 	}
-	if _, err := m.call(ctx, "start", h.cfg.Hooks.Start, 0); err != nil {
+	if _, err := m.call(ctx, "start", h.cfg.Hooks.Start, 0, nil); err != nil {
 		return fail(err, "its power is unknown now: start it again, or stop it")
 	}
 	if err := m.change(func(r *record) { r.Power = dr.On }); err != nil {
@@ -105,7 +105,7 @@ func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, c
 			return &dr.Error{Op: op, Machine: id, Err: err}
 		}
 	}
-	if _, err := m.call(ctx, op, hook, 0); err != nil {
+	if _, err := m.call(ctx, op, hook, 0, nil); err != nil {
 		return &dr.Error{Op: op, Machine: id, Err: err}
 	}
 	if err := m.change(func(r *record) { r.Power, r.Switched, r.Clean = dr.Off, true, clean }); err != nil {

@@ -38,6 +38,7 @@ var layers = []struct {
 	{"backend/physical/inventory", []string{"dr", "backend", "failover/readiness/offline", "internal"}}, // the facts of a Linux have one reader
 	{"backend/remote/trialpki", nil},
 	{"backend/remote/enrol", []string{"dr", "internal"}},
+	{"backend/physical/fsfreeze", []string{"dr", "backend/physical"}},
 	{"backend/guestscript", []string{"dr", "backend"}},
 	{"backend/azure/", []string{"dr", "backend", "recoverypoint", "internal"}},
 	{"recoverypoint", []string{"dr", "recoverypoint/suspicion"}},
