@@ -111,6 +111,10 @@ const DefaultScriptLimit = time.Minute
 // must do no harm to an application that isn't frozen. If this process dies
 // the guard calls it.
 //
+// One that ends a freeze with status 10 ([Recovers]) has made the application's
+// recovery short, but not needless: the others run, and the point is
+// file-system-consistent.
+//
 // They run only if application consistency is wanted. If one fails, those begun
 // thaw at once, and the point is file-system-consistent.
 //
@@ -130,11 +134,17 @@ type Scripts struct {
 	Limit time.Duration
 }
 
+// Recovers is the exit status by which a script says that its application will
+// recover as after a crash, though from a prepared state.
+const Recovers = 10
+
 // ScriptResult is one call of a script.
 type ScriptResult struct {
 	Path  string
 	Event string // "freeze" or "thaw"
 	Took  time.Duration
 	Said  string // the first KiB of its output
-	Err   error
+	// Recovers says that it ended with the status of that name.
+	Recovers bool
+	Err      error
 }

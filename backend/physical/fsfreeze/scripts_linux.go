@@ -109,17 +109,24 @@ type apps struct {
 	results []ScriptResult
 }
 
-// freeze runs them in order. When one fails, all that were begun get their
+// freeze runs them in order, and tells whether an application recovers all the
+// same. When one fails, all that were begun get their
 // thaw at once: half a preparation is worth nothing.
-func (a *apps) freeze(ctx context.Context, paths []string) error {
+func (a *apps) freeze(ctx context.Context, paths []string) (recovers []string, err error) {
 	for _, path := range paths {
-		err := a.one(ctx, path)
-		if err != nil {
-			a.thaw(context.WithoutCancel(ctx))
-			return err
+		if err := a.one(ctx, path); err != nil {
+			_ = a.thaw(context.WithoutCancel(ctx)) // each failure is in the results
+			return nil, err
 		}
 	}
-	return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.results {
+		if r.Recovers {
+			recovers = append(recovers, filepath.Base(r.Path))
+		}
+	}
+	return recovers, nil
 }
 
 func (a *apps) one(ctx context.Context, path string) error {
@@ -165,6 +172,10 @@ func (a *apps) run(ctx context.Context, path, event string) error {
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it has succeeded, and left a program behind that holds its output open
 	}
+	recovers := cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == Recovers && event == "freeze"
+	if recovers {
+		err = nil
+	}
 	said := strings.TrimSpace(out.buf.String())
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -175,7 +186,7 @@ func (a *apps) run(ctx context.Context, path, event string) error {
 			err = fmt.Errorf("%w; it said: %s", err, said)
 		}
 	}
-	a.results = append(a.results, ScriptResult{Path: path, Event: event, Took: time.Since(began), Said: said, Err: err})
+	a.results = append(a.results, ScriptResult{Path: path, Event: event, Took: time.Since(began), Said: said, Recovers: recovers, Err: err})
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -173,15 +174,18 @@ func (s *session) prepare(ctx context.Context) {
 	if s.event.Want < dr.ApplicationConsistent {
 		return
 	}
+	var recovers []string
 	paths, err := s.h.o.Scripts.list()
 	if err == nil && len(paths) > 0 {
-		err = s.apps.freeze(ctx, paths)
+		recovers, err = s.apps.freeze(ctx, paths)
 	}
 	switch {
 	case err != nil:
 		s.note("No application was prepared: " + err.Error())
 	case len(paths) == 0:
 		s.note("No application was prepared: there are no scripts.")
+	case len(recovers) > 0:
+		s.note("Applications that recover as after a crash: " + strings.Join(recovers, ", ") + ".")
 	default:
 		s.mu.Lock()
 		s.report.Reached = dr.ApplicationConsistent

@@ -28,7 +28,7 @@ func lack(t testing.TB, why string) {
 // tool finds a program, also where ordinary users don't look.
 func tool(t testing.TB, name string) string {
 	t.Helper()
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/lib/postgresql/15/bin") {
+	for _, dir := range append([]string{"/usr/lib/postgresql/15/bin", "/usr/sbin", "/sbin"}, filepath.SplitList(os.Getenv("PATH"))...) {
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && !info.IsDir() {
 			return path
@@ -88,8 +88,10 @@ func format(t testing.TB, kind string, devices ...string) {
 // taken away.
 func mounted(t testing.TB, kind, device string) (dir string) {
 	t.Helper()
-	dir = filepath.Join(t.TempDir(), "a mount")
+	top := t.TempDir()
+	dir = filepath.Join(top, "a mount")
 	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.Chmod(filepath.Dir(top), 0o755)) // for programs of other users
 	mountAt(t, kind, device, dir)
 	return dir
 }

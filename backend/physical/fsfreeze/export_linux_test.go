@@ -1,0 +1,11 @@
+package fsfreeze
+
+// What tests outside of the package share.
+var (
+	Tool    = tool
+	Run     = run
+	Loop    = loop
+	Sparse  = sparse
+	Format  = format
+	Mounted = mounted
+)

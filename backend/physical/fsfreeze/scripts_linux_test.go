@@ -1,0 +1,129 @@
+package fsfreeze
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// scripts makes a folder of programs that note their calls in a log.
+func scripts(t testing.TB, bodies map[string]string) (dir, log string) {
+	t.Helper()
+	dir, log = t.TempDir(), filepath.Join(t.TempDir(), "log")
+	require.NoError(t, os.Chmod(dir, 0o755))
+	for name, body := range bodies {
+		text := fmt.Sprintf("#!/bin/sh\necho %s $1 >>%s\n%s\n", name, log, body)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755))
+	}
+	return dir, log
+}
+
+func lines(t testing.TB, log string) []string {
+	t.Helper()
+	b, err := os.ReadFile(log)
+	require.NoError(t, err)
+	return strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
+// The scripts of a freeze without any disk: what is called in which order, and
+// what it is worth.
+func TestScripts(t *testing.T) {
+	both := []string{"10-a freeze", "20-b freeze", "20-b thaw", "10-a thaw"}
+	for name, c := range map[string]struct {
+		bodies  map[string]string
+		calls   []string
+		reached dr.Consistency
+		said    string
+	}{
+		"all succeed": {map[string]string{"10-a": "", "20-b": "echo done", "README.md": "", ".settings": "", "20-b.dpkg-old": ""},
+			both, dr.ApplicationConsistent, ""},
+		"the second fails": {map[string]string{"10-a": "", "20-b": "echo no room >&2; exit 3", "30-c": ""},
+			both, dr.FileSystemConsistent, "no room"},
+		"the first recovers": {map[string]string{"10-a": "exit 10", "20-b": ""},
+			both, dr.FileSystemConsistent, "recover as after a crash: 10-a"},
+		"a thaw fails": {map[string]string{"10-a": "", "20-b": "[ $1 = freeze ]"},
+			both, dr.ApplicationConsistent, ""},
+		"one hangs": {map[string]string{"10-a": "", "20-b": "[ $1 = thaw ] || sleep 60"},
+			both, dr.FileSystemConsistent, "took longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log := scripts(t, c.bodies)
+			var r Report
+			freeze, thaw := Hooks(Options{Scripts: Scripts{dir, 500 * time.Millisecond}, Report: func(x Report) { r = x }})
+			e, seen := event(dr.ApplicationConsistent)
+			require.NoError(t, freeze(t.Context(), e))
+			require.Equal(t, c.reached, seen.reached)
+			require.NoError(t, thaw(t.Context(), e))
+			require.Equal(t, c.calls, lines(t, log))
+			require.Contains(t, seen.out.String(), c.said)
+			require.Equal(t, c.reached, r.Reached)
+			require.Len(t, r.Scripts, len(c.calls))
+		})
+	}
+}
+
+// They aren't called for less than application consistency.
+func TestScriptsAreOfApplications(t *testing.T) {
+	dir, log := scripts(t, map[string]string{"a": ""})
+	freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}})
+	e, seen := event(dr.FileSystemConsistent)
+	require.NoError(t, freeze(t.Context(), e))
+	require.NoError(t, thaw(t.Context(), e))
+	require.NoFileExists(t, log)
+	require.Equal(t, dr.FileSystemConsistent, seen.reached)
+}
+
+// What others could have written is not run, and what can't be run isn't
+// forgotten.
+func TestScriptsOfOthers(t *testing.T) {
+	for name, spoil := range map[string]func(dir string) error{
+		"a folder for all": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"a file for all":   func(dir string) error { return os.Chmod(filepath.Join(dir, "b"), 0o777) },
+		"not executable":   func(dir string) error { return os.Chmod(filepath.Join(dir, "b"), 0o644) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log := scripts(t, map[string]string{"a": "", "b": ""})
+			require.NoError(t, spoil(dir))
+			freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}})
+			e, seen := event(dr.ApplicationConsistent)
+			require.NoError(t, freeze(t.Context(), e))
+			require.NoError(t, thaw(t.Context(), e))
+			require.NoFileExists(t, log)
+			require.Equal(t, dr.FileSystemConsistent, seen.reached)
+			require.Contains(t, seen.out.String(), "No application was prepared")
+		})
+	}
+}
+
+// Scripts don't see what this process has in its environment.
+func TestScriptsGetNoSecrets(t *testing.T) {
+	t.Setenv("SECRET", "hunter2")
+	dir, log := scripts(t, map[string]string{"a": `env >>"${0%/*}/../env"; [ -z "$SECRET" ]`})
+	freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}})
+	e, seen := event(dr.ApplicationConsistent)
+	require.NoError(t, freeze(t.Context(), e))
+	require.NoError(t, thaw(t.Context(), e))
+	require.Equal(t, dr.ApplicationConsistent, seen.reached, seen.out.String())
+	require.Equal(t, []string{"a freeze", "a thaw"}, lines(t, log))
+}
+
+// A thaw that comes while a script prepares ends it, and undoes it.
+func TestThawDuringScripts(t *testing.T) {
+	dir, log := scripts(t, map[string]string{"a": "[ $1 = thaw ] || sleep 60"})
+	freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}})
+	e, _ := event(dr.ApplicationConsistent)
+	failed := make(chan error, 1)
+	go func() { failed <- freeze(context.Background(), e) }()
+	require.Eventually(t, func() bool { _, err := os.Stat(log); return err == nil }, 10*time.Second, time.Millisecond)
+	require.NoError(t, thaw(t.Context(), e))
+	require.Error(t, <-failed)
+	require.Equal(t, []string{"a freeze", "a thaw"}, lines(t, log))
+}
