@@ -2,6 +2,7 @@ package fsfreeze
 
 // What tests outside of the package share.
 var (
+	Sizes   = sizes
 	Tool    = tool
 	Run     = run
 	Loop    = loop
