@@ -20,35 +20,48 @@ import (
 //
 //	fs N      the file system whose folder is open as N is being frozen
 //	not N     it was not frozen by us
-//	hold      from now on the limit runs
 //	script P  the program P is being called with "freeze"
 //	free      the file systems have thawed
 //	done      so have the scripts
 //
 // All thaws of file systems start at once, in order: one that waits for another
 // (a loop device's for that of the file below it) must not keep that from
-// starting. After the limit it goes on trying, since a freeze that was under
-// way then may have ended after the thaw.
+// starting. Each has a timer for when the limit is over; it goes on trying, since
+// a freeze that was under way then may end after the thaw. The guard ends by
+// killing its session's group, and so the timers' sleeps.
 const guardScript = `trap '' HUP INT TERM
 limit=$1 tool=$2 time=$3 each=$4
-fds= scripts= timer=
+fds= scripts=
 thaw() {
 	for fd in $fds; do "$tool" -u /proc/self/fd/$fd & done
-	wait
+}
+still() {
+	for fd in $fds; do eval "kill -9 \$timer$fd"; done
 }
 while read -r what arg; do
 	case $what in
-	fs) fds="$arg $fds" ;;
-	not) rest=; for fd in $fds; do [ $fd = $arg ] || rest="$rest $fd"; done; fds=$rest ;;
-	hold) (sleep $limit; while :; do thaw; sleep 1; done) & timer=$! ;;
-	script) scripts="$arg
-$scripts" ;;
-	free) fds= ; [ -z "$timer" ] || kill -9 $timer ;;
+	fs)
+		fds="$arg $fds"
+		(sleep $limit; while :; do "$tool" -u /proc/self/fd/$arg; sleep 1; done) &
+		eval "timer$arg=$!"
+		;;
+	not)
+		eval "kill -9 \$timer$arg"
+		rest=
+		for fd in $fds; do [ $fd = $arg ] || rest="$rest $fd"; done
+		fds=$rest
+		;;
+	script)
+		scripts="$arg
+$scripts"
+		;;
+	free) still; fds= ;;
 	done) kill -9 0 ;;
 	esac
 done
-[ -z "$timer" ] || kill -9 $timer
+still
 thaw
+wait
 printf '%s' "$scripts" | while read -r p; do
 	[ -z "$p" ] || "$time" -k 1 $each "$p" thaw </dev/null
 done

@@ -100,11 +100,12 @@ func TestTellsOfAForeignThaw(t *testing.T) {
 	require.NoError(t, thaw(t.Context(), e))
 }
 
-// A process that is killed with file systems frozen leaves them thawed.
+// A process that is killed with file systems frozen leaves them thawed, and its
+// scripts' applications too.
 func TestKilledFreezer(t *testing.T) {
 	if disk := os.Getenv("LIFEBOAT_TEST_FREEZER"); disk != "" {
-		freeze, _ := Hooks(Options{})
-		e, _ := event(dr.FileSystemConsistent, disk)
+		freeze, _ := Hooks(Options{Scripts: Scripts{Dir: os.Getenv("LIFEBOAT_TEST_SCRIPTS")}})
+		e, _ := event(dr.ApplicationConsistent, disk)
 		require.NoError(t, freeze(t.Context(), e))
 		_, _ = os.Stdout.WriteString("frozen\n")
 		<-t.Context().Done()
@@ -113,8 +114,9 @@ func TestKilledFreezer(t *testing.T) {
 	device := loop(t, sparse(t, sizes["ext4"]))
 	format(t, "ext4", device)
 	dir := mounted(t, "ext4", device)
+	folder, log := scripts(t, map[string]string{"10-a": "", "20-b": ""})
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledFreezer$")
-	cmd.Env = append(os.Environ(), "LIFEBOAT_TEST_FREEZER="+device)
+	cmd.Env = append(os.Environ(), "LIFEBOAT_TEST_FREEZER="+device, "LIFEBOAT_TEST_SCRIPTS="+folder)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -129,6 +131,7 @@ func TestKilledFreezer(t *testing.T) {
 	t.Logf("thawed %v after the kill", time.Since(began))
 	_ = cmd.Wait()
 	require.Empty(t, left(t), "guards live on")
+	require.Equal(t, []string{"10-a freeze", "20-b freeze", "20-b thaw", "10-a thaw"}, lines(t, log))
 }
 
 // left are guards that live.

@@ -25,8 +25,8 @@ type Options struct {
 	Ignore []string
 	// Scripts prepare applications; the zero value has none.
 	Scripts Scripts
-	// Limit is how long after the first freeze the guard thaws although this
-	// process lives; 0: DefaultLimit. Let it be longer than the host's
+	// Limit is how long after each freeze the guard thaws although this process
+	// lives; 0: DefaultLimit. Let it be longer than the host's
 	// FreezeLimit.
 	Limit time.Duration
 	// Report is called after each thaw, one at a time; may be nil.

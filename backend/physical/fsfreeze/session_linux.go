@@ -221,9 +221,6 @@ func (s *session) freezeAll(ctx context.Context) error {
 	s.mu.Lock()
 	s.since = time.Now()
 	s.mu.Unlock()
-	if err := s.guard.say("hold"); err != nil {
-		return err
-	}
 	var others []*hold
 	for i, h := range s.holds {
 		if ctx.Err() != nil {

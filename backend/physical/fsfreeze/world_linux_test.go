@@ -46,12 +46,12 @@ func run(t testing.TB, name string, args ...string) string {
 }
 
 // loop makes a loop device over a file.
-func loop(t testing.TB, file string, options ...string) (device string) {
+func loop(t testing.TB, file string) (device string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		lack(t, "loop devices need root")
 	}
-	out, err := exec.Command(tool(t, "losetup"), append(options, "--find", "--show", file)...).CombinedOutput()
+	out, err := exec.Command(tool(t, "losetup"), "--find", "--show", file).CombinedOutput()
 	device = strings.TrimSpace(string(out))
 	if err != nil {
 		lack(t, "losetup can't make a loop device: "+device)
@@ -70,13 +70,13 @@ func sparse(t testing.TB, size int64) string {
 }
 
 // sizes are the least that each kind of file system takes.
-var sizes = map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 128 << 20, "vfat": 40 << 20}
+var sizes = map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 128 << 20, "ntfs": 40 << 20}
 
 var formats = map[string][]string{
 	"ext4":  {"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"},
 	"xfs":   {"mkfs.xfs", "-q", "-f"},
 	"btrfs": {"mkfs.btrfs", "-q", "-f"},
-	"vfat":  {"mkfs.vfat"},
+	"ntfs":  {"mkfs.ntfs", "-q", "-F", "-f"},
 }
 
 func format(t testing.TB, kind string, devices ...string) {
@@ -101,6 +101,14 @@ func mountAt(t testing.TB, kind, device, dir string) {
 	flags := uintptr(0)
 	if kind == "bind" {
 		kind, flags = "", unix.MS_BIND
+	}
+	if kind == "ntfs" {
+		if _, err := os.Stat("/dev/fuse"); err != nil {
+			lack(t, "there is no /dev/fuse")
+		}
+		run(t, "ntfs-3g", device, dir)
+		t.Cleanup(func() { run(t, "umount", dir) })
+		return
 	}
 	options := ""
 	if kind == "xfs" {
