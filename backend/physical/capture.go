@@ -23,7 +23,8 @@ const noMoment = "stop it, or give the host freeze and thaw hooks or a tracker"
 //
 // The image of a running machine is a [dr.Settler] and a [Freezes]; see the
 // package comment. The moment isn't kept beyond the image: the same name gives
-// a new one.
+// a new one. Where Config.Snapshots takes all its disks it is a plain image and
+// a [Freezes]: the moment is kept until Release, whatever the machine does.
 func (h *Host) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, want dr.Consistency) (dr.Image, error) {
 	m, err := h.machine("capture", id)
 	if err != nil {
@@ -48,7 +49,28 @@ func (h *Host) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, wa
 		return nil, fail(fmt.Errorf("%w: point %s was being copied to it", dr.ErrTorn, rec.Torn))
 	case rec.making():
 		return nil, fail(fmt.Errorf("%w: its disks are not all made", dr.ErrTorn))
-	case rec.Power != dr.Off && !m.freeze.possible() && h.cfg.Tracker == nil:
+	}
+	kept, err := m.found(rec, name)
+	if err != nil {
+		return nil, fail(err)
+	}
+	if kept != nil {
+		return kept, nil
+	}
+	if rec.Power != dr.Off {
+		copies, err := m.snapshots(ctx, rec)
+		if err != nil {
+			return nil, fail(err)
+		}
+		if copies {
+			im, err := m.captureSnapshot(ctx, rec, name, want)
+			if err != nil {
+				return nil, fail(err)
+			}
+			return im, nil
+		}
+	}
+	if rec.Power != dr.Off && !m.freeze.possible() && h.cfg.Tracker == nil {
 		return nil, &dr.Error{Op: "capture", Side: dr.SourceSide, Machine: id, Point: name,
 			Err: fmt.Errorf("%w: it runs, or may, and can be neither frozen nor tracked", dr.ErrNotConsistent), Remedy: noMoment}
 	}
@@ -209,8 +231,15 @@ func (h *Host) release(ctx context.Context, id dr.MachineID, drop func(dr.PointI
 	if rec == nil {
 		return nil, nil
 	}
+	for _, s := range rec.Snapshots {
+		if drop(s.Point) {
+			if err := m.dropSnapshot(ctx, m.record(), s.Point); err != nil {
+				return nil, &dr.Error{Op: "release", Side: dr.SourceSide, Machine: id, Point: s.Point, Err: err}
+			}
+		}
+	}
 	var dropped []dr.PointID
-	next := rec.clone()
+	next := m.record().clone()
 	next.Captures = slices.DeleteFunc(next.Captures, func(c capture) bool {
 		if drop(c.Point) {
 			dropped = append(dropped, c.Point)

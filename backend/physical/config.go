@@ -54,6 +54,10 @@ type Config struct {
 	// backend.Inspector does; package inventory has one. nil: the host can't be
 	// asked.
 	Inspect func(ctx context.Context, id dr.MachineID) (backend.Facts, error) `json:"-"`
+	// Snapshots makes instant copies of the disks of running machines, so that
+	// their freeze is short; nil: they are read pass by pass. Captures that it
+	// was used for can be released only by a host that has it.
+	Snapshots Snapshotter `json:"-"`
 	// Log gets freezes and what went wrong where no caller listens; may be nil.
 	Log *slog.Logger `json:"-"`
 	// FS holds all files; nil: the operating system's. With another one,

@@ -44,9 +44,12 @@ func (m *machine) path(d diskFile) string {
 // refused where it is mounted, whatever namespace that was done in, and keeps
 // it from being mounted.
 func (m *machine) open(d diskFile, flag int) (fsys.File, error) {
-	path := m.path(d)
+	return m.openAt(d.ID, m.path(d), flag)
+}
+
+func (m *machine) openAt(disk dr.DiskID, path string, flag int) (fsys.File, error) {
 	fail := func(err error) error {
-		e := &dr.Error{Op: "open", Machine: m.id, Disk: d.ID, Off: -1, Err: err}
+		e := &dr.Error{Op: "open", Machine: m.id, Disk: disk, Off: -1, Err: err}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			e.Err = fmt.Errorf("%w: %w", dr.ErrNotFound, err)

@@ -296,7 +296,7 @@ func (q quiescer) Quiesce(ctx context.Context, id dr.MachineID, want dr.Consiste
 }
 
 // CapturesLive implements [backend.LiveCapturer]: whatever isn't known to be
-// stopped is.
+// stopped, and has no snapshots, is.
 func (q quiescer) CapturesLive(ctx context.Context, id dr.MachineID) (bool, error) {
 	m, err := q.h.machine("capture", id)
 	if err != nil {
@@ -306,7 +306,14 @@ func (q quiescer) CapturesLive(ctx context.Context, id dr.MachineID) (bool, erro
 	if rec == nil {
 		return false, &dr.Error{Op: "capture", Side: dr.SourceSide, Machine: id, Err: dr.ErrNotFound}
 	}
-	return rec.Power != dr.Off, nil
+	if rec.Power == dr.Off {
+		return false, nil
+	}
+	copies, err := m.snapshots(ctx, rec)
+	if err != nil {
+		return false, &dr.Error{Op: "capture", Side: dr.SourceSide, Machine: id, Err: err}
+	}
+	return !copies, nil
 }
 
 // quiet is what a stopped machine's disks are consistent with: what its

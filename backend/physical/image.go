@@ -20,6 +20,7 @@ type image struct {
 	rec   *record     // as it was before the capture: what Changes knows
 	gen   uint64      // of the machine, when it was captured
 	live  *liveImage  // of a running machine; nil otherwise
+	kept  bool        // the disks are copies, which nobody writes
 	marks []dr.Cursor // that Changes may ask for; guarded by m.track, and m.mu
 
 	mu     sync.RWMutex
@@ -57,7 +58,7 @@ func (im *image) valid() error {
 
 // moved tells that the disks were given up to something else.
 func (im *image) moved() error {
-	if im.m.generation() != im.gen {
+	if !im.kept && im.m.generation() != im.gen {
 		return fmt.Errorf("%w: the machine was started, written or removed since", dr.ErrNotConsistent)
 	}
 	return nil

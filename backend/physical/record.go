@@ -66,6 +66,9 @@ type record struct {
 	Clean    bool       `json:"clean,omitempty"` // off by Shutdown, not by Stop
 	Epochs   []named    `json:"epochs,omitempty"`
 	Captures []capture  `json:"captures,omitempty"` // not released yet
+
+	// Snapshots are what captures have kept, each of which is in Captures too.
+	Snapshots []snapshot `json:"snapshots,omitempty"`
 }
 
 // diskFile says where a disk is.
@@ -123,6 +126,7 @@ func (r *record) clone() *record {
 	c.Seen = maps.Clone(r.Seen)
 	c.Epochs = slices.Clone(r.Epochs)
 	c.Captures = slices.Clone(r.Captures)
+	c.Snapshots = slices.Clone(r.Snapshots)
 	return &c
 }
 

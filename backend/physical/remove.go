@@ -50,6 +50,11 @@ func (h *Host) Remove(ctx context.Context, id dr.MachineID) error {
 	if err := m.free(rec); err != nil {
 		return fail(err)
 	}
+	for _, s := range rec.Snapshots {
+		if err := m.dropSnapshot(ctx, m.record(), s.Point); err != nil {
+			return fail(err)
+		}
+	}
 	m.outdate()
 	if err := m.change(func(r *record) { r.Removing = true }); err != nil {
 		return fail(err)

@@ -349,16 +349,16 @@ func (l *liveImage) finish(ctx context.Context) error {
 func (l *liveImage) id() dr.PointID { return l.point.ID }
 
 // cut sets a mark that the tracker keeps until the image is closed.
-func (l *liveImage) cut(ctx context.Context) (dr.Cursor, error) {
-	l.m.track.Lock()
-	defer l.m.track.Unlock()
-	mark, err := l.m.host.cfg.Tracker.Cut(ctx, l.m.id)
+func (im *image) cut(ctx context.Context) (dr.Cursor, error) {
+	im.m.track.Lock()
+	defer im.m.track.Unlock()
+	mark, err := im.m.host.cfg.Tracker.Cut(ctx, im.m.id)
 	if err != nil {
 		return "", fmt.Errorf("tracker: %w", err)
 	}
-	l.m.mu.Lock()
-	l.marks = append(l.marks, mark)
-	l.m.mu.Unlock()
+	im.m.mu.Lock()
+	im.marks = append(im.marks, mark)
+	im.m.mu.Unlock()
 	return mark, nil
 }
 

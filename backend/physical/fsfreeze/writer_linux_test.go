@@ -116,6 +116,13 @@ func (l *ledger) transfer(from, to uint32, amount int64) error {
 	return nil
 }
 
+// done is how many transfers were made.
+func (l *ledger) done() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
 // checkpoint makes the log needless. The caller holds mu.
 func (l *ledger) checkpoint() error {
 	if err := l.data.Sync(); err != nil {
