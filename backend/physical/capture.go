@@ -42,20 +42,20 @@ func (h *Host) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, wa
 	}
 	defer release()
 	rec := m.record()
-	switch {
-	case rec == nil:
+	if rec == nil {
 		return nil, fail(dr.ErrNotFound)
-	case rec.Torn != "":
-		return nil, fail(fmt.Errorf("%w: point %s was being copied to it", dr.ErrTorn, rec.Torn))
-	case rec.making():
-		return nil, fail(fmt.Errorf("%w: its disks are not all made", dr.ErrTorn))
 	}
 	kept, err := m.found(rec, name)
 	if err != nil {
 		return nil, fail(err)
 	}
-	if kept != nil {
+	switch {
+	case kept != nil:
 		return kept, nil
+	case rec.Torn != "":
+		return nil, fail(fmt.Errorf("%w: point %s was being copied to it", dr.ErrTorn, rec.Torn))
+	case rec.making():
+		return nil, fail(fmt.Errorf("%w: its disks are not all made", dr.ErrTorn))
 	}
 	if rec.Power != dr.Off {
 		copies, err := m.snapshots(ctx, rec)

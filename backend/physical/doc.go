@@ -24,13 +24,23 @@
 //
 // # A moment of a running machine
 //
-// There is no snapshot. A running machine's image is a [dr.Settler], read pass
-// after pass over what was written meanwhile, as live migration does. With
+// Disks have no snapshots, as a rule. A running machine's image is a
+// [dr.Settler], read pass after pass over what was written meanwhile, as live
+// migration does. With
 // freeze hooks the last pass is read while the machine is frozen; with only a
 // tracker it ends when a pass went by without a write; with only the hooks the
 // last pass compares whole disks while the machine is frozen; with neither the
 // capture is refused. A freeze never outlives Config.FreezeLimit: then the
 // machine thaws whatever happens, and the capture fails.
+//
+// Hooks that freeze a Linux machine's file systems, and prepare its
+// applications by scripts, are in package fsfreeze.
+//
+// Where all disks of a machine can be copied at once (Config.Snapshots: image
+// files by [Reflink], logical volumes by [LVM]), it is frozen only for as long
+// as that takes, and its image reads the copies. They are recorded before they
+// are made, found again by the point's name, also by another process, and
+// removed by Release and Sweep.
 //
 // # What it believes
 //
@@ -66,8 +76,7 @@
 // # Not verified on
 //
 // Windows and darwin are compiled, not run, and there nothing is known to be
-// mounted. Block devices were loop devices; device-mapper and btrfs members
-// were not at hand, nor a kernel that reads partition tables: that it forgets
-// old partitions was shown, not that it finds new ones. Hooks were run with shell commands and Go functions, not
-// against a database.
+// mounted. Block devices were loop devices; device-mapper was not at hand, and
+// so [LVM] never met a volume, nor a kernel that reads partition tables: that it
+// forgets old partitions was shown, not that it finds new ones.
 package physical

@@ -18,6 +18,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/backendtest"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
 
 // guests are running machines whose writes pass through this process, and that
@@ -102,6 +103,9 @@ func (s settled) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, 
 	if err != nil {
 		return nil, err
 	}
+	if kept, ok := img.(*snapshotImage); ok {
+		return kept, nil
+	}
 	c := &copied{Image: img, disks: map[dr.DiskID][]byte{}}
 	for _, d := range img.Point().Machine.Disks {
 		c.disks[d.ID] = make([]byte, d.Size)
@@ -170,7 +174,7 @@ func (c *copied) Changes(ctx context.Context, disk dr.DiskID, since dr.Point) it
 	return c.Image.(dr.ChangeTracker).Changes(ctx, disk, since)
 }
 
-func harness(t *testing.T) backendtest.Harness {
+func harness(t *testing.T, snapshots Snapshotter) backendtest.Harness {
 	root, originals := t.TempDir(), t.TempDir()
 	g := newGuests()
 	hooks := g.hooks()
@@ -182,7 +186,7 @@ func harness(t *testing.T) backendtest.Harness {
 		_, err := io.WriteString(e.Out, "it answers")
 		return err
 	}
-	cfg := Config{Root: root, Hooks: hooks, Tracker: g.tracker, LastPass: 128 << 10}
+	cfg := Config{Root: root, Hooks: hooks, Tracker: g.tracker, LastPass: 128 << 10, Snapshots: snapshots}
 	h, err := Open(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
@@ -260,4 +264,8 @@ func harness(t *testing.T) backendtest.Harness {
 	}
 }
 
-func TestContract(t *testing.T) { backendtest.Run(t, harness(t)) }
+func TestContract(t *testing.T) { backendtest.Run(t, harness(t, nil)) }
+
+func TestContractWithSnapshots(t *testing.T) {
+	backendtest.Run(t, harness(t, copier{fs: fsys.OS(), calls: new(atomic.Int32)}))
+}

@@ -49,11 +49,11 @@ func (h *hooks) freeze(ctx context.Context, e physical.Event) error {
 	h.mu.Unlock()
 	if old != nil {
 		// It was interrupted. What it froze is of no use to this one.
-		_ = old.end(context.WithoutCancel(ctx), nil)
+		_ = old.end(context.WithoutCancel(ctx))
 	}
 	err := s.begin(ctx)
 	if err != nil {
-		err = errors.Join(err, s.end(context.WithoutCancel(ctx), err))
+		err = errors.Join(err, s.end(context.WithoutCancel(ctx)))
 	}
 	return err
 }
@@ -67,7 +67,7 @@ func (h *hooks) thaw(ctx context.Context, e physical.Event) error {
 	}
 	s.say(e)
 	ended := make(chan error, 1)
-	go func() { ended <- s.end(context.WithoutCancel(ctx), nil) }()
+	go func() { ended <- s.end(context.WithoutCancel(ctx)) }()
 	select {
 	case err := <-ended:
 		return err

@@ -27,7 +27,7 @@ func TestHoldsWriters(t *testing.T) {
 			e, seen := event(dr.ApplicationConsistent, device)
 			require.NoError(t, freeze(t.Context(), e))
 			require.Equal(t, []bool{true}, seen.held)
-			require.Equal(t, dr.FileSystemConsistent, seen.reached, "nothing prepared an application")
+			require.Equal(t, dr.FileSystemConsistent, seen.reached, seen.out.String())
 			a, b := hangs(t, dir), hangs(t, second)
 			require.NoError(t, thaw(t.Context(), e))
 			flows(t, a, b)

@@ -62,6 +62,7 @@ func TestReflink(t *testing.T) {
 				require.NoError(t, img.Close())
 				image := filepath.Join(s.root, string(r.ID), "d.img")
 				fsfreeze.Run(t, "e2fsck", "-fn", image)
+				require.NotContains(t, fsfreeze.Run(t, "dumpe2fs", "-h", image), "needs_recovery", "it wasn't frozen")
 				replayed, sum := reads(t, "ext4", image)
 				require.Positive(t, sum)
 				if want == dr.ApplicationConsistent {

@@ -127,3 +127,52 @@ func TestThawDuringScripts(t *testing.T) {
 	require.Error(t, <-failed)
 	require.Equal(t, []string{"a freeze", "a thaw"}, lines(t, log))
 }
+
+// The example for MySQL, with a program in its client's place: the lock is held
+// from the one call to the other by a session that ends when nobody asks for it.
+func TestMySQLReadLock(t *testing.T) {
+	client := filepath.Join(t.TempDir(), "client")
+	log := filepath.Join(t.TempDir(), "log")
+	require.NoError(t, os.WriteFile(client, fmt.Appendf(nil, `#!/bin/sh
+read -r statements
+case $statements in "FLUSH TABLES WITH READ LOCK; SELECT 'lifeboat has it';") ;; *) exit 1 ;; esac
+[ -z "$(cat %[1]s.refuse 2>/dev/null)" ] || { echo no such user >&2; exit 1; }
+echo locked >>%[1]s
+echo lifeboat has it
+cat >/dev/null # until the session ends
+echo unlocked >>%[1]s
+`, log), 0o755))
+	script, err := os.ReadFile("../../../examples/agent/hooks/mysql-read-lock")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mysql-read-lock"), script, 0o755))
+	settings := fmt.Sprintf("CLIENT=%s STATE=%s HOLD=60 WAIT=5\n", client, filepath.Join(t.TempDir(), "state"))
+	configure := func(more string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, ".mysql"), []byte(settings+more), 0o600))
+	}
+	unlocked := func() bool { return lines(t, log)[len(lines(t, log))-1] == "unlocked" }
+
+	for more, want := range map[string]dr.Consistency{"": dr.FileSystemConsistent, "INNODB=no\n": dr.ApplicationConsistent} {
+		configure(more)
+		var r Report
+		freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}, Report: func(x Report) { r = x }})
+		e, seen := event(dr.ApplicationConsistent)
+		require.NoError(t, freeze(t.Context(), e))
+		require.Equal(t, want, seen.reached, seen.out.String())
+		require.Equal(t, "locked", lines(t, log)[len(lines(t, log))-1])
+		require.NoError(t, thaw(t.Context(), e))
+		require.Eventually(t, unlocked, 10*time.Second, time.Millisecond)
+		for _, s := range r.Scripts {
+			require.NoError(t, s.Err)
+		}
+	}
+
+	require.NoError(t, os.WriteFile(log+".refuse", []byte("yes"), 0o600))
+	freeze, thaw := Hooks(Options{Scripts: Scripts{Dir: dir}})
+	e, seen := event(dr.ApplicationConsistent)
+	require.NoError(t, freeze(t.Context(), e))
+	require.Equal(t, dr.FileSystemConsistent, seen.reached)
+	require.Contains(t, seen.out.String(), "no such user")
+	require.NoError(t, thaw(t.Context(), e))
+}

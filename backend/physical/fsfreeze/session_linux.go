@@ -63,8 +63,13 @@ func newSession(h *hooks, e physical.Event) *session {
 // errOver says that the thaw came first.
 var errOver = fmt.Errorf("%w: it was to thaw before all was frozen", dr.ErrNotConsistent)
 
-func (s *session) begin(ctx context.Context) error {
-	defer close(s.left)
+func (s *session) begin(ctx context.Context) (err error) {
+	defer func() {
+		s.mu.Lock()
+		s.report.Err = errors.Join(s.report.Err, err)
+		s.mu.Unlock()
+		close(s.left)
+	}()
 	out, err := s.look()
 	if err != nil {
 		return err
@@ -309,9 +314,8 @@ func (s *session) say(e physical.Event) {
 	}
 }
 
-// end thaws everything, once; why is what failed before, or nil. Others that
-// call it wait.
-func (s *session) end(ctx context.Context, why error) error {
+// end thaws everything, once. Others that call it wait.
+func (s *session) end(ctx context.Context) error {
 	s.mu.Lock()
 	if s.over {
 		s.mu.Unlock()
@@ -331,7 +335,7 @@ func (s *session) end(ctx context.Context, why error) error {
 	if !since.IsZero() {
 		s.report.Frozen = time.Since(since)
 	}
-	s.report.Err = errors.Join(why, err)
+	s.report.Err = errors.Join(s.report.Err, err)
 	guard, apps := s.guard, s.apps
 	s.mu.Unlock()
 	if apps != nil {

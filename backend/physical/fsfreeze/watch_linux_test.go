@@ -188,3 +188,42 @@ func TestGuardThawsAfterItsLimit(t *testing.T) {
 	require.Error(t, thaw(t.Context(), e), "it wasn't frozen until the thaw")
 	require.Empty(t, left(t))
 }
+
+// A freeze that hangs in the kernel, here as the file below is frozen by
+// somebody else, is undone when it ends after the thaw.
+func TestThawDuringAFreezeThatHangs(t *testing.T) {
+	outer := loop(t, sparse(t, 128<<20))
+	format(t, "ext4", outer)
+	below := mounted(t, "ext4", outer)
+	file := filepath.Join(below, "inner.img")
+	require.NoError(t, os.WriteFile(file, make([]byte, 64<<20), 0o600))
+	inner := loop(t, file)
+	format(t, "ext4", inner)
+	above := mounted(t, "ext4", inner)
+	require.NoError(t, os.WriteFile(filepath.Join(above, "something"), make([]byte, 1<<20), 0o600))
+	unix.Sync()
+	run(t, "fsfreeze", "-f", below)
+
+	reported := make(chan Report, 1)
+	freeze, thaw := Hooks(Options{Report: func(r Report) { reported <- r }})
+	e, seen := event(dr.FileSystemConsistent, inner)
+	failed := make(chan error, 1)
+	begun := make(chan struct{})
+	held := e.Held
+	e.Held = func(on bool) { held(on); close(begun) }
+	go func() { failed <- freeze(t.Context(), e) }()
+	<-begun
+	select {
+	case err := <-failed:
+		require.Fail(t, "it doesn't hang", "%v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	e.Held = nil
+	require.NoError(t, thaw(t.Context(), e))
+	run(t, "fsfreeze", "-u", below)
+	require.ErrorIs(t, <-failed, dr.ErrNotConsistent)
+	flows(t, writing(filepath.Join(above, "free")))
+	require.Error(t, (<-reported).Err)
+	require.Empty(t, left(t))
+	require.Equal(t, []bool{true}, seen.held)
+}

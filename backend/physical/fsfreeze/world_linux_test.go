@@ -57,6 +57,8 @@ func loop(t testing.TB, file string) (device string) {
 		lack(t, "losetup can't make a loop device: "+device)
 	}
 	t.Cleanup(func() { run(t, "losetup", "-d", device) })
+	// The kernel keeps the partitions that an earlier user has left.
+	_ = exec.Command(tool(t, "partx"), "-d", device).Run()
 	return device
 }
 
@@ -119,7 +121,7 @@ func mountAt(t testing.TB, kind, device, dir string) {
 	}
 	t.Cleanup(func() {
 		_ = exec.Command(tool(t, "fsfreeze"), "-u", dir).Run()
-		require.Eventually(t, func() bool { return unix.Unmount(dir, 0) == nil }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return unix.Unmount(dir, 0) == nil }, time.Minute, 10*time.Millisecond)
 	})
 }
 

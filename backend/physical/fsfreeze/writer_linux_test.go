@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
@@ -165,6 +166,9 @@ func TestLedger(t *testing.T) {
 				if kind != "xfs" {
 					fsfreeze.Run(t, check[0], append(check[1:], image)...)
 				}
+				if kind == "ext4" { // only a frozen one needs no journal
+					require.NotContains(t, fsfreeze.Run(t, "dumpe2fs", "-h", image), "needs_recovery")
+				}
 				replayed, sum := reads(t, kind, image)
 				require.Positive(t, sum)
 				if kind == "xfs" {
@@ -235,10 +239,15 @@ func work(t *testing.T, l *ledger, dir string, seed uint64) (stop func()) {
 			}
 		})
 	}
-	return sync.OnceFunc(func() {
+	stop = sync.OnceFunc(func() {
 		close(over)
 		all.Wait()
 	})
+	if !assert.Eventually(t, func() bool { return l.done() > 20 }, time.Minute, time.Millisecond) {
+		stop()
+		t.FailNow()
+	}
+	return stop
 }
 
 // reads opens the ledger of a copied disk and proves that it adds up.
@@ -258,4 +267,40 @@ func reads(t *testing.T, kind, image string) (replayed int, sum uint64) {
 		t.Logf("%d transfers replayed", replayed)
 	})
 	return replayed, sum
+}
+
+// Who copies too slowly finds the machine thawed at the limit, and has no point;
+// its writers have waited no longer.
+func TestDeadline(t *testing.T) {
+	device := fsfreeze.Loop(t, fsfreeze.Sparse(t, fsfreeze.Sizes["ext4"]))
+	fsfreeze.Format(t, "ext4", device)
+	dir := fsfreeze.Mounted(t, "ext4", device)
+	l, err := openLedger(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.data.Close(); l.log.Close() })
+	var report fsfreeze.Report
+	cfg := physical.Config{FreezeLimit: 500 * time.Millisecond, Machines: []physical.Machine{{ID: "m", Power: dr.On, Disks: []physical.Disk{{ID: "d", Path: device}}}}}
+	cfg.Hooks.Freeze, cfg.Hooks.Thaw = fsfreeze.Hooks(fsfreeze.Options{Report: func(r fsfreeze.Report) { report = r }})
+	s := newSites(t, cfg)
+	stop := work(t, l, dir, 1)
+	defer stop()
+	img, err := s.host.Capture(t.Context(), "m", "p", dr.FileSystemConsistent)
+	require.NoError(t, err)
+	more, err := img.(dr.Settler).Settle(t.Context())
+	require.NoError(t, err)
+	require.True(t, more)
+	buf := make([]byte, 4096)
+	_, err = img.ReadAt(t.Context(), "d", buf, 0)
+	require.NoError(t, err)
+	before := l.done() // hangs with the writers, until they go on
+	require.Eventually(t, func() bool { return l.done() > before+20 }, 20*time.Second, time.Millisecond)
+	_, err = img.ReadAt(t.Context(), "d", buf, 0)
+	require.ErrorIs(t, err, dr.ErrNotConsistent)
+	_, err = img.(dr.Settler).Settle(t.Context())
+	require.ErrorIs(t, err, dr.ErrNotConsistent)
+	require.NoError(t, img.Close())
+	require.NoError(t, report.Err, "it was frozen until the limit")
+	require.GreaterOrEqual(t, report.Frozen, 250*time.Millisecond)
+	require.Less(t, report.Frozen, 10*time.Second)
+	t.Logf("frozen for %v", report.Frozen)
 }
