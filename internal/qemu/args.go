@@ -153,9 +153,14 @@ type network struct {
 
 // network finds room for QEMU's own addresses beside the guest's.
 func (n NIC) network() network {
+	a := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 2, last}) }
+	usual := network{netip.PrefixFrom(a(0), 24), a(15), a(2), a(3), a(100)}
 	if !n.Guest.IsValid() {
-		a := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 2, last}) }
-		return network{netip.PrefixFrom(a(0), 24), a(15), a(2), a(3), a(100)}
+		return usual
+	}
+	if g := n.Guest.Addr(); n.Guest.Masked() == usual.prefix && g != usual.host && g != usual.dns && g != usual.hello {
+		usual.guest = g
+		return usual
 	}
 	net := network{prefix: n.Guest.Masked(), guest: n.Guest.Addr()}
 	at := net.prefix.Addr()

@@ -83,8 +83,8 @@ type NIC struct {
 	// ports that [Machine.Port] tells. For the isolated network only.
 	Forward []int
 	// Hello is a TCP port at which the guest may call in, at 10.0.2.100, or where
-	// Guest is given at the last address of its network, or the last but one if
-	// that is the guest's: see [Hello]. 0: none. For the isolated network only;
+	// Guest is of another network at the last address of that, or the last but one
+	// if that is the guest's: see [Hello]. 0: none. For the isolated network only;
 	// one card can have it.
 	Hello int
 	// Unconnected cards are there, without a cable.

@@ -101,6 +101,7 @@ func TestIsolatedNetworksHaveRoom(t *testing.T) {
 			require.Equal(t, n.Guest.Addr(), net.guest)
 		}
 	}
+	require.Equal(t, "10.0.2.100", NIC{Guest: netip.MustParsePrefix("10.0.2.15/24")}.network().hello.String())
 	require.False(t, Static(dr.NIC{Addresses: []string{"fe80::1/64", "10.0.0.1", "10.0.0.1/30"}}).IsValid())
 	require.False(t, Static(dr.NIC{DHCP: true, Addresses: []string{"10.0.0.1/24"}}).IsValid())
 	require.Equal(t, "10.0.0.1/24", Static(dr.NIC{Addresses: []string{"fe80::1/64", "10.0.0.1/24"}}).String())
