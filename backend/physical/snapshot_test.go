@@ -90,7 +90,7 @@ func copies(t *testing.T, f fsys.FS) (names []string) {
 	return names
 }
 
-func content(t *testing.T, img dr.Image, disk dr.DiskID) []byte {
+func contents(t *testing.T, img dr.Image, disk dr.DiskID) []byte {
 	t.Helper()
 	d, ok := img.Point().Machine.Disk(disk)
 	require.True(t, ok)
@@ -151,11 +151,11 @@ func TestSnapshotIsKept(t *testing.T) {
 	require.Positive(t, frozen.Frozen())
 
 	write(2)
-	require.Equal(t, then, content(t, img, "a"))
+	require.Equal(t, then, contents(t, img, "a"))
 	again, err := h.Capture(t.Context(), "m", "p1", dr.ApplicationConsistent)
 	require.NoError(t, err)
 	require.Equal(t, p1, again.Point())
-	require.Equal(t, then, content(t, again, "a"))
+	require.Equal(t, then, contents(t, again, "a"))
 	require.EqualValues(t, 2, calls.Load(), "it was made again")
 	require.NoError(t, again.Close())
 
@@ -186,7 +186,7 @@ func TestSnapshotIsKept(t *testing.T) {
 	img, err = h.Capture(t.Context(), "m", "p1", dr.ApplicationConsistent)
 	require.NoError(t, err)
 	require.Equal(t, p1, img.Point())
-	require.Equal(t, then, content(t, img, "a"))
+	require.Equal(t, then, contents(t, img, "a"))
 	require.NoError(t, img.Close())
 
 	require.Len(t, copies(t, mem), 4)
@@ -307,7 +307,7 @@ func TestSnapshotsAndPowerCuts(t *testing.T) {
 		require.NoError(t, err)
 		img, err := h.Capture(ctx, "m", "p", dr.FileSystemConsistent)
 		require.NoError(t, err)
-		if got := content(t, img, "a"); calls.Load() == 0 {
+		if got := contents(t, img, "a"); calls.Load() == 0 {
 			require.Equal(t, bytes.Repeat([]byte("/disks/a"), 100), got)
 			found++
 		}

@@ -173,7 +173,7 @@ func (e errand) run(ctx context.Context) (o outcome, err error) {
 		return o, err
 	}
 	defer v.Close()
-	conf, err := clientTLS(e.PKI)
+	conf, err := pkiTLS(e.PKI)
 	if err != nil {
 		return o, err
 	}
@@ -283,33 +283,33 @@ func holds(t testing.TB, dir string, m dr.MachineID, p dr.PointID, size int) []b
 	return got
 }
 
-// guest writes to a disk, but not while it is frozen. Who has made the folder gate
+// scribbler writes to a disk, but not while it is frozen. Who has made the folder gate
 // may write or has frozen.
-type guest struct {
+type scribbler struct {
 	t    testing.TB
 	dir  string
 	disk string
 	stop func()
 }
 
-func newGuest(t testing.TB, dir, disk string) *guest { return &guest{t: t, dir: dir, disk: disk} }
+func newGuest(t testing.TB, dir, disk string) *scribbler { return &scribbler{t: t, dir: dir, disk: disk} }
 
 // freeze and thaw are its host's hooks. A freeze that is repeated succeeds.
-func (g *guest) freeze() []string {
+func (g *scribbler) freeze() []string {
 	return []string{"/bin/sh", "-c", `cd "$0" && { test -e gate/frozen || { until mkdir gate 2>/dev/null; do sleep 0.01; done; : > gate/frozen; }; } && cp "$1" frozen.img`, g.dir, g.disk}
 }
 
-func (g *guest) thaw() []string {
+func (g *scribbler) thaw() []string {
 	return []string{"/bin/sh", "-c", `cd "$0" && { ! test -e gate/frozen || rm -r gate; }`, g.dir}
 }
 
-func (g *guest) frozen() bool {
+func (g *scribbler) frozen() bool {
 	_, err := os.Stat(filepath.Join(g.dir, "gate", "frozen"))
 	return err == nil
 }
 
 // write lets it write p at off, when it isn't frozen.
-func (g *guest) write(ctx context.Context, p []byte, off int64) bool {
+func (g *scribbler) write(ctx context.Context, p []byte, off int64) bool {
 	gate := filepath.Join(g.dir, "gate")
 	for os.Mkdir(gate, 0o700) != nil {
 		select {
@@ -333,7 +333,7 @@ func (g *guest) write(ctx context.Context, p []byte, off int64) bool {
 }
 
 // run lets it write one thing after the other until stop is called.
-func (g *guest) run(next func() ([]byte, int64)) {
+func (g *scribbler) run(next func() ([]byte, int64)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	all.Go(func() {

@@ -300,8 +300,8 @@ func TestSmallCallsPassBulk(t *testing.T) {
 // Between the end of a session and that of its context nothing begins, either: it
 // would not be counted, and the agent fell over when it was counted out.
 func TestNothingBeginsInASessionThatEnds(t *testing.T) {
-	s := newServer(memory.New(memory.Options{}), ServeOptions{}, nil)
-	x := newSession(t.Context(), s, "token", &x509.Certificate{}, Scope{}, nil)
+	s := newServer(memory.New(memory.Options{}), ServeOptions{})
+	x := newSession(s, "token", &guest{cert: &x509.Certificate{}}, nil)
 	x.ended = true
 	require.Error(t, x.begin(0))
 	require.Error(t, x.mayOpen())

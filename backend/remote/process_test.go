@@ -137,8 +137,8 @@ func (h *host) kill() {
 	}
 }
 
-// clientTLS is a client's side, from the folder of certificates.
-func clientTLS(pki string) (*tls.Config, error) {
+// pkiTLS is a client's side, from the folder of certificates.
+func pkiTLS(pki string) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(filepath.Join(pki, "client.pem"), filepath.Join(pki, "client.key"))
 	if err != nil {
 		return nil, err
@@ -155,7 +155,7 @@ func clientTLS(pki string) (*tls.Config, error) {
 func (h *host) dial(addr string, o DialOptions) *Client {
 	h.t.Helper()
 	var err error
-	o.TLS, err = clientTLS(filepath.Join(h.dir, "pki"))
+	o.TLS, err = pkiTLS(filepath.Join(h.dir, "pki"))
 	require.NoError(h.t, err)
 	c, err := Dial(context.Background(), addr, o)
 	require.NoError(h.t, err, "%s", h.log)

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -110,41 +109,6 @@ func (w *wire) alive() bool {
 }
 
 func (w *wire) lostErr() error { return fmt.Errorf("%w: %w", ErrLost, w.err) }
-
-// recheck ends the session with an agent whose certificate is good no more.
-func (w *wire) recheck(state tls.ConnectionState, o DialOptions) {
-	t := time.NewTicker(o.RecheckEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-w.lost:
-			return
-		}
-		if err := o.Recheck(state); err != nil {
-			o.Log.Warn("the session with the agent is ended", "err", err)
-			w.fail(fmt.Errorf("the agent's certificate is good no more: %w", err))
-			return
-		}
-	}
-}
-
-// ping shows the server that somebody is here. Where a request takes longer to
-// send, that shows it.
-func (l *lane) ping() {
-	t := time.NewTicker(l.w.terms.KeepAlive)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-l.w.lost:
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), l.w.terms.KeepAlive)
-		_ = l.Send(ctx, agentwire.Header{Kind: agentwire.Ping})
-		cancel()
-	}
-}
 
 // read takes in what the server says on one connection.
 func (l *lane) read() error {

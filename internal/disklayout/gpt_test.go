@@ -103,7 +103,7 @@ func TestBackupIsMovedToTheEndAsToolsWantIt(t *testing.T) {
 		if spoil == 0 {
 			b = m.b
 		}
-		list, err := gptPartitions(Disk{ID: "d", Size: int64(len(b)), ReaderAt: bytes.NewReader(b)})
+		list, err := gptPartitions(Disk{ID: "d", Size: int64(len(b)), ReaderAt: bytes.NewReader(b)}, &Table{})
 		require.NoError(t, err)
 		require.Len(t, list, 2)
 		require.Equal(t, "EFI", list[0].PartLabel)
