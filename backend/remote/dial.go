@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -204,6 +205,7 @@ func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Lin
 	hung := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	p := agentwire.NewPatient(conn, greetTime)
 	var terms agentwire.Terms
+	sealed := false
 	l, err := func() (*agentwire.Link, error) {
 		conf, err := c.tls()
 		if err != nil {
@@ -213,6 +215,7 @@ func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Lin
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
+		sealed = true
 		if err := agentwire.Verified(t.ConnectionState(), false); err != nil {
 			return nil, err
 		}
@@ -229,7 +232,7 @@ func (c *Client) link(ctx context.Context, g agentwire.Greeting) (*agentwire.Lin
 	if err != nil {
 		hung()
 		_ = conn.Close()
-		return nil, terms, refusal(err)
+		return nil, terms, refusal(err, sealed)
 	}
 	p.SetIdle(3 * terms.KeepAlive)
 	return l, terms, nil
@@ -288,19 +291,28 @@ func greet(ctx context.Context, l *agentwire.Link, g agentwire.Greeting) (agentw
 }
 
 // refusal tells an agent that can't be reached, which passes, from one that
-// isn't the right one or doesn't want this client, which stays.
-func refusal(err error) error {
+// isn't the right one or doesn't want this client, which stays. In TLS 1.3 an agent
+// looks at the client's certificate when all is sealed: an alert before that may be
+// anybody's, or a damaged one.
+func refusal(err error, sealed bool) error {
 	var unknown *tls.CertificateVerificationError
 	var said *net.OpError
 	switch {
 	case errors.As(err, &unknown):
 		return dr.Permanent(&dr.Error{Op: "verify the agent's certificate", Err: err,
 			Remedy: "give the client the authority that signed it, and the name that it is for"})
-	case errors.As(err, &said) && said.Op == "remote error":
+	case errors.As(err, &said) && said.Op == "remote error" && sealed && aboutCertificate(said.Err):
 		return dr.Permanent(&dr.Error{Op: "introduce the client to the agent", Err: fmt.Errorf("%w: %w", fs.ErrPermission, err),
 			Remedy: "have the client's certificate signed by an authority that the agent knows"})
 	case errors.Is(err, fs.ErrPermission), dr.IsPermanent(err), errors.Is(err, dr.ErrBusy):
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrLost, err)
+}
+
+// aboutCertificate tells an alert about who the client is from those that a bit
+// turned over on the way brings about. The alerts have no type to ask for.
+func aboutCertificate(alert error) bool {
+	text := alert.Error()
+	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
 }

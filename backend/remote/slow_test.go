@@ -2,6 +2,8 @@ package remote
 
 import (
 	"bytes"
+	"context"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"testing"
@@ -156,3 +158,25 @@ func slowly(rate int64) faultyline.Weather { return faultyline.Weather{Rate: rat
 // inFlight is what may have to travel again when a connection is lost: the requests
 // under way.
 const inFlight = 8 << 20
+
+// A bit that is turned over in a handshake says nothing of the certificates: the
+// next attempt may do.
+func TestADamagedHandshakeIsNoRefusal(t *testing.T) {
+	a := serve(t, &well{}, ServeOptions{})
+	line, err := faultyline.New(a.addr, rand.Uint64())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, line.Close()) })
+	line.Set(faultyline.Weather{Flips: 1})
+	for range 100 {
+		// Where it was a length, both sides wait.
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		c, err := Dial(ctx, line.Addr(), DialOptions{TLS: pki().client})
+		cancel()
+		if err == nil { // where a bit doesn't matter
+			require.NoError(t, c.Close())
+			continue
+		}
+		require.ErrorIs(t, err, ErrLost)
+		require.False(t, dr.IsPermanent(err), "%v", err)
+	}
+}
