@@ -1,0 +1,2 @@
+// Package bpftrack tracks the writes to block devices with BPF programs.
+package bpftrack

@@ -1,0 +1,236 @@
+package bpftrack
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// format names what the state and the pinned maps look like. A process that
+// finds another one begins anew.
+const format = 1
+
+// state is what a process leaves for the next one, as JSON behind a line with
+// its SHA-256. It lies in memory (tmpfs), so it need not be synced: it lives
+// exactly as long as the kernel that holds the pins.
+//
+// It is written whole before bits are cleared in the kernel. A process that
+// dies in between leaves bits that are in an older epoch too: that says too
+// much, never too little.
+type state struct {
+	Format   int                           `json:"format"`
+	Block    int64                         `json:"block"`
+	Trust    bool                          `json:"trust,omitempty"` // Options.TrustPassthrough
+	Session  string                        `json:"session"`
+	N        uint64                        `json:"n"`
+	Machines map[dr.MachineID]stateMachine `json:"machines"`
+}
+
+type stateMachine struct {
+	Disks  map[dr.DiskID]kept `json:"disks"` // those that are tracked
+	Epochs []stateEpoch       `json:"epochs"`
+}
+
+// kept is a tap that is pinned.
+type kept struct {
+	Path   string `json:"path"`
+	Born   uint64 `json:"born"`
+	Device device `json:"device"`
+	Name   string `json:"name"`
+	IDs    ids    `json:"ids"`
+	Words  int    `json:"words"`
+}
+
+// ids are the kernel's numbers of what is pinned; it doesn't use one twice.
+type ids struct {
+	Map      uint32    `json:"map"`
+	Programs [2]uint32 `json:"programs"`
+	Links    [2]uint32 `json:"links"`
+}
+
+type stateEpoch struct {
+	N     uint64                 `json:"n"`
+	Dirty map[dr.DiskID]stateSet `json:"dirty"`
+}
+
+type stateSet struct {
+	All   bool             `json:"all,omitempty"`
+	Pages map[int64][]byte `json:"pages,omitempty"` // little-endian words
+}
+
+func (s stateSet) set() (*set, error) {
+	got := &set{all: s.All}
+	for n, b := range s.Pages {
+		if n < 0 || len(b) != pageBytes {
+			return nil, fmt.Errorf("page %d of %d bytes", n, len(b))
+		}
+		for i := range pageWords {
+			if v := binary.LittleEndian.Uint64(b[8*i:]); v != 0 {
+				got.or(n*pageWords+int64(i), v)
+			}
+		}
+	}
+	return got, nil
+}
+
+func stateOf(s *set) stateSet {
+	out := stateSet{All: s.all}
+	if len(s.pages) > 0 && !s.all {
+		out.Pages = make(map[int64][]byte, len(s.pages))
+		for n, page := range s.pages {
+			b := make([]byte, 0, pageBytes)
+			for _, v := range page {
+				b = binary.LittleEndian.AppendUint64(b, v)
+			}
+			out.Pages[n] = b
+		}
+	}
+	return out
+}
+
+func (s state) encode() ([]byte, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	return append([]byte(hex.EncodeToString(sum[:])+"\n"), b...), nil
+}
+
+func decodeState(b []byte) (s state, err error) {
+	sum, body, ok := bytes.Cut(b, []byte("\n"))
+	if want := sha256.Sum256(body); !ok || string(sum) != hex.EncodeToString(want[:]) {
+		return s, errors.New("it is damaged")
+	}
+	if err := json.Unmarshal(body, &s); err != nil {
+		return s, err
+	}
+	if s.Format != format || s.Session == "" {
+		return s, fmt.Errorf("it has format %d, not %d", s.Format, format)
+	}
+	for id, m := range s.Machines {
+		if err := id.Validate(); err != nil {
+			return s, err
+		}
+		last := uint64(0)
+		for _, e := range m.Epochs {
+			if e.N <= last || e.N > s.N {
+				return s, fmt.Errorf("machine %s: mark %d after %d of %d", id, e.N, last, s.N)
+			}
+			last = e.N
+		}
+		for d, k := range m.Disks {
+			if k.Words <= headerWords || k.Name == "" || k.Name != filepath.Base(k.Name) || k.Born > s.N {
+				return s, fmt.Errorf("machine %s, disk %s: pins %q of %d words", id, d, k.Name, k.Words)
+			}
+		}
+	}
+	return s, nil
+}
+
+// keep writes the state, if one is kept.
+func (t *Tracker) keep() error {
+	if t.lock == nil {
+		return nil
+	}
+	s := state{Format: format, Block: t.block, Trust: t.o.TrustPassthrough, Session: t.session, N: t.n, Machines: map[dr.MachineID]stateMachine{}}
+	for id, m := range t.machines {
+		sm := stateMachine{Disks: map[dr.DiskID]kept{}}
+		for d, k := range m.disks {
+			if k.in != nil {
+				sm.Disks[d] = kept{k.path, k.born, k.in.device, k.in.name, k.in.ids, len(k.in.words)}
+			}
+		}
+		for _, e := range m.epochs {
+			se := stateEpoch{e.n, map[dr.DiskID]stateSet{}}
+			for d, dirty := range e.dirty {
+				se.Dirty[d] = stateOf(dirty)
+			}
+			sm.Epochs = append(sm.Epochs, se)
+		}
+		s.Machines[id] = sm
+	}
+	b, err := s.encode()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(t.o.State, "state")
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// resume takes over what the last process left, and removes what it can't.
+func (t *Tracker) resume() error {
+	if err := os.MkdirAll(t.o.State, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockState(t.o.State)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(t.o.State, "state"))
+	var s state
+	if err == nil {
+		s, err = decodeState(b)
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		t.o.Log.Warn("the marks are lost: the state can't be read", "why", err)
+	case s.Block != t.block || s.Trust != t.o.TrustPassthrough:
+		t.o.Log.Warn("the marks are lost: the options are others")
+	default:
+		t.take(s)
+	}
+	t.lock = lock
+	var names []string
+	for _, m := range t.machines {
+		for _, k := range m.disks {
+			if k.in != nil {
+				names = append(names, k.in.name)
+			}
+		}
+	}
+	slices.Sort(names)
+	if err := t.sys.sweep(names); err != nil {
+		// The next Track says what is wrong with the folder.
+		t.o.Log.Warn("old pins can't be removed", "why", err)
+	}
+	return nil
+}
+
+func (t *Tracker) take(s state) {
+	t.session, t.n = s.Session, s.N
+	for id, sm := range s.Machines {
+		m := t.machine(id)
+		for _, e := range sm.Epochs {
+			me := epoch{e.N, map[dr.DiskID]*set{}}
+			for d, dirty := range e.Dirty {
+				got, err := dirty.set()
+				if err != nil {
+					got = &set{all: true}
+				}
+				me.dirty[d] = got
+			}
+			m.epochs = append(m.epochs, me)
+		}
+		for d, k := range sm.Disks {
+			in, err := t.sys.pinned(k.Device, k)
+			m.disks[d] = &disk{path: k.Path, born: k.Born, in: in, why: err}
+			if err != nil {
+				t.o.Log.Warn("the marks of a disk are lost", "machine", id, "disk", d, "why", err)
+			}
+		}
+	}
+}
