@@ -159,4 +159,3 @@ func aligned(t testing.TB, n int) []byte {
 	t.Cleanup(func() { _ = unix.Munmap(b) })
 	return b
 }
-
