@@ -2,6 +2,7 @@ package bpftrack
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,12 +124,30 @@ func lost(t testing.TB, tr *Tracker, mark dr.Cursor) {
 }
 
 // content is what a loop device's file holds, which has every write that was
-// completed.
+// completed. Holes aren't read.
 func content(t testing.TB, file string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(file)
+	f, err := os.Open(file)
 	require.NoError(t, err)
-	return b
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	b := make([]byte, info.Size())
+	for off := int64(0); ; {
+		off, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return b
+		}
+		require.NoError(t, err)
+		end, err := unix.Seek(int(f.Fd()), off, unix.SEEK_HOLE)
+		if errors.Is(err, unix.ENXIO) {
+			continue // it was punched meanwhile
+		}
+		require.NoError(t, err)
+		_, err = f.ReadAt(b[off:end], off)
+		require.NoError(t, err)
+		off = end
+	}
 }
 
 // differ are the blocks of 64 KiB that differ.
