@@ -70,7 +70,7 @@ type stateSet struct {
 func (s stateSet) set() (*set, error) {
 	got := &set{all: s.All}
 	for n, b := range s.Pages {
-		if n < 0 || len(b) != pageBytes {
+		if n < 0 || n >= 1<<40 || len(b) != pageBytes {
 			return nil, fmt.Errorf("page %d of %d bytes", n, len(b))
 		}
 		for i := range pageWords {
@@ -102,8 +102,12 @@ func (s state) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return seal(b), nil
+}
+
+func seal(b []byte) []byte {
 	sum := sha256.Sum256(b)
-	return append([]byte(hex.EncodeToString(sum[:])+"\n"), b...), nil
+	return append([]byte(hex.EncodeToString(sum[:])+"\n"), b...)
 }
 
 func decodeState(b []byte) (s state, err error) {

@@ -101,9 +101,6 @@ func Open(o Options) (*Tracker, error) {
 	if o.Memory <= 0 {
 		o.Memory = DefaultMemory
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
 	if o.Pins == "" {
 		o.State = ""
 	} else if o.State == "" {
@@ -117,6 +114,9 @@ func Open(o Options) (*Tracker, error) {
 }
 
 func open(o Options, sys system) (*Tracker, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	t := &Tracker{o: o, block: o.BlockSize, sys: sys, session: rand.Text(), machines: map[dr.MachineID]*machine{}}
 	if o.State != "" {
 		if err := t.resume(); err != nil {

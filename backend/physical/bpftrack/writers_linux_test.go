@@ -41,7 +41,7 @@ func TestRandomWriters(t *testing.T) {
 				dir = mount(t, device, c.kind)
 			}
 			tr := tracker(t, device, Options{})
-			rounds := 4
+			rounds := 3
 			if long() {
 				rounds = 1000
 			}

@@ -1,0 +1,183 @@
+package bpftrack
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/backend/physical"
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// fake is a system whose programs are what the test does.
+type fake struct {
+	size  int64
+	seq   uint64
+	block int64
+	taps  map[string]words
+	skips uint64
+}
+
+func (f *fake) find(path string) (device, error) {
+	return device{Major: uint32(len(path)), Seq: f.seq, size: f.size}, nil
+}
+
+func (f *fake) attach(d device, name string) (*tap, error) {
+	w := make(words, headerWords+(f.size/f.block+63)/64)
+	f.taps[string(rune('a'+d.Major))] = w
+	return &tap{device: d, name: name, words: w, kernel: f}, nil
+}
+
+func (f *fake) pinned(device, kept) (*tap, error) { return nil, errNoDevice }
+func (f *fake) sweep([]string) error              { return nil }
+func (f *fake) skipped() (uint64, uint64, error)  { return f.skips, 0, nil }
+func (f *fake) close(bool)                        {}
+
+// Epochs against a model that remembers every write.
+func TestAgainstAModel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	const block, blocks = 4096, 3*64*pageWords + 7
+	sys := &fake{size: block * blocks, seq: 1, block: block, taps: map[string]words{}}
+	tr, err := open(Options{BlockSize: block, Memory: DefaultMemory}, sys)
+	require.NoError(t, err)
+	for _, m := range []dr.MachineID{"m", "other"} {
+		require.NoError(t, tr.Track(physical.Machine{ID: m, Disks: []physical.Disk{{ID: "d", Path: string(m)}, {ID: "e", Path: string(m) + "e"}}}))
+	}
+	kernel := sys.taps[string(rune('a'+1))]
+	type epochModel struct {
+		mark  dr.Cursor
+		dirty map[int64]bool
+	}
+	var live []*epochModel
+	for range 4000 {
+		switch rng.IntN(7) {
+		case 0:
+			mark, err := tr.Cut(t.Context(), "m")
+			require.NoError(t, err)
+			live = append(live, &epochModel{mark, map[int64]bool{}})
+		case 1:
+			if rng.IntN(4) > 0 {
+				continue
+			}
+			live = slices.DeleteFunc(live, func(*epochModel) bool { return rng.IntN(3) == 0 })
+			var keep []dr.Cursor
+			for _, e := range live {
+				keep = append(keep, e.mark)
+			}
+			rng.Shuffle(len(keep), func(i, j int) { keep[i], keep[j] = keep[j], keep[i] })
+			require.NoError(t, tr.Keep(t.Context(), "m", keep))
+		case 2:
+			_, err := tr.Cut(t.Context(), "other")
+			require.NoError(t, err)
+			require.NoError(t, tr.Keep(t.Context(), "other", nil))
+		default:
+			first := rng.Int64N(blocks)
+			last := min(first+rng.Int64N(1<<rng.IntN(9)), blocks-1)
+			if rng.IntN(2) == 0 {
+				kernel.mark(first, last)
+			} else {
+				tr.Mark("m", "d", first*block+1+rng.Int64N(block-1), max((last-first)*block, 1))
+			}
+			for _, e := range live {
+				for i := first; i <= last; i++ {
+					e.dirty[i] = true
+				}
+			}
+			tr.Mark("m", "e", 0, sys.size)
+			tr.Mark("other", "d", 0, sys.size)
+		}
+		if len(live) == 0 {
+			continue
+		}
+		e := live[rng.IntN(len(live))]
+		got, end := map[int64]bool{}, int64(-1)
+		for x, err := range tr.Since(t.Context(), "m", "d", e.mark) {
+			require.NoError(t, err)
+			require.Greater(t, x.Off, end, "ascending, and neighbours are one")
+			require.Positive(t, x.Len)
+			end = x.End()
+			require.LessOrEqual(t, end, sys.size)
+			for i := x.Off / block; i < x.End()/block; i++ {
+				got[i] = true
+			}
+		}
+		require.Equal(t, e.dirty, got)
+	}
+	mark, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	sys.skips++ // a program has not run
+	var all []dr.Extent
+	for x, err := range tr.Since(t.Context(), "m", "d", mark) {
+		require.NoError(t, err)
+		all = append(all, x)
+	}
+	require.Equal(t, []dr.Extent{{Len: sys.size}}, all)
+	next, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	for range tr.Since(t.Context(), "m", "d", next) {
+		require.Fail(t, "accounted for once")
+	}
+	sys.seq++ // another medium
+	for _, m := range []dr.Cursor{mark, "", "foreign", "foreign.1"} {
+		n := 0
+		for _, err := range tr.Since(t.Context(), "m", "d", m) {
+			require.ErrorIs(t, err, dr.ErrChangesLost)
+			n++
+		}
+		require.Equal(t, 1, n)
+	}
+}
+
+// Older marks that have no room answer that everything was written.
+func TestMemoryIsBounded(t *testing.T) {
+	const block = 4096
+	sys := &fake{size: block * 64 * pageWords * 100, seq: 1, block: block, taps: map[string]words{}}
+	room := int64(8*headerWords+64*pageWords*100/8) + 20*(pageBytes+32)
+	tr, err := open(Options{BlockSize: block, Memory: room}, sys)
+	require.NoError(t, err)
+	require.NoError(t, tr.Track(physical.Machine{ID: "m", Disks: []physical.Disk{{ID: "d", Path: "m"}}}))
+	first, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	for i := range int64(100) {
+		tr.Mark("m", "d", i*block*64*pageWords, 1)
+	}
+	second, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	require.LessOrEqual(t, tr.used(), room)
+	for x := range tr.Since(t.Context(), "m", "d", first) {
+		require.Equal(t, dr.Extent{Len: sys.size}, x)
+	}
+	for range tr.Since(t.Context(), "m", "d", second) {
+		require.Fail(t, "nothing was written since the second")
+	}
+}
+
+func FuzzState(f *testing.F) {
+	good, err := state{Format: format, Block: 1 << 16, Session: "s", N: 2, Machines: map[dr.MachineID]stateMachine{
+		"m": {Disks: map[dr.DiskID]kept{"d": {Name: "n", Words: 9}}, Epochs: []stateEpoch{{1, map[dr.DiskID]stateSet{"d": {Pages: map[int64][]byte{3: make([]byte, pageBytes)}}}}}},
+	}}.encode()
+	require.NoError(f, err)
+	_, err = decodeState(good)
+	require.NoError(f, err)
+	_, body, _ := bytes.Cut(good, []byte("\n"))
+	f.Add(body)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = decodeState(b)
+		s, err := decodeState(seal(b))
+		if err != nil {
+			return
+		}
+		for _, m := range s.Machines {
+			for _, e := range m.Epochs {
+				for _, d := range e.Dirty {
+					_, _ = d.set()
+				}
+			}
+		}
+	})
+}
