@@ -31,7 +31,7 @@ func (f *fake) attach(d device, name string) (*tap, error) {
 	return &tap{device: d, name: name, words: w, kernel: f}, nil
 }
 
-func (f *fake) pinned(device, kept) (*tap, error) { return nil, errNoDevice }
+func (f *fake) pinned(device, kept) (*tap, error) { return nil, errMemory }
 func (f *fake) sweep([]string) error              { return nil }
 func (f *fake) skipped() (uint64, uint64, error)  { return f.skips, 0, nil }
 func (f *fake) close(bool)                        {}
