@@ -15,7 +15,7 @@
 // write-zeroes, and flushes that carry data. Who writes doesn't matter: file
 // systems, direct I/O, memory maps, io_uring, swap, other layers of block
 // devices on top. What can't be told apart dirties the whole disk: an event of
-// more than about 6 GiB of blocks, a write past the bitmap, a run that the
+// more than 1,536 words of the bitmap (6 GiB of 64 KiB), a write past the bitmap, a run that the
 // kernel skipped (it counts them), a command that sends data past the block layer
 // (Options.TrustPassthrough).
 //
@@ -57,9 +57,9 @@
 // together. BenchmarkWritePath compares writes with and without it in pairs; on
 // a machine that is busy otherwise its medians say nothing.
 //
-// A reader must not read a mounted disk through its own page cache, which knows
-// nothing of what the file system writes: package physical's images read as
-// they read, and no tracker heals that.
+// A mounted disk has to be read past its own page cache, which knows nothing of
+// what the file system writes. Package physical does, where the system offers
+// direct reads.
 //
 // # Not verified on
 //

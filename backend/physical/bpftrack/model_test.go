@@ -54,7 +54,7 @@ func TestAgainstAModel(t *testing.T) {
 		dirty map[int64]bool
 	}
 	var live []*epochModel
-	for range 4000 {
+	for range 2000 {
 		switch rng.IntN(7) {
 		case 0:
 			mark, err := tr.Cut(t.Context(), "m")
