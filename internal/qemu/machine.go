@@ -31,7 +31,9 @@ type Machine struct {
 	conns   []net.Conn // the serial port's and the firmware's
 
 	process *os.Process   // nil: found, not started
-	gone    chan struct{} // closed when QEMU has ended
+	exited  chan struct{} // closed when the process has ended
+	known   chan struct{} // closed when all that is connected is known
+	gone    chan struct{} // closed when QEMU has ended, and everything it said is read
 
 	mu      sync.Mutex
 	resets  int
@@ -76,15 +78,18 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 		return nil, &dr.Error{Op: "start QEMU", Err: err, Remedy: "install it: qemu-system-x86, seabios and ovmf on Debian"}
 	}
 	m.process = process
-	m.gone = make(chan struct{})
 	go func() {
 		err := <-ended
+		close(m.exited)
+		<-m.known
 		m.ended(err)
 		close(m.gone)
 	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("QEMU did not come up in "+patience.String()))
 	defer cancel()
-	if err = m.connect(ctx); err == nil {
+	err = m.connect(ctx)
+	close(m.known)
+	if err == nil {
 		_, err = m.qmp.Do(ctx, "cont", nil)
 	}
 	if err == nil {
@@ -121,7 +126,6 @@ func Attach(ctx context.Context, c Config) (*Machine, error) {
 		m.place.Close()
 		return nil, fmt.Errorf("%w: nothing answers in %s: %w", dr.ErrNotFound, c.Dir, err)
 	}
-	m.gone = make(chan struct{})
 	if err := m.connectAt(ctx, conn); err != nil {
 		m.place.Close()
 		if errors.Is(err, ErrEnded) {
@@ -138,7 +142,8 @@ func Attach(ctx context.Context, c Config) (*Machine, error) {
 }
 
 func newMachine(c Config) *Machine {
-	m := &Machine{cfg: c, failed: make(chan struct{}), output: newTail(nil)}
+	m := &Machine{cfg: c, failed: make(chan struct{}), output: newTail(nil),
+		exited: make(chan struct{}), known: make(chan struct{}), gone: make(chan struct{})}
 	m.serial = newTail(m.console)
 	return m
 }
@@ -152,8 +157,8 @@ func (m *Machine) connect(ctx context.Context) error {
 		}
 		select {
 		case <-time.After(5 * time.Millisecond): // there is nothing to wait on
-		case <-m.gone:
-			return m.Err()
+		case <-m.exited:
+			return ErrEnded
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
