@@ -13,7 +13,7 @@ import (
 // Preflight implements [backend.Preflighter]. Its codes: "disk-missing",
 // "disk-unreadable", "disk-sectors", "torn", "no-consistent-moment",
 // "no-tracker", "no-freeze" and "given-up"; the last three don't keep the machine
-// from being captured.
+// from being captured, nor does what a tracker adds that is a [Diagnoser].
 func (h *Host) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Problem, error) {
 	m, err := h.machine("preflight", id)
 	if err != nil {
@@ -59,6 +59,9 @@ func (h *Host) Preflight(ctx context.Context, id dr.MachineID) ([]backend.Proble
 		found = append(found, backend.Problem{Code: "no-freeze",
 			Text:   "no freeze and thaw hooks: a capture ends only when a whole pass went by without a write",
 			Remedy: "give the host freeze and thaw hooks"})
+	}
+	if t, ok := h.cfg.Tracker.(Diagnoser); ok {
+		found = append(found, t.Problems(id)...)
 	}
 	return found, nil
 }

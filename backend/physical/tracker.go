@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -39,4 +40,12 @@ type Tracker interface {
 	// Keep says which of the machine's marks are wanted; all others are lost
 	// and the room they took is free.
 	Keep(ctx context.Context, m dr.MachineID, marks []dr.Cursor) error
+}
+
+// Diagnoser is an ability of Trackers that can't track everything: Preflight
+// asks it.
+type Diagnoser interface {
+	// Problems are what of the machine's disks isn't tracked, why, and what to
+	// do. None is a Blocker: such disks are compared.
+	Problems(m dr.MachineID) []backend.Problem
 }

@@ -242,6 +242,6 @@ func TestUsage(t *testing.T) {
 		require.Equal(t, exitUsage, run(context.Background(), args, &out, &errs), "%q", args)
 		require.Contains(t, errs.String(), "agent serve", "%q", args)
 	}
-	_, _, err := open("toaster:x")
+	_, _, err := open("toaster:x", nil)
 	require.ErrorContains(t, err, "toaster")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 // kind opens a backend by what stands behind its name in --backend. The closer
 // may be nil.
-type kind func(what string) (backend.Backend, io.Closer, error)
+type kind func(what string, log *slog.Logger) (backend.Backend, io.Closer, error)
 
 // everywhere are those that every system has; a system's own are in osKinds.
 var everywhere = map[string]kind{"physical": openPhysical, "self": openSelf}
@@ -31,13 +32,13 @@ func registry() map[string]kind {
 func kinds() string { return strings.Join(slices.Sorted(maps.Keys(registry())), ", ") }
 
 // open opens the backend that a specification names, "physical:/srv/machines".
-func open(spec string) (backend.Backend, io.Closer, error) {
+func open(spec string, log *slog.Logger) (backend.Backend, io.Closer, error) {
 	name, what, _ := strings.Cut(spec, ":")
 	k, ok := registry()[name]
 	if !ok {
 		return nil, nil, wrongUsage("--backend %q: there is no kind %q here", spec, name)
 	}
-	b, c, err := k(what)
+	b, c, err := k(what, log)
 	if err != nil {
 		return nil, nil, fmt.Errorf("backend %s: %w", name, err)
 	}
@@ -48,7 +49,7 @@ func open(spec string) (backend.Backend, io.Closer, error) {
 // folder in it is a machine, by its name, and each file *.img there a disk. The
 // first disk, by name, is the one that it boots from. The agent's own state is
 // beside them, in a folder that begins with a dot.
-func openPhysical(what string) (backend.Backend, io.Closer, error) {
+func openPhysical(what string, log *slog.Logger) (backend.Backend, io.Closer, error) {
 	if what == "" {
 		return nil, nil, wrongUsage("--backend physical: want a folder or a file behind it")
 	}
@@ -56,32 +57,51 @@ func openPhysical(what string) (backend.Backend, io.Closer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var cfg physical.Config
+	var f machinesFile
 	if info.IsDir() {
-		cfg, err = fromFolder(what)
+		f.Config, err = fromFolder(what)
 	} else {
-		cfg, err = fromFile(what)
+		f, err = fromFile(what)
 	}
 	if err != nil {
 		return nil, nil, err
+	}
+	f.Log = log
+	return f.open(f.Config, f.Track != nil && *f.Track, log)
+}
+
+// machinesFile is the file behind "physical:".
+type machinesFile struct {
+	live
+	physical.Config
+}
+
+func fromFile(path string) (machinesFile, error) {
+	var f machinesFile
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err == nil && f.Root == "" {
+		err = errors.New(`it has no "root"`)
+	}
+	return f, err
+}
+
+// open opens a host with what it takes to capture its machines while they run.
+func (l live) open(cfg physical.Config, track bool, log *slog.Logger) (backend.Backend, io.Closer, error) {
+	var c closers
+	if track {
+		c = append(c, l.track(&cfg, log))
+	}
+	if l.Snapshots {
+		cfg.Snapshots = physical.Reflink{}
 	}
 	h, err := physical.Open(cfg)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, c.Close())
 	}
-	return h, h, nil
-}
-
-func fromFile(path string) (physical.Config, error) {
-	var cfg physical.Config
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &cfg)
-	}
-	if err == nil && cfg.Root == "" {
-		err = errors.New(`it has no "root"`)
-	}
-	return cfg, err
+	return h, append(closers{h}, c...), nil
 }
 
 func fromFolder(dir string) (physical.Config, error) {

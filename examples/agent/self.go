@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -21,6 +22,7 @@ type selfFile struct {
 	Disks []string `json:"disks,omitempty"`
 	// Loop takes loop devices for disks too, for trials: name them.
 	Loop bool `json:"loop,omitempty"`
+	live
 	physical.Config
 }
 
@@ -28,7 +30,7 @@ type selfFile struct {
 const selfRoot = "/var/lib/lifeboat"
 
 // openSelf protects the machine that the agent runs on.
-func openSelf(what string) (backend.Backend, io.Closer, error) {
+func openSelf(what string, log *slog.Logger) (backend.Backend, io.Closer, error) {
 	var f selfFile
 	if what != "" {
 		b, err := os.ReadFile(what)
@@ -46,16 +48,12 @@ func openSelf(what string) (backend.Backend, io.Closer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := physical.Open(cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	return h, h, nil
+	cfg.Log = log
+	f.freeze(&cfg, log)
+	return f.open(cfg, f.Track == nil || *f.Track, log)
 }
 
-// selfConfig makes a host's configuration of what the inventory finds. It is the
-// place where the freezing of this machine's file systems and its tracker are
-// given to the host: cfg.Hooks.Freeze and Thaw, cfg.Freezes, cfg.Tracker.
+// selfConfig makes a host's configuration of what the inventory finds.
 func selfConfig(ctx context.Context, f selfFile, o inventory.Options) (physical.Config, error) {
 	cfg := f.Config
 	r, err := inventory.Read(ctx, o)

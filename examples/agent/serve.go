@@ -87,7 +87,7 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	if err != nil {
 		return err
 	}
-	b, c, err := open(o.backend)
+	b, c, err := open(o.backend, log)
 	if err != nil {
 		return err
 	}

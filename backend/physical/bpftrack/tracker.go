@@ -219,6 +219,20 @@ func (t *Tracker) Health() []Report {
 	return all
 }
 
+var _ physical.Diagnoser = (*Tracker)(nil)
+
+// Problems implements [physical.Diagnoser]: those of Health that are of the
+// machine.
+func (t *Tracker) Problems(id dr.MachineID) []backend.Problem {
+	var out []backend.Problem
+	for _, r := range t.Health() {
+		if r.Machine == id && r.Problem != nil {
+			out = append(out, *r.Problem)
+		}
+	}
+	return out
+}
+
 // Close ends this process's part. What is pinned goes on in the kernel, for
 // the next Open with the same folders; all else is lost.
 func (t *Tracker) Close() error {
