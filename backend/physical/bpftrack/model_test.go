@@ -3,6 +3,8 @@ package bpftrack
 import (
 	"bytes"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -180,4 +182,48 @@ func FuzzState(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Clearing takes what was read, and no bit that was set beside it meanwhile.
+func TestClearTakesOnlyWhatWasRead(t *testing.T) {
+	w := make(words, headerWords+2)
+	w.mark(3, 3)
+	read := &set{}
+	w.read(read)
+	w.mark(4, 64)
+	w.markAll()
+	w.clear(read)
+	left := &set{}
+	w.read(left)
+	require.True(t, left.all)
+	require.Equal(t, ^uint64(15), left.pages[0][0])
+	require.Equal(t, uint64(1), left.pages[0][1])
+}
+
+// A mark that can't be written down wasn't set, and nothing is lost by it: so
+// neither by a process that dies in its place.
+func TestACutThatFails(t *testing.T) {
+	sys := &fake{size: 64 << 20, seq: 1, block: 1 << 16, taps: map[string]words{}}
+	tr, err := open(Options{BlockSize: 1 << 16, Memory: DefaultMemory}, sys)
+	require.NoError(t, err)
+	require.NoError(t, tr.Track(physical.Machine{ID: "m", Disks: []physical.Disk{{ID: "d", Path: "m"}}}))
+	mark, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	tr.Mark("m", "d", 5<<16, 1)
+	tr.o.State = t.TempDir()
+	tr.lock, err = os.Create(filepath.Join(tr.o.State, "lock"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(tr.o.State, "state.new"), 0o700))
+	for range 2 {
+		_, err = tr.Cut(t.Context(), "m")
+		require.Error(t, err)
+		var bits set
+		tr.machines["m"].disks["d"].in.words.read(&bits)
+		require.NotEmpty(t, bits.pages, "cleared before it was written down")
+	}
+	for e, err := range tr.Since(t.Context(), "m", "d", mark) {
+		require.NoError(t, err)
+		require.Equal(t, dr.Extent{Off: 5 << 16, Len: 1 << 16}, e)
+	}
+	require.NoError(t, tr.Close())
 }

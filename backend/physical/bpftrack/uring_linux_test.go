@@ -48,7 +48,7 @@ func newUring() (*uring, error) {
 
 func (u *uring) at(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&u.sq[off])) }
 
-// writeAt waits for the write. b must not be of Go's heap stack.
+// writeAt waits for the write. b must not be on a stack.
 func (u *uring) writeAt(f *os.File, b []byte, off int64) error {
 	tail := atomic.LoadUint32(u.at(u.p.sqTail))
 	sqe := (*struct {
@@ -63,18 +63,16 @@ func (u *uring) writeAt(f *os.File, b []byte, off int64) error {
 	sqe.addr, sqe.n = uint64(uintptr(unsafe.Pointer(&b[0]))), uint32(len(b))
 	*u.at(u.p.sqArray + 4*(tail&*u.at(u.p.sqMask))) = 0
 	atomic.StoreUint32(u.at(u.p.sqTail), tail+1)
-	for {
-		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), 1, 1, 1, 0, 0)
-		if errno == 0 {
-			break
-		}
-		if errno != unix.EINTR {
+	// A signal may end the wait early, after the submission.
+	head := atomic.LoadUint32(u.at(u.p.cqHead))
+	for submit := uintptr(1); head == atomic.LoadUint32(u.at(u.p.cqTail)); {
+		n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), submit, 1, 1, 0, 0)
+		if errno != 0 && errno != unix.EINTR {
 			return errno
 		}
-	}
-	head := atomic.LoadUint32(u.at(u.p.cqHead))
-	if head == atomic.LoadUint32(u.at(u.p.cqTail)) {
-		return errors.New("io_uring completed nothing")
+		if errno == 0 {
+			submit -= min(n, submit)
+		}
 	}
 	result := int32(*u.at(u.p.cqes + 16*(head&*u.at(u.p.cqMask)) + 8))
 	atomic.StoreUint32(u.at(u.p.cqHead), head+1)
