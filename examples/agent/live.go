@@ -34,7 +34,7 @@ type live struct {
 const (
 	defaultPins       = "/sys/fs/bpf/lifeboat"
 	defaultTrackState = "/run/lifeboat/tracking"
-	defaultScripts    = "/etc/lifeboat/freeze.d"
+	defaultScripts    = "/etc/lifeboat/hooks.d"
 	// prepareLimit is for databases that write out what they have before
 	// anything is frozen.
 	prepareLimit = 5 * time.Minute
