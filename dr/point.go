@@ -1,9 +1,9 @@
 package dr
 
 import (
+	"fmt"
 	"maps"
 	"slices"
-	"fmt"
 	"time"
 )
 

@@ -292,7 +292,9 @@ type scribbler struct {
 	stop func()
 }
 
-func newGuest(t testing.TB, dir, disk string) *scribbler { return &scribbler{t: t, dir: dir, disk: disk} }
+func newGuest(t testing.TB, dir, disk string) *scribbler {
+	return &scribbler{t: t, dir: dir, disk: disk}
+}
 
 // freeze and thaw are its host's hooks. A freeze that is repeated succeeds.
 func (g *scribbler) freeze() []string {
