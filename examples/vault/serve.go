@@ -17,6 +17,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
+	"github.com/lifeboat-dr/lifeboat/internal/imagedisk"
 	"github.com/lifeboat-dr/lifeboat/internal/nbd"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
@@ -103,7 +104,7 @@ func (o *serveOptions) run(ctx context.Context) (err error) {
 		e := nbd.Export{
 			Name:        string(d.ID),
 			Description: fmt.Sprintf("disk %s of machine %s, point %s", d.ID, p.Machine.ID, p.ID),
-			Device:      newDevice(img, d),
+			Device:      imagedisk.New(img, d, imagedisk.Options{}),
 			ReadOnly:    true,
 		}
 		if file := overlays[d.ID]; file != "" {

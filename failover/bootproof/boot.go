@@ -12,6 +12,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/imagedisk"
 	"github.com/lifeboat-dr/lifeboat/internal/nbd"
 	"github.com/lifeboat-dr/lifeboat/internal/qemu"
 )
@@ -59,7 +60,7 @@ func Boot(ctx context.Context, img dr.Image, o Options) (_ *Machine, err error) 
 	m.cleanup = append(m.cleanup, folder.Close)
 	server := &nbd.Server{Log: o.Log}
 	for _, d := range m.point.Machine.Disks {
-		base := newDevice(device{img, d, &m.read, m.spoil})
+		base := imagedisk.New(img, d, imagedisk.Options{Read: m.count, Failed: m.spoil})
 		over, err := m.throwaway(base, folder.Path)
 		if err != nil {
 			return nil, fmt.Errorf("overlay of disk %s: %w", d.ID, err)
@@ -138,6 +139,8 @@ func (v *served) stop() error {
 	v.cancel()
 	return <-v.ended
 }
+
+func (m *Machine) count(n int) { m.read.Add(int64(n)) }
 
 // spoil is told of a disk's error.
 func (m *Machine) spoil(err error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
+	"github.com/lifeboat-dr/lifeboat/internal/imagedisk"
 	"github.com/lifeboat-dr/lifeboat/internal/nbd"
 	"github.com/lifeboat-dr/lifeboat/internal/qemu"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
@@ -181,7 +182,7 @@ func fileName(disk int, layer string) string { return fmt.Sprintf("disk%d.%s.ove
 func (v *Instant) open() error {
 	known := map[string]bool{}
 	for i, d := range v.point.Machine.Disks {
-		s := &stack{disk: d, base: newDevice(device{v.img, d, &v.read, v.unread})}
+		s := &stack{disk: d, base: imagedisk.New(v.img, d, imagedisk.Options{Read: func(n int) { v.read.Add(int64(n)) }, Failed: v.unread})}
 		v.disks = append(v.disks, s)
 		for _, l := range v.rec.Layers {
 			known[fileName(i, l.Name)] = true
