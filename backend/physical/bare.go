@@ -66,7 +66,8 @@ func (was seen) knows(now seen, torn bool) bool {
 	return true
 }
 
-// content is what of a disk's signatures is kept.
+// content is what of a disk's signatures is kept: the UUID where there is one. It
+// stays when a kind changes, as when ext3 is made ext4.
 func content(list []disklayout.Signature) []string {
 	tabled := slices.ContainsFunc(list, disklayout.Signature.IsTable)
 	var out []string
@@ -74,11 +75,11 @@ func content(list []disklayout.Signature) []string {
 		if tabled && !s.IsTable() {
 			continue
 		}
-		kind := strings.ReplaceAll(s.Kind, " ", "-")
-		if strings.Trim(s.ID, "0-") != "" {
-			kind += " " + s.ID
+		known := s.Kind
+		if strings.Trim(s.UUID, "0-") != "" {
+			known = "id " + s.UUID
 		}
-		out = append(out, kind)
+		out = append(out, known)
 	}
 	return out
 }

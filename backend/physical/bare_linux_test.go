@@ -16,6 +16,8 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/disklayout"
+	"github.com/lifeboat-dr/lifeboat/internal/signature"
 	"github.com/lifeboat-dr/lifeboat/replication"
 )
 
@@ -89,10 +91,10 @@ func foreignTo(t *testing.T, h *Host, says ...string) {
 
 func TestForeignDiskIsNeverWrittenWithoutTheWord(t *testing.T) {
 	for _, c := range []struct{ kind, make string }{
-		{"ext", "mkfs.ext4 -q -F $0"}, {"swap", "mkswap -q $0"}, {"xfs", "mkfs.xfs -q -f $0"}, {"btrfs", "mkfs.btrfs -q -f $0"},
-		{"LVM2 member", `printf 'LABELONE\0\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001' | dd of=$0 bs=512 seek=1 conv=notrunc status=none`},
-		{"linux_raid", `printf '\xfc\x4e\x2b\xa9' | dd of=$0 bs=4096 seek=1 conv=notrunc status=none`},
-		{"LUKS", `printf 'LUKS\xba\xbe\0\x02' | dd of=$0 conv=notrunc status=none`},
+		{"ext4", "mkfs.ext4 -q -F $0"}, {"swap", "mkswap -q $0"}, {"xfs", "mkfs.xfs -q -f $0"}, {"btrfs", "mkfs.btrfs -q -f $0"},
+		{"LVM2_member", `printf 'LABELONE\0\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001' | dd of=$0 bs=512 seek=1 conv=notrunc status=none`},
+		{"linux_raid_member", `printf '\xfc\x4e\x2b\xa9' | dd of=$0 bs=4096 seek=1 conv=notrunc status=none`},
+		{"crypto_LUKS", `printf 'LUKS\xba\xbe\0\x02' | dd of=$0 conv=notrunc status=none`},
 		{"gpt", `echo 'label: gpt' | sfdisk -q --no-reread --no-tell-kernel $0`},
 	} {
 		t.Run(c.kind, func(t *testing.T) {
@@ -114,6 +116,18 @@ func TestForeignDiskIsNeverWrittenWithoutTheWord(t *testing.T) {
 	}
 	// What is blank is anybody's.
 	require.NoError(t, drafted(bareHost(t, t.TempDir(), loopOn(t, 16<<20), false), "p"))
+}
+
+// What fills a disk stays what it is when its kind's name changes.
+func TestGrownFileSystemIsKnownAgain(t *testing.T) {
+	looks := func(kind, uuid string) seen {
+		s := signature.Signature{Kind: kind, Use: signature.FileSystem, UUID: uuid}
+		return seen{Path: "/dev/x", Size: 1, Content: content([]disklayout.Signature{{Where: "whole disk", Signature: s}})}
+	}
+	was := looks("ext3", "11111111-2222-3333-4444-555555555555")
+	require.True(t, was.knows(looks("ext4", "11111111-2222-3333-4444-555555555555"), false))
+	require.False(t, was.knows(looks("ext3", "99999999-2222-3333-4444-555555555555"), false))
+	require.False(t, was.knows(looks("ext3", ""), false))
 }
 
 // The machine that was replicated gets its own disks back without a word; a

@@ -5,8 +5,9 @@
 //
 // Sources: the UEFI specification, chapter 5; LVM2's lib/format_text.
 //
-// Here too live what a disk is recognized by ([Signatures]) and what brings a GPT
-// that was copied to a larger disk to its end ([MoveBackup]).
+// Here too live what a disk is recognized by ([Signatures]: tables by themselves,
+// all else as internal/signature knows it) and what brings a GPT that was copied
+// to a larger disk to its end ([MoveBackup]).
 //
 // What may not live here: what is in a volume.
 package disklayout

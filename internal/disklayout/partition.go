@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"io"
 	"unicode/utf16"
+
+	"github.com/lifeboat-dr/lifeboat/internal/signature"
 )
 
 var le = binary.LittleEndian
@@ -147,11 +149,22 @@ func guid(b []byte) string {
 	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(b), le.Uint16(b[4:]), le.Uint16(b[6:]), b[8:10], b[10:16])
 }
 
+// bootSectorOf is the kind of file system, or encryption, whose boot sector has
+// the mark of a table without being one; "" if there is none. Of "vfat" it may be
+// both.
+func bootSectorOf(boot []byte) string {
+	switch s, _ := signature.Probe(bytes.NewReader(boot), int64(len(boot))); s.Kind {
+	case "ntfs", "BitLocker", "exfat", "vfat":
+		return s.Kind
+	}
+	return ""
+}
+
 // mbrPartitions reads the four entries, and the chain of the extended one.
 // ok is false if there is no table: then the boot sector is a file system's,
 // or nothing.
 func mbrPartitions(d Disk, boot []byte, t *Table) (list []Volume, ok bool, err error) {
-	if boot[510] != 0x55 || boot[511] != 0xaa || string(boot[3:11]) == "NTFS    " || string(boot[3:11]) == "-FVE-FS-" {
+	if owner := bootSectorOf(boot); boot[510] != 0x55 || boot[511] != 0xaa || owner != "" && owner != "vfat" {
 		return nil, false, nil
 	}
 	used := 0

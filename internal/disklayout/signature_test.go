@@ -25,13 +25,13 @@ func TestSignaturesAreFoundAsTheirToolsMakeThem(t *testing.T) {
 	for _, c := range []struct {
 		kind, tool, made string // shell; $0 is the disk
 	}{
-		{"ext", "mke2fs", `mke2fs -q -t ext4 $0`},
+		{"ext4", "mke2fs", `mke2fs -q -t ext4 $0`},
 		{"xfs", "mkfs.xfs", `truncate -s 400M $0; mkfs.xfs -q -f $0`},
 		{"btrfs", "mkfs.btrfs", `mkfs.btrfs -q -f $0`},
 		{"vfat", "mkfs.vfat", `mkfs.vfat -F 32 $0 >/dev/null`},
 		{"ntfs", "mkfs.ntfs", `mkfs.ntfs -q -Q -F $0 >/dev/null`},
 		{"swap", "mkswap", `mkswap -q $0`},
-		{"LUKS", "cryptsetup", `echo secret | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $0 -`},
+		{"crypto_LUKS", "cryptsetup", `echo secret | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $0 -`},
 		{"gpt", "sfdisk", `echo 'label: gpt' | sfdisk -q $0`},
 		{"dos", "sfdisk", `printf 'label: dos\nstart=2048\n' | sfdisk -q $0`},
 	} {
@@ -44,7 +44,7 @@ func TestSignaturesAreFoundAsTheirToolsMakeThem(t *testing.T) {
 			list := signaturesOf(t, name)
 			i := slices.IndexFunc(list, func(s Signature) bool { return s.Kind == c.kind })
 			require.GreaterOrEqual(t, i, 0, "%v", list)
-			require.NotEmpty(t, list[i].ID)
+			require.NotEmpty(t, list[i].UUID)
 			require.Equal(t, wholeDisk, list[i].Where)
 			require.Equal(t, c.kind == "gpt" || c.kind == "dos", list[i].IsTable())
 			if c.kind == "dos" || c.kind == "gpt" {
@@ -66,7 +66,7 @@ func TestWhatIsInPartitionsIsToldToo(t *testing.T) {
 	for _, s := range signaturesOf(t, name) {
 		said = append(said, s.Kind+" "+s.Where)
 	}
-	require.Equal(t, []string{"gpt whole disk", "ext partition 1", "swap partition 2"}, said)
+	require.Equal(t, []string{"gpt whole disk", "ext2 partition 1", "swap partition 2"}, said)
 
 	// A table that is damaged, and one of which only the backup is left.
 	mark(t, name, 512+60, "xxxx")
@@ -83,14 +83,14 @@ func TestSignaturesByTheirBytes(t *testing.T) {
 		off  int64
 		text string
 	}{
-		{"linux_raid", 4096, mdMagic}, {"linux_raid", 0, mdMagic},
-		{"linux_raid", ((size/512 - 16) &^ 7) * 512, mdMagic}, {"linux_raid", size - 64<<10, mdMagic},
+		{"linux_raid_member", 4096, "\xfc\x4e\x2b\xa9"}, {"linux_raid_member", 0, "\xfc\x4e\x2b\xa9"},
+		{"linux_raid_member", ((size/512 - 16) &^ 7) * 512, "\xfc\x4e\x2b\xa9"}, {"linux_raid_member", size - 64<<10, "\xfc\x4e\x2b\xa9"},
 		{"zfs_member", 128<<10 + 4*1024, "\x0c\xb1\xba\x00\x00\x00\x00\x00"},
 		{"zfs_member", size - 256<<10 + 128<<10, "\x00\x00\x00\x00\x00\xba\xb1\x0c"},
-		{"Intel RAID", size - 1024, "Intel Raid ISM Cfg Sig. 1.3"},
-		{"hibernated memory", 4086, "S1SUSPEND\x00"},
-		{"LVM2 member", 1536, "LABELONE\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x20\x00\x00\x00LVM2 001abcdefghijklmnopqrstuvwxyz012345"},
-		{"Oracle ASM", 32, "ORCLDISK"}, {"vmfs", 0x200000, "\x5e\xf1\xab\x2f"},
+		{"isw_raid_member", size - 1024, "Intel Raid ISM Cfg Sig. 1.3"},
+		{"swsuspend", 4086, "S1SUSPEND\x00"},
+		{"LVM2_member", 1536, "LABELONE\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x20\x00\x00\x00LVM2 001abcdefghijklmnopqrstuvwxyz012345"},
+		{"oracleasm", 32, "ORCLDISK"}, {"VMFS", 0x200000, "\x5e\xf1\xab\x2f"},
 		{"BitLocker", 3, "-FVE-FS-"}, {"sun", 508, "\xda\xbe"},
 	} {
 		b := make([]byte, size)

@@ -3,41 +3,42 @@ package signature
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
-// raid knows members of arrays: Linux' md, of which versions 0.90 and 1.0 are
-// at the end so that the file system at the beginning looks whole, and the
-// two formats of controllers that md runs too.
-func (p *probe) raid() Signature {
-	const magic = 0xa92b4efc
-	s := Signature{Kind: "linux_raid_member", Use: Member}
-	ends := (p.size/512 - 16) &^ 7 * 512
-	for _, at := range []struct {
-		off     int64
-		version string
-	}{{0, "1.1"}, {4096, "1.2"}, {ends, "1.0"}} {
-		b := p.at(at.off, 128)
-		if b == nil || le.Uint32(b) != magic || le.Uint32(b[4:]) != 1 {
-			continue
-		}
-		s.UUID, s.Label, s.Devices = uuid(b[16:]), text(b[32:64]), int(min(le.Uint32(b[92:]), 1<<16))
-		s.Detail = raidDetail(at.version, int32(le.Uint32(b[72:])), s.Devices)
-		return s
+// md1 is Linux' RAID with metadata of version 1.
+func md1(p *probe, at int64, s *Signature) verdict {
+	b := p.at(at, 128)
+	if b == nil {
+		return trace
 	}
-	// https://raid.wiki.kernel.org/index.php/RAID_superblock_formats
-	if b := p.at(p.size&^(64<<10-1)-64<<10, 128); b != nil && le.Uint32(b) == magic && le.Uint32(b[4:]) == 0 {
-		id := slices.Concat(swapped(b[20:24]), swapped(b[52:56]), swapped(b[56:60]), swapped(b[60:64]))
-		s.UUID, s.Devices = uuid(id), int(min(le.Uint32(b[40:]), 1<<16))
-		s.Detail = raidDetail("0.90", int32(le.Uint32(b[28:])), s.Devices)
-		return s
+	s.UUID = uuid(b[16:])
+	if le.Uint32(b[4:]) != 1 {
+		return trace
 	}
-	if p.is(p.size-1024, "Intel Raid ISM Cfg Sig. ") {
-		return Signature{Kind: "isw_raid_member", Use: Member}
+	version := "1.0"
+	switch at {
+	case 0:
+		version = "1.1"
+	case 4096:
+		version = "1.2"
 	}
-	if b := p.at(p.size-512, 4); b != nil && be.Uint32(b) == 0xde11de11 {
-		return Signature{Kind: "ddf_raid_member", Use: Member}
+	s.Label, s.Devices = text(b[32:64]), int(min(le.Uint32(b[92:]), 1<<16))
+	s.Detail = raidDetail(version, int32(le.Uint32(b[72:])), s.Devices)
+	return owner
+}
+
+// md0 is that of version 0.90, in the byte order of the machine that made it:
+// https://raid.wiki.kernel.org/index.php/RAID_superblock_formats
+func md0(p *probe, at int64, s *Signature) verdict {
+	b := p.at(at, 128)
+	if b == nil || !p.is(at, mdMagic) || le.Uint32(b[4:]) != 0 {
+		return trace
 	}
-	return Signature{}
+	id := slices.Concat(swapped(b[20:24]), swapped(b[52:56]), swapped(b[56:60]), swapped(b[60:64]))
+	s.UUID, s.Devices = uuid(id), int(min(le.Uint32(b[40:]), 1<<16))
+	s.Detail = raidDetail("0.90", int32(le.Uint32(b[28:])), s.Devices)
+	return owner
 }
 
 func swapped(b []byte) []byte { return []byte{b[3], b[2], b[1], b[0]} }
@@ -55,63 +56,63 @@ func raidDetail(version string, level int32, disks int) string {
 	return fmt.Sprintf("version %s, %s of %d", version, name, disks)
 }
 
-// encrypted knows LUKS and BitLocker.
-func (p *probe) encrypted() Signature {
-	if b := p.at(0, 512); b != nil && string(b[:6]) == "LUKS\xba\xbe" {
-		v := be.Uint16(b[6:])
-		s := Signature{Kind: "crypto_LUKS", Use: Encrypted, UUID: printable(text(b[168:208])), Detail: fmt.Sprintf("version %d", v)}
-		if v == 2 {
-			s.Label = text(b[24:72])
-		}
-		return s
+// luks is a header; the copies of version 2's are told where it is lost.
+func luks(p *probe, at int64, s *Signature) verdict {
+	b := p.at(at, 512)
+	if b == nil {
+		return trace
 	}
-	if p.is(3, "-FVE-FS-") {
-		return Signature{Kind: "BitLocker", Use: Encrypted}
+	version := be.Uint16(b[6:])
+	s.UUID, s.Detail = printable(text(b[168:208])), fmt.Sprintf("version %d", version)
+	if version == 2 {
+		s.Label = text(b[24:72])
 	}
-	return Signature{}
+	if at > 0 {
+		return trace
+	}
+	return owner
 }
 
-// lvm knows physical volumes of LVM2: the label is in one of the first four
-// sectors (lib/format_text/layout.h).
-func (p *probe) lvm() Signature {
-	for i := int64(0); i < 4; i++ {
-		b := p.at(i*512, 512)
-		if b == nil || string(b[:8]) != "LABELONE" || string(b[24:32]) != "LVM2 001" {
-			continue
-		}
-		s := Signature{Kind: "LVM2_member", Use: Member}
-		if at := le.Uint32(b[20:]); at <= 512-32 {
-			id := printable(string(b[at:][:32]))
-			if len(id) == 32 {
-				s.UUID = fmt.Sprintf("%s-%s-%s-%s-%s-%s-%s", id[:6], id[6:10], id[10:14], id[14:18], id[18:22], id[22:26], id[26:])
-			}
-		}
-		return s
+// lvm is a label of LVM, in one of the first four sectors (lib/format_text/layout.h).
+func lvm(p *probe, at int64, s *Signature) verdict {
+	b := p.at(at, 512)
+	if b == nil || string(b[24:32]) != "LVM2 001" {
+		return trace
 	}
-	return Signature{}
+	if h := le.Uint32(b[20:]); h <= 512-32 {
+		id := string(b[h:][:32])
+		if !strings.ContainsFunc(id, func(r rune) bool { return r < '!' || r > '~' }) {
+			s.UUID = fmt.Sprintf("%s-%s-%s-%s-%s-%s-%s", id[:6], id[6:10], id[10:14], id[14:18], id[18:22], id[22:26], id[26:])
+		}
+	}
+	return owner
 }
 
-// pools knows members of caches and stores which no kernel table names.
-func (p *probe) pools() Signature {
-	switch {
-	case p.is(4096+24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"):
-		return Signature{Kind: "bcache", Use: Member, UUID: uuid(p.at(4096+40, 16))}
-	case p.is(0, "bluestore block device"):
-		return Signature{Kind: "ceph_bluestore", Use: Member}
+// vmfsMember's UUID is two numbers, a short one, and bytes.
+func vmfsMember(p *probe, at int64, s *Signature) verdict {
+	if b := p.at(at+0x82, 16); b != nil {
+		s.UUID = fmt.Sprintf("%08x-%08x-%04x-%x", le.Uint32(b), le.Uint32(b[4:]), le.Uint16(b[8:]), b[10:])
 	}
-	return Signature{}
+	return owner
 }
 
-// zfs knows a label by an uberblock in its second half
-// (https://openzfs.github.io/openzfs-docs/, module/zfs/vdev_label.c). It is
-// asked last, because it reads the most.
-func (p *probe) zfs() Signature {
+// zfs looks for an uberblock in a label's second half
+// (https://openzfs.github.io/openzfs-docs/, module/zfs/vdev_label.c). A label
+// is enough to be one by itself at the beginning only.
+func zfs(p *probe, at int64, _ *Signature) verdict {
 	const magic = 0x00bab10c
-	b := p.at(128<<10, 128<<10)
+	if at > 0 && !p.all {
+		return nothing
+	}
+	b := p.at(at+128<<10, 128<<10)
 	for i := 0; i+8 <= len(b); i += 1024 {
-		if le.Uint64(b[i:]) == magic || be.Uint64(b[i:]) == magic {
-			return Signature{Kind: "zfs_member", Use: Member}
+		switch {
+		case le.Uint64(b[i:]) != magic && be.Uint64(b[i:]) != magic:
+		case at > 0:
+			return trace
+		default:
+			return owner
 		}
 	}
-	return Signature{}
+	return nothing
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -49,37 +50,59 @@ var (
 type probe struct {
 	r    io.ReaderAt
 	size int64
+	all  bool   // for All: nothing that can be read is spared, nor may be missing
 	head []byte // the first headSize bytes
 	err  error
 }
 
-// headSize holds the superblocks of everything that begins at the beginning:
-// btrfs' is the farthest, at 64 KiB.
+// headSize holds the superblocks of nearly everything that begins at the
+// beginning: btrfs' is the farthest, at 64 KiB.
 const headSize = 0x11000
 
-// Probe recognises what r holds, which has size bytes. That nothing is known
-// is no error. Where several signatures are there, as on a mirror's member, the
-// one counts that owns the device: members go before what they carry.
-func Probe(r io.ReaderAt, size int64) (Signature, error) {
+// Probe recognises what r holds, which has size bytes, and reads at most a few
+// hundred KiB of it. That nothing is known is no error. Where several signatures
+// are there, as on a mirror's member, the one counts that owns the device:
+// members go before what they carry. Magics too short or too lonely to say so
+// are passed over.
+func Probe(r io.ReaderAt, size int64) (own Signature, err error) {
 	p := &probe{r: r, size: size}
-	if size < 512 {
-		return Signature{}, nil
-	}
-	p.head = p.at(0, int(min(size, headSize)))
+	p.look(func(s Signature, v verdict) bool {
+		if v == owner {
+			own = s
+		}
+		return v != owner
+	})
 	if p.err != nil {
 		return Signature{}, p.err
 	}
-	for _, look := range []func() Signature{p.raid, p.encrypted, p.lvm, p.pools, p.swap, p.linux, p.others, p.zfs} {
-		s := look()
-		if p.err != nil {
-			return Signature{}, p.err
+	return own, nil
+}
+
+// All tells every signature that r carries, one of each kind and UUID, as wipefs
+// would find them: also what is only a trace of something, as the copy of a lost
+// header. It reads more than [Probe], below 1 MiB, and a device that ends before
+// size is an error.
+func All(r io.ReaderAt, size int64) (list []Signature, err error) {
+	p := &probe{r: r, size: size, all: true}
+	p.look(func(s Signature, _ verdict) bool {
+		if !slices.ContainsFunc(list, func(o Signature) bool { return o.Kind == s.Kind && o.UUID == s.UUID }) {
+			list = append(list, s)
 		}
-		if s.Kind != "" {
-			s.Label = printable(s.Label)
-			return s, nil
-		}
+		return true
+	})
+	if p.err != nil {
+		return nil, p.err
 	}
-	return Signature{}, nil
+	return list, nil
+}
+
+func (p *probe) look(yield func(Signature, verdict) bool) {
+	if p.size <= 0 {
+		return
+	}
+	if p.head = p.at(0, int(min(p.size, headSize))); p.err == nil {
+		p.each(yield)
+	}
 }
 
 // at reads n bytes; nil if they aren't all there. The first failure of the
@@ -95,7 +118,9 @@ func (p *probe) at(off int64, n int) []byte {
 	got, err := p.r.ReadAt(b, off)
 	if got < n {
 		if err == nil || errors.Is(err, io.EOF) {
-			return nil // smaller than it was said to be
+			if err = io.ErrUnexpectedEOF; !p.all {
+				return nil // smaller than it was said to be
+			}
 		}
 		p.err = fmt.Errorf("%d bytes at %d: %w", n, off, err)
 		return nil

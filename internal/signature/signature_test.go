@@ -3,9 +3,11 @@ package signature_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,6 +149,56 @@ func TestMembersGoFirst(t *testing.T) {
 	require.Equal(t, "linux_raid_member", probe(t, name).Kind)
 }
 
+// Names are libblkid's: what reads them elsewhere knows those.
+func TestNamesAreBlkids(t *testing.T) {
+	out, err := exec.Command(tool(t, "blkid"), "-k").Output()
+	require.NoError(t, err)
+	known := append(strings.Fields(string(out)), "bcachefs") // since util-linux 2.39
+	for _, k := range signature.Kinds() {
+		require.Contains(t, known, k)
+	}
+}
+
+// What a device was before is told too, once each, and doesn't own it.
+func TestAllTellsTraces(t *testing.T) {
+	const size = 4 << 20
+	b := make(buffer, size)
+	require.NoError(t, signaturetest.Write(&b, size, "ext4", id, "root", 1))
+	for _, m := range []struct {
+		off   int64
+		magic string
+	}{
+		{4096, "\xfc\x4e\x2b\xa9"}, {16 << 10, "SKUL\xba\xbe\x00\x02"}, {32 << 10, "SKUL\xba\xbe\x00\x02"}, {512, "LABELONE"},
+		{384<<10 + 7<<10, "\x0c\xb1\xba\x00\x00\x00\x00\x00"}, {size - 128<<10, "\x0c\xb1\xba\x00\x00\x00\x00\x00"}, {0x36, "FAT16   "},
+		{size - 257*512, "\xde\x11\xde\x11"},
+	} {
+		_, _ = b.WriteAt([]byte(m.magic), m.off)
+	}
+	own, err := signature.Probe(bytes.NewReader(b), size)
+	require.NoError(t, err)
+	require.Equal(t, "ext4", own.Kind)
+	list, err := signature.All(bytes.NewReader(b), size)
+	require.NoError(t, err)
+	var kinds []string
+	for _, s := range list {
+		kinds = append(kinds, s.Kind)
+	}
+	require.Equal(t, []string{"linux_raid_member", "ddf_raid_member", "crypto_LUKS", "LVM2_member", "ext4", "vfat", "zfs_member"}, kinds)
+	require.Contains(t, list, own)
+
+	// None of them is found where they are alone.
+	_, _ = b.WriteAt(make([]byte, 1024), 1024)
+	own, err = signature.Probe(bytes.NewReader(b), size)
+	require.NoError(t, err)
+	require.Zero(t, own)
+
+	// What can't be read isn't empty.
+	_, err = signature.All(bytes.NewReader(b[:3<<20]), size)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	_, err = signature.All(failing{1 << 20}, size)
+	require.ErrorContains(t, err, "medium error")
+}
+
 type failing struct{ at int64 }
 
 func (f failing) ReadAt(p []byte, off int64) (int, error) {
@@ -171,25 +223,53 @@ func TestReadErrors(t *testing.T) {
 	require.Zero(t, s)
 }
 
-func FuzzProbe(f *testing.F) {
+func seeds(f *testing.F) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs", "vfat", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member", "md-1.0", "md-0.90"} {
 		var b buffer
 		require.NoError(f, signaturetest.Write(&b, 256<<10, kind, id, "label", 2))
 		f.Add([]byte(b), int64(256<<10))
 	}
 	f.Add(make([]byte, 512), int64(512))
+}
+
+func sane(t *testing.T, s signature.Signature) {
+	for _, text := range []string{s.Kind, s.Label, s.UUID, s.Detail} {
+		if strings.ContainsAny(text, "\x00\n\x1b") {
+			t.Fatalf("%q can't be printed", text)
+		}
+	}
+	if (s.Kind == "") != (s.Use == "") {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func FuzzProbe(f *testing.F) {
+	seeds(f)
 	f.Fuzz(func(t *testing.T, b []byte, size int64) {
 		s, err := signature.Probe(bytes.NewReader(b), size)
 		if err != nil {
 			t.Fatalf("a reader that doesn't fail: %v", err)
 		}
-		for _, text := range []string{s.Kind, s.Label, s.UUID, s.Detail} {
-			if strings.ContainsAny(text, "\x00\n\x1b") {
-				t.Fatalf("%q can't be printed", text)
-			}
+		sane(t, s)
+	})
+}
+
+func FuzzAll(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		list, err := signature.All(bytes.NewReader(b), size)
+		if size > int64(len(b)) {
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			return
 		}
-		if (s.Kind == "") != (s.Use == "") {
-			t.Fatalf("%+v", s)
+		require.NoError(t, err)
+		own, err := signature.Probe(bytes.NewReader(b), size)
+		require.NoError(t, err)
+		if own.Kind != "" && !slices.ContainsFunc(list, func(s signature.Signature) bool { return s.Kind == own.Kind && s.UUID == own.UUID }) {
+			t.Fatalf("%+v owns it, and isn't one of %+v", own, list)
+		}
+		for _, s := range list {
+			sane(t, s)
 		}
 	})
 }
