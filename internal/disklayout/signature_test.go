@@ -47,8 +47,12 @@ func TestSignaturesAreFoundAsTheirToolsMakeThem(t *testing.T) {
 			require.NotEmpty(t, list[i].UUID)
 			require.Equal(t, wholeDisk, list[i].Where)
 			require.Equal(t, c.kind == "gpt" || c.kind == "dos", list[i].IsTable())
-			if c.kind == "dos" || c.kind == "gpt" {
-				require.Len(t, list, 1, "%v", list)
+			require.Len(t, list, 1, "%v", list) // no boot sector that is taken for a table
+			if !list[i].IsTable() {
+				f, size := guestfstest.Open(t, name)
+				table, err := ReadTable(Disk{ID: "d", Size: size, ReaderAt: f})
+				require.NoError(t, err)
+				require.Empty(t, table.Kind)
 			}
 			// wipefs agrees, and what it has wiped is found no more.
 			guestfstest.Run(t, "wipefs", "-qaf", name)
@@ -118,4 +122,17 @@ func FuzzSignatures(f *testing.F) {
 		_, err := Signatures(Disk{ID: "d", Size: int64(size), ReaderAt: bytes.NewReader(disk)})
 		require.NoError(t, err)
 	})
+}
+
+// What a file system's boot sector has where a table's entries are is its code.
+func TestBootSectorsOfFileSystemsAreNoTables(t *testing.T) {
+	for name, table := range map[string]string{"MSDOS5.0": "mbr", "NTFS    ": "", "EXFAT   ": "", "-FVE-FS-": ""} {
+		b := make([]byte, 1<<20)
+		copy(b[3:], name)
+		copy(b[0x1be:], "\x80\x01\x01\x00\x07\x01\x01\x00\x08\x00\x00\x00\x08\x00\x00\x00")
+		copy(b[510:], "\x55\xaa")
+		got, err := ReadTable(Disk{ID: "d", Size: int64(len(b)), ReaderAt: bytes.NewReader(b)})
+		require.NoError(t, err)
+		require.Equal(t, table, got.Kind, name)
+	}
 }

@@ -97,8 +97,8 @@ func vmfsMember(p *probe, at int64, s *Signature) verdict {
 }
 
 // zfs looks for an uberblock in a label's second half
-// (https://openzfs.github.io/openzfs-docs/, module/zfs/vdev_label.c). A label
-// is enough to be one by itself at the beginning only.
+// (https://openzfs.github.io/openzfs-docs/, module/zfs/vdev_label.c). The
+// first label says enough for Probe, which saves reading the others.
 func zfs(p *probe, at int64, _ *Signature) verdict {
 	const magic = 0x00bab10c
 	if at > 0 && !p.all {
@@ -106,11 +106,7 @@ func zfs(p *probe, at int64, _ *Signature) verdict {
 	}
 	b := p.at(at+128<<10, 128<<10)
 	for i := 0; i+8 <= len(b); i += 1024 {
-		switch {
-		case le.Uint64(b[i:]) != magic && be.Uint64(b[i:]) != magic:
-		case at > 0:
-			return trace
-		default:
+		if le.Uint64(b[i:]) == magic || be.Uint64(b[i:]) == magic {
 			return owner
 		}
 	}
