@@ -29,9 +29,10 @@ type liveImage struct {
 	// began is the mark that was set before the present pass was read.
 	began dr.Cursor
 	// dirty is the mark since when what was written is this pass's to copy;
-	// "" if that isn't known. It and pass change in Settle only, between
+	// "" without a tracker. It, blind and pass change in Settle only, between
 	// passes.
 	dirty dr.Cursor
+	blind bool // this pass copies all of a disk that the tracker has lost
 	pass  int
 
 	state  sync.Mutex
@@ -160,12 +161,12 @@ func (l *liveImage) linger(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	dirty := l.began
-	left, err := l.count(ctx, dirty)
-	if errors.Is(err, dr.ErrChangesLost) {
-		dirty, left, err = "", -1, nil
-	}
+	left, lost, err := l.count(ctx, dirty)
 	if err != nil {
 		return 0, err
+	}
+	if lost != nil {
+		left = -1
 	}
 	l.again(dirty, mark)
 	return left, nil
@@ -200,35 +201,38 @@ func (l *liveImage) next(ctx context.Context) (bool, error) {
 	cfg := &l.m.host.cfg
 	var mark dr.Cursor // before what is dirty is counted, to miss nothing of the next pass
 	var left int64
+	var lost error
 	dirty := l.began
 	if cfg.Tracker != nil {
 		var err error
 		if mark, err = l.cut(ctx); err != nil {
 			return false, err
 		}
-		left, err = l.count(ctx, dirty)
-		if errors.Is(err, dr.ErrChangesLost) {
-			dirty, err = "", nil
-		}
-		if err != nil {
+		if left, lost, err = l.count(ctx, dirty); err != nil {
 			return false, err
 		}
 	}
-	known := dirty != ""
+	// One more pass may make good what was lost once. A disk that is lost
+	// again isn't tracked, and each pass would read all of it for nothing.
+	blind := l.blind && lost != nil
+	l.blind = lost != nil
 	switch held := l.hold(); {
 	case held:
 	case !l.m.freeze.possible():
-		if known && left == 0 {
+		if lost == nil && left == 0 {
 			// No write for a whole pass: what was read is of any moment of it.
 			l.final = &moment{time.Now(), dr.CrashConsistent, mark}
 			return false, l.finish(ctx)
+		}
+		if blind {
+			return false, fmt.Errorf("%w: no pass can be known to have gone by without a write (%s): %v", dr.ErrNotConsistent, noQuiet, lost)
 		}
 		if l.pass >= cfg.Passes {
 			return false, fmt.Errorf("%w: no pass of %d went by without a write; %d bytes are dirty (%s)", dr.ErrNotConsistent, l.pass, left, noQuiet)
 		}
 		l.again(dirty, mark)
 		return true, nil
-	case cfg.Tracker != nil && (!known || left > cfg.LastPass) && l.pass < cfg.Passes-1:
+	case cfg.Tracker != nil && (lost != nil && !blind || left > cfg.LastPass) && l.pass < cfg.Passes-1:
 		l.again(dirty, mark)
 		return true, nil
 	default:
@@ -362,16 +366,21 @@ func (im *image) cut(ctx context.Context) (dr.Cursor, error) {
 	return mark, nil
 }
 
-// count sums up what was written since a mark.
-func (l *liveImage) count(ctx context.Context, mark dr.Cursor) (int64, error) {
-	var sum int64
+// count sums up what was written since a mark to the disks of which that is
+// known, and tells why it isn't of others. A mark that is lost stays so: Changes
+// will say the same of each disk.
+func (l *liveImage) count(ctx context.Context, mark dr.Cursor) (sum int64, lost, err error) {
 	for id := range l.disks {
 		for e, err := range l.m.host.cfg.Tracker.Since(ctx, l.m.id, id, mark) {
+			if errors.Is(err, dr.ErrChangesLost) {
+				lost = fmt.Errorf("disk %s: %w", id, err)
+				break
+			}
 			if err != nil {
-				return 0, err
+				return 0, nil, err
 			}
 			sum += e.Len
 		}
 	}
-	return sum, nil
+	return sum, lost, nil
 }
