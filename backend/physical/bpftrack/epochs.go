@@ -50,7 +50,7 @@ func (t *Tracker) number(mark dr.Cursor) (uint64, bool) {
 
 // Cut implements [physical.Tracker]. A disk that could not be tracked, or is
 // another one now, is tried again, so that its next cycle knows more. It fails
-// only if what is kept for a restart can't be written.
+// only if what is kept for a restart can be neither written nor removed.
 //
 // # Why nothing is lost between two epochs
 //

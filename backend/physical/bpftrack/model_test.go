@@ -2,6 +2,7 @@ package bpftrack
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -213,7 +214,7 @@ func TestACutThatFails(t *testing.T) {
 	tr.o.State = t.TempDir()
 	tr.lock, err = os.Create(filepath.Join(tr.o.State, "lock"))
 	require.NoError(t, err)
-	require.NoError(t, os.Mkdir(filepath.Join(tr.o.State, "state.new"), 0o700))
+	require.NoError(t, os.MkdirAll(filepath.Join(tr.o.State, "state", "x"), 0o700)) // nor removed
 	for range 2 {
 		_, err = tr.Cut(t.Context(), "m")
 		require.Error(t, err)
@@ -225,5 +226,51 @@ func TestACutThatFails(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, dr.Extent{Off: 5 << 16, Len: 1 << 16}, e)
 	}
+	require.NoError(t, tr.Close())
+}
+
+// What the agent can't write down it goes on without: the state that a restart
+// would believe is gone, and no part of it is left to fill the memory.
+func TestAStateThatCannotBeWritten(t *testing.T) {
+	sys := &fake{size: 64 << 20, seq: 1, block: 1 << 16, taps: map[string]words{}}
+	tr, err := open(Options{BlockSize: 1 << 16, Memory: DefaultMemory}, sys)
+	require.NoError(t, err)
+	tr.o.State = t.TempDir()
+	tr.lock, err = os.Create(filepath.Join(tr.o.State, "lock"))
+	require.NoError(t, err)
+	require.NoError(t, tr.Track(physical.Machine{ID: "m", Disks: []physical.Disk{{ID: "d", Path: "m"}}}))
+	mark, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	require.True(t, tr.Health()[0].Kept)
+	files := func() (names []string) {
+		all, err := os.ReadDir(tr.o.State)
+		require.NoError(t, err)
+		for _, f := range all {
+			names = append(names, f.Name())
+		}
+		return names
+	}
+	require.Equal(t, []string{"lock", "state"}, files())
+
+	tr.save = func(path string, b []byte) error { // a tmpfs that is full
+		require.NoError(t, os.WriteFile(path, b[:len(b)/2], 0o600))
+		return errors.New("no space left on device")
+	}
+	tr.Mark("m", "d", 5<<16, 1)
+	next, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err, "points are made all the same")
+	require.Equal(t, []string{"lock"}, files())
+	require.False(t, tr.Health()[0].Kept)
+	for e, err := range tr.Since(t.Context(), "m", "d", mark) {
+		require.NoError(t, err)
+		require.Equal(t, dr.Extent{Off: 5 << 16, Len: 1 << 16}, e)
+	}
+	for range tr.Since(t.Context(), "m", "d", next) {
+		require.Fail(t, "nothing was written since")
+	}
+	tr.save = writeState
+	require.NoError(t, tr.Keep(t.Context(), "m", []dr.Cursor{next}))
+	require.Equal(t, []string{"lock", "state"}, files())
+	require.True(t, tr.Health()[0].Kept)
 	require.NoError(t, tr.Close())
 }

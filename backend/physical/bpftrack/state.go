@@ -141,7 +141,10 @@ func decodeState(b []byte) (s state, err error) {
 	return s, nil
 }
 
-// keep writes the state, if one is kept.
+// keep writes the state, if one is kept. One that can't be written is removed
+// instead, for a full tmpfs must not end the making of points: then the marks
+// end with the process, as a restart finds no state. It fails only if the old one,
+// which says less than there is, can't be removed either.
 func (t *Tracker) keep() error {
 	if t.lock == nil {
 		return nil
@@ -168,11 +171,26 @@ func (t *Tracker) keep() error {
 		return err
 	}
 	path := filepath.Join(t.o.State, "state")
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
+	err = t.save(path+".new", b)
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err == nil {
+		t.unsaved = false
+		return nil
+	}
+	_ = os.Remove(path + ".new") // what there is of it takes the room of others
+	if old := os.Remove(path); old != nil && !errors.Is(old, os.ErrNotExist) {
+		return errors.Join(err, old)
+	}
+	if !t.unsaved {
+		t.o.Log.Warn("a restart will lose the marks: the state can't be written", "why", err)
+	}
+	t.unsaved = true
+	return nil
 }
+
+func writeState(path string, b []byte) error { return os.WriteFile(path, b, 0o600) }
 
 // resume takes over what the last process left, and removes what it can't.
 func (t *Tracker) resume() error {

@@ -29,7 +29,10 @@ type Tracker struct {
 	n        uint64 // of the newest mark
 	machines map[dr.MachineID]*machine
 	lock     *os.File // of the state; nil: nothing is kept
+	unsaved  bool     // it could not be written, and there is none
 	closed   bool
+
+	save func(path string, b []byte) error // writes a file
 }
 
 // system is the kernel.
@@ -117,7 +120,7 @@ func open(o Options, sys system) (*Tracker, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	t := &Tracker{o: o, block: o.BlockSize, sys: sys, session: rand.Text(), machines: map[dr.MachineID]*machine{}}
+	t := &Tracker{o: o, block: o.BlockSize, sys: sys, session: rand.Text(), machines: map[dr.MachineID]*machine{}, save: writeState}
 	if o.State != "" {
 		if err := t.resume(); err != nil {
 			return nil, err
@@ -208,7 +211,7 @@ func (t *Tracker) Health() []Report {
 				why = t.intact(id, d, k)
 			}
 			if why == nil {
-				r.Device, r.Kept, r.Bytes = k.in.device.String(), k.in.name != "", int64(len(k.in.words))*8
+				r.Device, r.Kept, r.Bytes = k.in.device.String(), k.in.name != "" && !t.unsaved, int64(len(k.in.words))*8
 			} else {
 				r.Problem = &backend.Problem{Code: "changes-untracked", Disk: d, Remedy: remedy(why),
 					Text: fmt.Sprintf("What is written to %s isn't tracked, so each cycle compares the whole disk: %v", k.path, why)}
