@@ -158,8 +158,10 @@ func (s *kernel) attach(d device, name string) (_ *tap, err error) {
 			return nil, err
 		}
 	}
-	t.words, err = b.mmap()
-	return t, err
+	if t.words, err = b.mmap(); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (s *kernel) pinned(_ device, k kept) (_ *tap, err error) {
@@ -190,8 +192,10 @@ func (s *kernel) pinned(_ device, k kept) (_ *tap, err error) {
 		return nil, errors.New("what is pinned isn't what was left")
 	}
 	t := &tap{device: k.Device, name: k.Name, ids: got, kernel: b}
-	t.words, err = b.mmap()
-	return t, err
+	if t.words, err = b.mmap(); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // sweep removes pins of taps that nobody has. The folder is the tracker's own.

@@ -22,6 +22,7 @@ type fake struct {
 	block int64
 	taps  map[string]words
 	skips uint64
+	fails error // of attach, when it was half done
 }
 
 func (f *fake) find(path string) (device, error) {
@@ -29,6 +30,9 @@ func (f *fake) find(path string) (device, error) {
 }
 
 func (f *fake) attach(d device, name string) (*tap, error) {
+	if f.fails != nil {
+		return &tap{device: d, kernel: f}, f.fails
+	}
 	w := make(words, headerWords+(f.size/f.block+63)/64)
 	f.taps[string(rune('a'+d.Major))] = w
 	return &tap{device: d, name: name, words: w, kernel: f}, nil
@@ -273,4 +277,37 @@ func TestAStateThatCannotBeWritten(t *testing.T) {
 	require.Equal(t, []string{"lock", "state"}, files())
 	require.True(t, tr.Health()[0].Kept)
 	require.NoError(t, tr.Close())
+}
+
+// A kernel that gives no memory when a disk is to be watched anew costs the
+// marks, and no more; and a machine that nobody told of isn't silently compared.
+func TestADiskThatCannotBeWatched(t *testing.T) {
+	sys := &fake{size: 64 << 20, seq: 1, block: 1 << 16, taps: map[string]words{}}
+	tr, err := open(Options{BlockSize: 1 << 16, Memory: DefaultMemory}, sys)
+	require.NoError(t, err)
+	defer tr.Close()
+	require.Len(t, tr.Problems("m"), 1)
+	require.NoError(t, tr.Track(machineAt("m")))
+	require.Empty(t, tr.Problems("m"))
+	require.NotEmpty(t, tr.Problems("other"))
+	mark, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	sys.seq++ // another medium
+	sys.fails = errors.New("cannot allocate memory")
+	next, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	sys.fails = nil
+	for _, mark := range []dr.Cursor{mark, next} {
+		for _, err := range tr.Since(t.Context(), "m", "d", mark) {
+			require.ErrorIs(t, err, dr.ErrChangesLost)
+		}
+	}
+	require.Contains(t, tr.Problems("m")[0].Text, "allocate")
+	_, err = tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	require.Empty(t, tr.Problems("m"))
+}
+
+func machineAt(path string) physical.Machine {
+	return physical.Machine{ID: "m", Disks: []physical.Disk{{ID: "d", Path: path}}}
 }

@@ -225,13 +225,23 @@ func (t *Tracker) Health() []Report {
 var _ physical.Diagnoser = (*Tracker)(nil)
 
 // Problems implements [physical.Diagnoser]: those of Health that are of the
-// machine.
+// machine, or that Track was never called for it.
 func (t *Tracker) Problems(id dr.MachineID) []backend.Problem {
 	var out []backend.Problem
+	known := false
 	for _, r := range t.Health() {
-		if r.Machine == id && r.Problem != nil {
+		if r.Machine != id {
+			continue
+		}
+		known = true
+		if r.Problem != nil {
 			out = append(out, *r.Problem)
 		}
+	}
+	if !known {
+		out = append(out, backend.Problem{Code: "changes-untracked",
+			Text:   "What is written to the machine's disks isn't tracked, so each cycle compares them: the tracker was told of none",
+			Remedy: "Give the machine to the tracker's Track, as the agent does with those of its configuration when it starts."})
 	}
 	return out
 }
@@ -302,7 +312,9 @@ func (t *Tracker) tap(id dr.MachineID, d dr.DiskID, k *disk) {
 		name = rand.Text()
 	}
 	if err == nil {
-		k.in, err = t.sys.attach(dev, name)
+		if k.in, err = t.sys.attach(dev, name); err != nil {
+			k.in = nil
+		}
 	}
 	if err == nil {
 		// The device may have been exchanged before the programs ran. What was
