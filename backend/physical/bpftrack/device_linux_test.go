@@ -147,7 +147,7 @@ func TestWhatCantBeTracked(t *testing.T) {
 	device := loopDevice(t, file, 8<<20)
 	plain := filepath.Join(dir, "plain")
 	require.NoError(t, os.WriteFile(plain, nil, 0o600))
-	tr, err := Open(Options{Memory: 1 << 10})
+	tr, err := Open(Options{Memory: 1 << 10, TrustLoops: true})
 	require.NoError(t, err)
 	defer tr.Close()
 	err = tr.Track(physical.Machine{ID: "m", Disks: []physical.Disk{
@@ -169,4 +169,27 @@ func TestWhatCantBeTracked(t *testing.T) {
 	big := loopDevice(t, filepath.Join(dir, "big"), 1<<30)
 	err = tr.Track(machineOf(big))
 	require.ErrorContains(t, err, "Options.Memory")
+}
+
+// A guest runs from a file that somebody looks into by a loop device: nothing of
+// what it writes is seen there, so nothing is said about it.
+func TestAFileBesideItsLoopDevice(t *testing.T) {
+	file := filepath.Join(memory(t), "disk")
+	loopDevice(t, file, 8<<20, "--read-only")
+	tr, err := Open(Options{})
+	require.NoError(t, err)
+	defer tr.Close()
+	_ = tr.Track(machineOf(file))
+	mark := cut(t, tr)
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	_, err = f.WriteAt(make([]byte, 4096), 7<<16)
+	require.NoError(t, err)
+	for e, err := range tr.Since(t.Context(), "m", "d", mark) {
+		require.ErrorIs(t, err, dr.ErrChangesLost, "%v", e)
+		require.Contains(t, tr.Problems("m")[0].Remedy, "loop device")
+		return
+	}
+	require.Fail(t, "the write is missing")
 }

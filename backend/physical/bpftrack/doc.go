@@ -22,7 +22,8 @@
 // A partition is tracked as a range of its disk: the kernel tells writes of a
 // partition with the whole disk's number and sectors (seen on 6.18). A file is
 // tracked by the one loop device that stands on the whole of it; what is
-// written to the file beside that device isn't seen.
+// written to the file beside that device isn't seen, so it takes a word that
+// nobody does (Options.TrustLoops).
 //
 // Devices that have no queue of requests (device-mapper, md, zram, NVMe over
 // several paths) and zoned ones are refused, as they don't say at completion

@@ -66,6 +66,8 @@ func remedy(err error) string {
 		return "Raise Options.Memory, or the block size."
 	case errors.Is(err, errKind):
 		return "Protect the whole disks below this device instead, or leave it to comparing."
+	case errors.Is(err, errBeside):
+		return "Leave it to comparing, or name the loop device that all writes go through, if there is one."
 	case errors.Is(err, errNoDevice), errors.Is(err, os.ErrNotExist):
 		return "Name a block device, best by /dev/disk/by-id."
 	}

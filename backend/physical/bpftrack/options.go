@@ -38,6 +38,11 @@ type Options struct {
 	// command, if it sends data or none, dirties the whole disk; those that
 	// fetch data (SMART) never do.
 	TrustPassthrough bool
+	// TrustLoops is the word that files are written by the loop device that
+	// stands on the whole of them, and by nobody beside it: no guest that runs
+	// from the same file, while the loop device only looks into it. Without it
+	// files aren't tracked; name the loop devices.
+	TrustLoops bool
 	// Log gets what is tracked no longer and why; may be nil.
 	Log *slog.Logger
 }
