@@ -32,6 +32,11 @@
 // not and what helps. What isn't tracked is compared by sums: dr.ErrChangesLost
 // is the answer to every mark.
 //
+// Nor is seen what this kernel doesn't do: writes of another host to a shared
+// disk, an array or hypervisor that rolls a disk back, another system that is
+// booted while this one hibernates, and commands past the block layer that carry
+// no data (Options.TrustPassthrough). Untrack such a machine, or don't Track it.
+//
 // Another medium in the drive, or a loop device attached anew, is known by the
 // kernel's disk sequence number; a disk that grew by its size. Their marks are
 // lost, and the next Cut tracks them anew.

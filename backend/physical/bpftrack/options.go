@@ -35,8 +35,10 @@ type Options struct {
 	Memory int64
 	// TrustPassthrough is the word that nobody writes to the disks by commands
 	// that the block layer only passes on (SG_IO, nvme-cli). Without it such a
-	// command, if it sends data or none, dirties the whole disk; those that
-	// fetch data (SMART) never do.
+	// command dirties the whole disk if it sends data. Those that fetch data or
+	// carry none (SMART) never do; the kernel doesn't tell from these the few that
+	// change a disk all the same, such as NVMe's Write Zeroes, FORMAT UNIT and
+	// SANITIZE. After one of those restart the tracking (Untrack and Track).
 	TrustPassthrough bool
 	// TrustLoops is the word that files are written by the loop device that
 	// stands on the whole of them, and by nobody beside it: no guest that runs
