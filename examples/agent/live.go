@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
@@ -53,6 +54,15 @@ func (l live) track(cfg *physical.Config, log *slog.Logger) io.Closer {
 	if err != nil {
 		log.Warn("what is written isn't tracked: each cycle compares whole disks", "why", err)
 		return nil
+	}
+	// What an earlier start has pinned for others would cost their writes and our
+	// memory until the next boot.
+	for _, r := range t.Health() {
+		if !slices.ContainsFunc(cfg.Machines, func(m physical.Machine) bool { return m.ID == r.Machine }) {
+			if err := t.Untrack(r.Machine); err != nil {
+				log.Warn("a machine that is no longer here is still tracked", "machine", r.Machine, "why", err)
+			}
+		}
 	}
 	for _, m := range cfg.Machines {
 		if err := t.Track(m); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
+	"github.com/lifeboat-dr/lifeboat/backend/physical"
 	"github.com/lifeboat-dr/lifeboat/backend/physical/inventory"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
@@ -200,4 +201,21 @@ func mustAs[A any](t *testing.T, v any) A {
 	a, ok := dr.As[A](v)
 	require.True(t, ok)
 	return a
+}
+
+// A machine that was taken out of the configuration is no longer tracked.
+func TestNoTrackingIsLeftBehind(t *testing.T) {
+	dev := loopDevice(t, 8<<20)
+	pins := filepath.Join(mounted(t, "bpf", "bpf"), "pins")
+	l := live{Pins: pins, TrackState: mounted(t, "tmpfs", "tmpfs")}
+	for _, id := range []dr.MachineID{"old", "new"} {
+		cfg := physical.Config{Machines: []physical.Machine{{ID: id, Disks: []physical.Disk{{ID: "d", Path: dev}}}}}
+		c := l.track(&cfg, slog.New(slog.DiscardHandler))
+		require.NotNil(t, c)
+		require.Empty(t, cfg.Tracker.(physical.Diagnoser).Problems(id))
+		require.NoError(t, c.Close())
+		left, err := os.ReadDir(pins)
+		require.NoError(t, err)
+		require.Len(t, left, 5, "%s: one map, two programs and their links", id)
+	}
 }
