@@ -108,10 +108,10 @@ func (t *Tracker) Cut(ctx context.Context, id dr.MachineID) (dr.Cursor, error) {
 	}
 	t.n++
 	m.epochs = append(m.epochs, epoch{t.n, map[dr.DiskID]*set{}})
-	t.squeeze()
+	t.squeeze(t.o.Memory)
 	if err := t.keep(); err != nil {
 		m.epochs = before // nothing was cleared yet
-		return "", &dr.Error{Op: "cut", Machine: id, Err: err}
+		return "", &dr.Error{Op: "cut", Machine: id, Off: -1, Err: err}
 	}
 	for d, s := range read {
 		m.disks[d].in.words.clear(s)
@@ -244,14 +244,14 @@ func (t *Tracker) Keep(_ context.Context, id dr.MachineID, marks []dr.Cursor) er
 	m.epochs = kept
 	if err := t.keep(); err != nil {
 		m.epochs = before
-		return &dr.Error{Op: "keep marks", Machine: id, Err: err}
+		return &dr.Error{Op: "keep marks", Machine: id, Off: -1, Err: err}
 	}
 	return nil
 }
 
-// squeeze keeps within the memory: what older epochs know becomes "everything",
-// the largest first.
-func (t *Tracker) squeeze() {
+// squeeze makes all bitmaps fit into room, if those in the kernel do: what older
+// epochs know becomes "everything", the largest first.
+func (t *Tracker) squeeze(room int64) {
 	for {
 		used := t.used()
 		var at *epoch
@@ -267,7 +267,7 @@ func (t *Tracker) squeeze() {
 				}
 			}
 		}
-		if used <= t.o.Memory || at == nil {
+		if used <= room || at == nil {
 			return
 		}
 		full := map[dr.DiskID]*set{}
@@ -279,16 +279,24 @@ func (t *Tracker) squeeze() {
 }
 
 // used is the memory of all bitmaps.
-func (t *Tracker) used() (n int64) {
+func (t *Tracker) used() int64 {
+	n := t.taken()
+	for _, m := range t.machines {
+		for _, e := range m.epochs {
+			for _, s := range e.dirty {
+				n += s.memory()
+			}
+		}
+	}
+	return n
+}
+
+// taken is the memory of those in the kernel.
+func (t *Tracker) taken() (n int64) {
 	for _, m := range t.machines {
 		for _, k := range m.disks {
 			if k.in != nil {
 				n += int64(len(k.in.words)) * 8
-			}
-		}
-		for _, e := range m.epochs {
-			for _, s := range e.dirty {
-				n += s.memory()
 			}
 		}
 	}

@@ -164,6 +164,33 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// A disk that comes later has room all the same: older marks give it up.
+func TestALaterDiskHasRoom(t *testing.T) {
+	const block = 4096
+	sys := &fake{size: block * 64 * pageWords * 10, seq: 1, block: block, taps: map[string]words{}}
+	each := int64(8*headerWords + 64*pageWords*10/8)
+	tr, err := open(Options{BlockSize: block, Memory: 2*each + 2*(pageBytes+32)}, sys)
+	require.NoError(t, err)
+	m := machineAt("m")
+	require.NoError(t, tr.Track(m))
+	first, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	tr.Mark("m", "d", 0, sys.size)
+	second, err := tr.Cut(t.Context(), "m")
+	require.NoError(t, err)
+	m.Disks = append(m.Disks, physical.Disk{ID: "e", Path: "me"})
+	require.NoError(t, tr.Track(m))
+	for x, err := range tr.Since(t.Context(), "m", "d", first) {
+		require.NoError(t, err)
+		require.Equal(t, dr.Extent{Len: sys.size}, x)
+	}
+	for range tr.Since(t.Context(), "m", "d", second) {
+		require.Fail(t, "nothing was written since the second")
+	}
+	m.Disks = append(m.Disks, physical.Disk{ID: "f", Path: "mef"})
+	require.ErrorContains(t, tr.Track(m), "Options.Memory")
+}
+
 func FuzzState(f *testing.F) {
 	good, err := state{Format: format, Block: 1 << 16, Session: "s", N: 2, Machines: map[dr.MachineID]stateMachine{
 		"m": {Disks: map[dr.DiskID]kept{"d": {Name: "n", Words: 9}}, Epochs: []stateEpoch{{1, map[dr.DiskID]stateSet{"d": {Pages: map[int64][]byte{3: make([]byte, pageBytes)}}}}}},

@@ -166,7 +166,7 @@ func (t *Tracker) Track(pm physical.Machine) error {
 			t.tap(pm.ID, d.ID, k)
 		}
 		if k.why != nil {
-			errs = append(errs, &dr.Error{Op: "track", Machine: pm.ID, Disk: d.ID, Err: k.why})
+			errs = append(errs, &dr.Error{Op: "track", Machine: pm.ID, Disk: d.ID, Off: -1, Err: k.why})
 		}
 	}
 	for d, k := range m.disks {
@@ -176,7 +176,7 @@ func (t *Tracker) Track(pm physical.Machine) error {
 		}
 	}
 	if err := t.keep(); err != nil {
-		errs = append(errs, &dr.Error{Op: "track", Machine: pm.ID, Err: err})
+		errs = append(errs, &dr.Error{Op: "track", Machine: pm.ID, Off: -1, Err: err})
 	}
 	return errors.Join(errs...)
 }
@@ -302,8 +302,11 @@ func (t *Tracker) tap(id dr.MachineID, d dr.DiskID, k *disk) {
 	k.drop(nil)
 	dev, err := t.sys.find(k.path)
 	if err == nil {
-		room := t.o.Memory - t.used()
-		if need := t.blocks(dev.size)/8 + 8*headerWords; need > room {
+		need := t.blocks(dev.size)/8 + 8*headerWords
+		room := t.o.Memory - t.taken()
+		if need <= room {
+			t.squeeze(t.o.Memory - need) // a disk goes before what older marks know
+		} else {
 			err = fmt.Errorf("%w: its bitmap takes %d bytes, and %d are left of Options.Memory", errMemory, need, room)
 		}
 	}
