@@ -191,9 +191,33 @@ func TestALaterDiskHasRoom(t *testing.T) {
 	require.ErrorContains(t, tr.Track(m), "Options.Memory")
 }
 
+// What is written down is what is read again.
+func TestStateOfASet(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 100 {
+		s := &set{}
+		for range rng.IntN(200) {
+			s.or(rng.Int64N(1<<rng.IntN(46)), 1<<rng.IntN(64))
+		}
+		kept := stateOf(s)
+		got, err := kept.set()
+		require.NoError(t, err)
+		require.Equal(t, s, got)
+		if n := len(kept.Pages); n > 0 {
+			_, err = stateSet{Pages: kept.Pages[:n-1-rng.IntN(8)]}.set()
+			require.Error(t, err)
+		}
+	}
+	require.Equal(t, stateSet{All: true}, stateOf(&set{all: true, pages: map[int64]*[pageWords]uint64{1: {1}}}))
+}
+
 func FuzzState(f *testing.F) {
+	some := &set{}
+	some.or(3*pageWords+5, 9)
 	good, err := state{Format: format, Block: 1 << 16, Session: "s", N: 2, Machines: map[dr.MachineID]stateMachine{
-		"m": {Disks: map[dr.DiskID]kept{"d": {Name: "n", Words: 9}}, Epochs: []stateEpoch{{1, map[dr.DiskID]stateSet{"d": {Pages: map[int64][]byte{3: make([]byte, pageBytes)}}}}}},
+		"m": {Disks: map[dr.DiskID]kept{"d": {Name: "n", Words: 9}}, Epochs: []stateEpoch{{1, map[dr.DiskID]stateSet{"d": stateOf(some)}}}},
 	}}.encode()
 	require.NoError(f, err)
 	_, err = decodeState(good)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,9 +16,9 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// format names what the state and the pinned maps look like. A process that
-// finds another one begins anew.
-const format = 1
+// format names what the state and the pinned maps look like, and what the pinned
+// programs do. A process that finds another one begins anew.
+const format = 2
 
 // state is what a process leaves for the next one, as JSON behind a line with
 // its SHA-256. It lies in memory (tmpfs), so it need not be synced: it lives
@@ -63,20 +64,36 @@ type stateEpoch struct {
 }
 
 type stateSet struct {
-	All   bool             `json:"all,omitempty"`
-	Pages map[int64][]byte `json:"pages,omitempty"` // little-endian words
+	All bool `json:"all,omitempty"`
+	// Pages are, one behind the other and in no order: the page's number, a bit
+	// for each of its words that isn't zero, and those words. All are 8 bytes,
+	// little-endian. A mark is set while the machine is frozen, so it matters that
+	// this is small and quickly made.
+	Pages []byte `json:"pages,omitempty"`
 }
 
 func (s stateSet) set() (*set, error) {
 	got := &set{all: s.All}
-	for n, b := range s.Pages {
-		if n < 0 || n >= 1<<40 || len(b) != pageBytes {
-			return nil, fmt.Errorf("page %d of %d bytes", n, len(b))
+	b := s.Pages
+	next := func() (v uint64, ok bool) {
+		if len(b) < 8 {
+			return 0, false
 		}
-		for i := range pageWords {
-			if v := binary.LittleEndian.Uint64(b[8*i:]); v != 0 {
-				got.or(n*pageWords+int64(i), v)
+		v, b = binary.LittleEndian.Uint64(b), b[8:]
+		return v, true
+	}
+	for len(b) > 0 {
+		n, _ := next()
+		there, ok := next()
+		if !ok || n >= 1<<40 {
+			return nil, fmt.Errorf("page %d", n)
+		}
+		for ; there != 0; there &= there - 1 {
+			v, ok := next()
+			if !ok {
+				return nil, fmt.Errorf("page %d is cut off", n)
 			}
+			got.or(int64(n)*pageWords+int64(bits.TrailingZeros64(there)), v)
 		}
 	}
 	return got, nil
@@ -84,14 +101,22 @@ func (s stateSet) set() (*set, error) {
 
 func stateOf(s *set) stateSet {
 	out := stateSet{All: s.all}
-	if len(s.pages) > 0 && !s.all {
-		out.Pages = make(map[int64][]byte, len(s.pages))
-		for n, page := range s.pages {
-			b := make([]byte, 0, pageBytes)
-			for _, v := range page {
-				b = binary.LittleEndian.AppendUint64(b, v)
+	if s.all {
+		return out
+	}
+	for n, page := range s.pages {
+		there := uint64(0)
+		for i, v := range page {
+			if v != 0 {
+				there |= 1 << i
 			}
-			out.Pages[n] = b
+		}
+		out.Pages = binary.LittleEndian.AppendUint64(out.Pages, uint64(n))
+		out.Pages = binary.LittleEndian.AppendUint64(out.Pages, there)
+		for _, v := range page {
+			if v != 0 {
+				out.Pages = binary.LittleEndian.AppendUint64(out.Pages, v)
+			}
 		}
 	}
 	return out

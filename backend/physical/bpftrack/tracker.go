@@ -214,7 +214,7 @@ func (t *Tracker) Health() []Report {
 				r.Device, r.Kept, r.Bytes = k.in.device.String(), k.in.name != "" && !t.unsaved, int64(len(k.in.words))*8
 			} else {
 				r.Problem = &backend.Problem{Code: "changes-untracked", Disk: d, Remedy: remedy(why),
-					Text: fmt.Sprintf("What is written to %s isn't tracked, so each cycle compares the whole disk: %v", k.path, why)}
+					Text: fmt.Sprintf("What is written to %s isn't tracked, so each cycle compares the whole disk, and once more while the machine is frozen: %v", k.path, why)}
 			}
 			all = append(all, r)
 		}
