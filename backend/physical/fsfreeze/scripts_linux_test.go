@@ -135,7 +135,7 @@ func TestMySQLReadLock(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	require.NoError(t, os.WriteFile(client, fmt.Appendf(nil, `#!/bin/sh
 read -r statements
-case $statements in "FLUSH TABLES WITH READ LOCK; SELECT 'lifeboat has it';") ;; *) exit 1 ;; esac
+case $statements in "SET SESSION lock_wait_timeout=5; FLUSH TABLES WITH READ LOCK; SELECT 'lifeboat has it';") ;; *) exit 1 ;; esac
 [ -z "$(cat %[1]s.refuse 2>/dev/null)" ] || { echo no such user >&2; exit 1; }
 echo locked >>%[1]s
 echo lifeboat has it
