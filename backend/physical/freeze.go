@@ -29,9 +29,10 @@ type frozen struct {
 	said   string    // by the freeze hook; set before the timer is
 
 	mu    sync.Mutex
-	got   dr.Consistency
-	began time.Time // when the hook was called, or said so: from here on it may be frozen
-	ended time.Time // when the thaw hook said so; zero: it didn't
+	got   dr.Consistency // the thaw hook may lower it
+	told  dr.Consistency // what it was before the thaw
+	began time.Time      // when the hook was called, or said so: from here on it may be frozen
+	ended time.Time      // when the thaw hook said so; zero: it didn't
 	timer *time.Timer
 	over  bool          // thawed or thawing
 	hangs bool          // its hook has not returned yet, though it is over
@@ -83,11 +84,7 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 					fr.began, limit = time.Now(), late(cfg.FreezeLimit)
 				}
 			}
-			e.Reached = func(c dr.Consistency) {
-				fr.mu.Lock()
-				defer fr.mu.Unlock()
-				fr.got = max(min(fr.got, c), dr.CrashConsistent)
-			}
+			e.Reached = fr.reached
 		})
 		fr.said = said
 		returned <- err
@@ -123,6 +120,7 @@ func (f *freezer) freeze(ctx context.Context, want dr.Consistency, shared bool) 
 	}
 	fr.at = time.Now()
 	fr.mu.Lock()
+	fr.told = fr.got
 	fr.timer = time.AfterFunc(cfg.FreezeLimit-fr.at.Sub(fr.began), func() {
 		fr.end(fmt.Errorf("it was frozen for %v, which is the limit", cfg.FreezeLimit))
 	})
@@ -172,13 +170,27 @@ func (fr *frozen) lost() error {
 	return nil
 }
 
+// reached takes what a hook says of the consistency.
+func (fr *frozen) reached(c dr.Consistency) {
+	fr.mu.Lock()
+	defer fr.mu.Unlock()
+	fr.got = max(min(fr.got, c), dr.CrashConsistent)
+}
+
+// consistency is what was reached; after a thaw, what was held until then.
+func (fr *frozen) consistency() dr.Consistency {
+	fr.mu.Lock()
+	defer fr.mu.Unlock()
+	return fr.got
+}
+
 // thaw ends the freeze and tells whether it had lasted until now. The second
 // call tells the same.
 func (fr *frozen) thaw() error {
 	fr.end(nil)
 	<-fr.done
 	fr.mu.Lock()
-	early := fr.early
+	early, got := fr.early, fr.got
 	fr.mu.Unlock()
 	if early != nil {
 		return errors.Join(fmt.Errorf("%w: the machine thawed too early: %w", dr.ErrNotConsistent, early), fr.err)
@@ -186,6 +198,10 @@ func (fr *frozen) thaw() error {
 	if fr.err != nil {
 		// Whether it was frozen until now, or is still, can't be known.
 		return fmt.Errorf("%w: %w (see that the machine is thawed)", dr.ErrNotConsistent, fr.err)
+	}
+	if fr.shared && got < fr.told {
+		// The points that were taken meanwhile say more already.
+		return fmt.Errorf("%w: it was quiesced to be %v-consistent, and the thaw hook says that it was %v-consistent only", dr.ErrNotConsistent, fr.told, got)
 	}
 	return nil
 }
@@ -207,6 +223,7 @@ func (fr *frozen) end(why error) {
 
 	f, log := fr.f, fr.f.m.host.cfg.Log
 	fr.err = f.thawHook(func(e *Event) {
+		e.Reached = fr.reached
 		e.Held = func(on bool) {
 			fr.mu.Lock()
 			defer fr.mu.Unlock()
@@ -286,9 +303,13 @@ func (q quiescer) Quiesce(ctx context.Context, id dr.MachineID, want dr.Consiste
 		return 0, nil, fail(err)
 	}
 	stop := context.AfterFunc(ctx, func() { fr.end(context.Cause(ctx)) })
-	return fr.got, func(context.Context) error {
+	return fr.told, func(context.Context) error {
 		stop()
-		if err := fr.thaw(); err != nil {
+		err := fr.thaw()
+		if lost := m.settle(ctx); lost != nil {
+			q.h.cfg.Log.Warn("a point's changes will be found by comparing", "machine", id, "error", lost)
+		}
+		if err != nil {
 			return fail(err)
 		}
 		return nil

@@ -40,7 +40,8 @@ type Event struct {
 	// the one to the return of the other. Never nil.
 	Held func(on bool)
 	// Reached may be called by a freeze hook to say that it reached less than
-	// Want. Never nil.
+	// Want, and by a thaw hook to say that less was held until then, though the
+	// writes were. Never nil.
 	Reached func(dr.Consistency)
 }
 

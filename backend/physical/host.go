@@ -68,12 +68,13 @@ type machine struct {
 	// tidy, which drops what nobody noted, doesn't come between.
 	track sync.Mutex
 
-	mu     sync.Mutex
-	rec    *record // nil: gone, or never there
-	gen    uint64  // raised when the disks stop holding what images read
-	draft  *draft  // open
-	images map[*image]struct{}
-	sizes  map[dr.DiskID]int64 // for hooks; see measure
+	mu      sync.Mutex
+	rec     *record // nil: gone, or never there
+	unsaved bool    // rec has changes that are not in its file
+	gen     uint64  // raised when the disks stop holding what images read
+	draft   *draft  // open
+	images  map[*image]struct{}
+	sizes   map[dr.DiskID]int64 // for hooks; see measure
 }
 
 // lockName can't be a machine's folder: '~' is no part of an ID.
@@ -301,9 +302,36 @@ func (m *machine) save(next *record) error {
 		return fmt.Errorf("state of the machine: %w", err)
 	}
 	m.mu.Lock()
-	m.rec = next
+	m.rec, m.unsaved = next, false
 	m.mu.Unlock()
 	return nil
+}
+
+// note makes a change known without writing it, while the state file may lie on
+// a disk that is frozen; settle, or the next change, writes it. A crash before
+// may lose it. The caller holds op.
+func (m *machine) note(edit func(*record)) {
+	next := m.record().clone()
+	edit(next)
+	m.mu.Lock()
+	m.rec, m.unsaved = next, true
+	m.mu.Unlock()
+}
+
+// settle writes what was only noted.
+func (m *machine) settle(ctx context.Context) error {
+	release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m.mu.Lock()
+	rec, unsaved := m.rec, m.unsaved
+	m.mu.Unlock()
+	if rec == nil || !unsaved {
+		return nil
+	}
+	return m.save(rec)
 }
 
 // change saves what edit makes of the record.

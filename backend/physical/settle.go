@@ -192,7 +192,7 @@ func (l *liveImage) step(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	// Only now, as the state file may lie on a disk that was frozen.
+	// The state file may lie on a disk that was frozen until now.
 	return false, l.finish(ctx)
 }
 
@@ -282,7 +282,7 @@ func (l *liveImage) hold() bool {
 func (l *liveImage) lastPass(ctx context.Context, dirty dr.Cursor) (bool, error) {
 	l.final = &moment{time: time.Now(), consistency: dr.CrashConsistent}
 	if l.last != nil {
-		l.final.time, l.final.consistency = l.last.at, l.last.got
+		l.final.time, l.final.consistency = l.last.at, l.last.consistency()
 	}
 	l.final.consistency = max(min(l.final.consistency, l.want), dr.CrashConsistent)
 	if l.m.host.cfg.Tracker != nil {
@@ -315,6 +315,7 @@ func (l *liveImage) thaw() error {
 	l.last = nil
 	if own {
 		l.frozen = last.took
+		l.final.consistency = min(l.final.consistency, last.consistency())
 	}
 	return nil
 }
@@ -334,7 +335,12 @@ func (l *liveImage) finish(ctx context.Context) error {
 		return err
 	}
 	if l.final.mark != "" {
-		if err := l.m.change(func(r *record) { r.name(l.id(), l.final.mark) }); err != nil {
+		edit := func(r *record) { r.name(l.id(), l.final.mark) }
+		if l.m.freeze.join() != nil {
+			// Quiesce holds the machine still, and its thaw waits for this.
+			// A mark that a crash loses costs a comparison.
+			l.m.note(edit)
+		} else if err := l.m.change(edit); err != nil {
 			return err
 		}
 	}

@@ -164,7 +164,7 @@ func (m *machine) still(ctx context.Context, s *snapshot, im *snapshotImage, wan
 	if fr == nil {
 		return err
 	}
-	s.Time, s.Consistency = fr.at.UTC(), max(min(fr.got, want), dr.CrashConsistent)
+	s.Time, s.Consistency = fr.at.UTC(), max(min(fr.consistency(), want), dr.CrashConsistent)
 	switch {
 	case own && err != nil:
 		fr.end(err)
@@ -173,6 +173,7 @@ func (m *machine) still(ctx context.Context, s *snapshot, im *snapshotImage, wan
 	case own:
 		err = fr.thaw()
 		im.frozen = fr.took
+		s.Consistency = min(s.Consistency, fr.consistency())
 		return err
 	case err != nil:
 		return err

@@ -28,7 +28,8 @@
 // # Applications
 //
 // [Scripts] runs a folder of programs before the freeze and after the thaw.
-// Only if there are some and all succeed is the point application-consistent.
+// Only if there are some and all succeed, both times, is the point
+// application-consistent.
 // Examples for databases are in examples/agent/hooks.
 //
 // # What thaws

@@ -28,10 +28,8 @@ func hookScript(t *testing.T, name, settings, text string) (dir string) {
 func cluster(t *testing.T, state string) (data, settings string) {
 	t.Helper()
 	data, bin := t.TempDir(), t.TempDir()
-	require.NoError(t, os.Mkdir(filepath.Join(data, "global"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(data, "global/pg_control"), []byte("x"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "pg_controldata"),
-		fmt.Appendf(nil, "#!/bin/sh\necho 'Database cluster state:               %s'\n", state), 0o755))
+		fmt.Appendf(nil, "#!/bin/sh\n[ -d \"$1\" ] && echo 'Database cluster state:               %s'\n", state), 0o755))
 	return data, fmt.Sprintf("BIN='%s' DATA='%s' OPTIONS= WAIT=20\n", bin, data)
 }
 

@@ -116,7 +116,8 @@ const DefaultScriptLimit = time.Minute
 // file-system-consistent.
 //
 // They run only if application consistency is wanted. If one fails, those begun
-// thaw at once, and the point is file-system-consistent.
+// thaw at once, and the point is file-system-consistent. So it is if one fails
+// to thaw, as that may mean that what it held had got loose before.
 //
 // Their environment is PATH, LC_ALL and package physical's LIFEBOAT_EVENT,
 // LIFEBOAT_MACHINE, LIFEBOAT_NAME and LIFEBOAT_DISKS. What they leave running in

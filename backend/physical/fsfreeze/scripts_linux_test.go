@@ -41,30 +41,36 @@ func TestScripts(t *testing.T) {
 		bodies  map[string]string
 		calls   []string
 		reached dr.Consistency
+		held    dr.Consistency
 		said    string
 	}{
 		"all succeed": {map[string]string{"10-a": "", "20-b": "echo done", "README.md": "", ".settings": "", "20-b.dpkg-old": ""},
-			both, dr.ApplicationConsistent, ""},
+			both, dr.ApplicationConsistent, dr.ApplicationConsistent, ""},
 		"the second fails": {map[string]string{"10-a": "", "20-b": "echo no room >&2; exit 3", "30-c": ""},
-			both, dr.FileSystemConsistent, "no room"},
+			both, dr.FileSystemConsistent, dr.FileSystemConsistent, "no room"},
 		"the first recovers": {map[string]string{"10-a": "exit 10", "20-b": ""},
-			both, dr.FileSystemConsistent, "recover as after a crash: 10-a"},
+			both, dr.FileSystemConsistent, dr.FileSystemConsistent, "recover as after a crash: 10-a"},
 		"a thaw fails": {map[string]string{"10-a": "", "20-b": "[ $1 = freeze ]"},
-			both, dr.ApplicationConsistent, ""},
+			both, dr.ApplicationConsistent, dr.FileSystemConsistent, ""},
 		"one hangs": {map[string]string{"10-a": "", "20-b": "[ $1 = thaw ] || sleep 60"},
-			both, dr.FileSystemConsistent, "took longer than"},
+			both, dr.FileSystemConsistent, dr.FileSystemConsistent, "took longer than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, log := scripts(t, c.bodies)
+			limit := 20 * time.Second
+			if name == "one hangs" {
+				limit = time.Second
+			}
 			var r Report
-			freeze, thaw := Hooks(Options{Scripts: Scripts{dir, 500 * time.Millisecond}, Report: func(x Report) { r = x }})
+			freeze, thaw := Hooks(Options{Scripts: Scripts{dir, limit}, Report: func(x Report) { r = x }})
 			e, seen := event(dr.ApplicationConsistent)
 			require.NoError(t, freeze(t.Context(), e))
 			require.Equal(t, c.reached, seen.reached)
 			require.NoError(t, thaw(t.Context(), e))
 			require.Equal(t, c.calls, lines(t, log))
 			require.Contains(t, seen.out.String(), c.said)
-			require.Equal(t, c.reached, r.Reached)
+			require.Equal(t, c.held, seen.reached)
+			require.Equal(t, c.held, r.Reached)
 			require.Len(t, r.Scripts, len(c.calls))
 		})
 	}

@@ -174,6 +174,20 @@ func (s *session) lower(c dr.Consistency, why string) {
 	s.mu.Unlock()
 }
 
+// unprepared says that an application was perhaps not held until the thaw.
+func (s *session) unprepared() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.report.Reached < dr.ApplicationConsistent {
+		return
+	}
+	s.report.Reached = dr.FileSystemConsistent
+	s.report.Notes = append(s.report.Notes, "An application was not held until the thaw, or doesn't go on: its script's thaw failed.")
+	if s.thaws.Reached != nil {
+		s.thaws.Reached(dr.FileSystemConsistent)
+	}
+}
+
 // prepare calls the scripts. That they fail costs their consistency only.
 func (s *session) prepare(ctx context.Context) {
 	if s.event.Want < dr.ApplicationConsistent {
@@ -340,7 +354,9 @@ func (s *session) end(ctx context.Context) error {
 	s.mu.Unlock()
 	if apps != nil {
 		_ = guard.say("free")
-		_ = apps.thaw(ctx) // each failure is in the report
+		if apps.thaw(ctx) != nil { // each failure is in the report
+			s.unprepared()
+		}
 	}
 	select {
 	case <-s.left:
