@@ -329,11 +329,28 @@ func (f *finder) rest(out *found) error {
 	return nil
 }
 
+// same tells whether two looks found the same to hold and to watch.
+func (a *found) same(b *found) bool {
+	if len(a.systems) != len(b.systems) || !slices.Equal(a.bare, b.bare) {
+		return false
+	}
+	states := map[device]State{}
+	for _, s := range a.systems {
+		states[s.first().dev] = s.state
+	}
+	for _, s := range b.systems {
+		if states[s.first().dev] != s.state {
+			return false
+		}
+	}
+	return true
+}
+
 // name is the device's in /dev.
 func (f *finder) name(d device) string {
 	dir, err := filepath.EvalSymlinks(filepath.Join(f.sys, "dev/block", d.String()))
 	if err != nil {
 		return d.String()
 	}
-	return "/dev/" + filepath.Base(dir)
+	return "/dev/" + strings.ReplaceAll(filepath.Base(dir), "!", "/") // as in cciss!c0d0
 }

@@ -25,6 +25,7 @@ func parseDevice(s string) (device, error) {
 
 // mount is a line of mountinfo.
 type mount struct {
+	id       string // of the mount, as a file's fdinfo has it
 	dev      device
 	at       string // where
 	kind     string // the file system's type
@@ -37,10 +38,11 @@ type mount struct {
 func parseMounts(b []byte) ([]mount, error) {
 	var all []mount
 	for line := range bytes.Lines(b) {
-		fields := strings.Fields(string(line))
-		if len(fields) == 0 {
+		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
+		// One blank ends a field: a source may be empty.
+		fields := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
 		// Optional fields, as many as there are, end with a hyphen.
 		rest := -1
 		for i := 6; i < len(fields); i++ {
@@ -49,7 +51,7 @@ func parseMounts(b []byte) ([]mount, error) {
 				break
 			}
 		}
-		if rest < 0 || len(fields) < rest+4 {
+		if rest < 0 || len(fields) < rest+4 || fields[rest+1] == "" {
 			return nil, fmt.Errorf("mountinfo: no line of a mount: %q", line)
 		}
 		dev, err := parseDevice(fields[2])
@@ -57,7 +59,7 @@ func parseMounts(b []byte) ([]mount, error) {
 			return nil, fmt.Errorf("mountinfo: %w", err)
 		}
 		super, _, _ := strings.Cut(fields[rest+3], ",")
-		all = append(all, mount{dev: dev, at: unescape(fields[4]), kind: fields[rest+1], source: unescape(fields[rest+2]), readOnly: super == "ro"})
+		all = append(all, mount{id: fields[0], dev: dev, at: unescape(fields[4]), kind: fields[rest+1], source: unescape(fields[rest+2]), readOnly: super == "ro"})
 	}
 	return all, nil
 }

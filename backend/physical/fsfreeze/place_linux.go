@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -47,13 +48,33 @@ func openFolder(f *finder, s *system) (*os.File, error) {
 			continue // covered
 		}
 		folder, err := os.OpenFile(m.at, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err == nil {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		// One that was mounted on a folder above leads elsewhere.
+		id, err := mountID(folder)
+		if err == nil && id == m.id {
 			return folder, nil
 		}
-		errs = append(errs, err)
+		errs = append(errs, err, folder.Close())
 	}
 	return nil, errors.Join(fmt.Errorf("%w: the file system on %s, mounted on %s, can't be reached: other mounts cover it (unmount them, or mount it at a second place)",
 		dr.ErrNotConsistent, s.first().source, s.first().at), errors.Join(errs...))
+}
+
+// mountID is the mount that an open file was reached by (proc_pid_fdinfo(5)).
+func mountID(f *os.File) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strings.TrimSpace(id), nil
+		}
+	}
+	return "", fmt.Errorf("%s: the kernel doesn't tell its mount", f.Name())
 }
 
 // own refuses to freeze what this process writes meanwhile.

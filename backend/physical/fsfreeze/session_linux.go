@@ -81,6 +81,9 @@ func (s *session) begin(ctx context.Context) (err error) {
 	if err := s.flush(ctx, s.holds); err != nil {
 		return err
 	}
+	if err := s.lookAgain(out); err != nil {
+		return err
+	}
 	s.report.Prepared = time.Since(s.report.Began)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -127,6 +130,23 @@ func (s *session) look() (*found, error) {
 		return nil, errOver
 	}
 	return out, nil
+}
+
+// lookAgain refuses a freeze of what isn't there any more: scripts may have taken
+// minutes, in which a disk was mounted or made writable. It would not be held.
+func (s *session) lookAgain(before *found) error {
+	f, err := newFinder()
+	if err != nil {
+		return err
+	}
+	now, err := f.find(s.event.Paths, s.h.o.Ignore)
+	if err != nil {
+		return err
+	}
+	if !before.same(now) {
+		return fmt.Errorf("%w: what is mounted from the machine's disks changed while its freeze was prepared (capture again)", dr.ErrNotConsistent)
+	}
+	return nil
 }
 
 func closeAll(holds []*hold) error {

@@ -27,7 +27,11 @@ func (s *session) watchAll(bare []device) error {
 	devs := slices.Clone(bare)
 	for _, d := range bare {
 		name := s.find.name(d)
-		if exclusive(name) {
+		held, err := exclusive(name)
+		if err != nil {
+			s.lower(dr.CrashConsistent, fmt.Sprintf("Whether %s is in use can't be found out (%v): the point is crash-consistent.", name, err))
+		}
+		if held {
 			s.lower(dr.CrashConsistent, fmt.Sprintf("%s is in use, by no file system that is mounted here (another mount namespace's, or a database's own): it can't be flushed, so the point is crash-consistent.", name))
 		}
 	}
@@ -77,9 +81,22 @@ func (s *session) moved() error {
 }
 
 // written are the writes and the discards that a device has completed
-// (https://docs.kernel.org/block/stat.html). One that has no counters, as it
-// keeps none, is not to be told from one that moves.
+// (https://docs.kernel.org/block/stat.html). A queue of requests that was told to
+// keep no counters shows none that move. (Devices without a queue count
+// whatever iostats says.)
 func (f *finder) written(d device) (n [2]uint64, err error) {
+	dir, err := filepath.EvalSymlinks(filepath.Join(f.sys, "dev/block", d.String()))
+	if err != nil {
+		return n, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir = filepath.Dir(dir)
+	}
+	counts := filepath.Join(dir, "queue/iostats")
+	_, requests := os.Stat(filepath.Join(dir, "mq"))
+	if b, err := os.ReadFile(counts); err == nil && requests == nil && strings.TrimSpace(string(b)) == "0" {
+		return n, fmt.Errorf("its writes are not counted (echo 1 >%s)", counts)
+	}
 	b, err := os.ReadFile(filepath.Join(f.sys, "dev/block", d.String(), "stat"))
 	if err != nil {
 		return n, err
@@ -96,10 +113,15 @@ func (f *finder) written(d device) (n [2]uint64, err error) {
 
 // exclusive tells whether somebody has the device open for himself, as mounts
 // have. Asking writes nothing, and wakes nobody up.
-func exclusive(name string) bool {
+func exclusive(name string) (bool, error) {
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
+	switch {
+	case err == nil:
+		return false, unix.Close(fd)
+	case errors.Is(err, unix.EBUSY):
+		return true, nil
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENOMEDIUM):
+		return false, nil // there is nothing in it
 	}
-	return errors.Is(err, unix.EBUSY)
+	return false, err
 }
