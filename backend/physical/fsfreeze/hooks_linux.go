@@ -27,13 +27,18 @@ func Hooks(o Options) (freeze, thaw physical.Hook) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &hooks{o: o, sessions: map[dr.MachineID]*session{}}
+	h := newHooks(o)
 	return h.freeze, h.thaw
 }
 
+func newHooks(o Options) *hooks {
+	return &hooks{o: o, thawOne: thawOne, sessions: map[dr.MachineID]*session{}}
+}
+
 type hooks struct {
-	o      Options
-	report sync.Mutex
+	o       Options
+	thawOne func(*hold) error // as the kernel does, or not
+	report  sync.Mutex
 
 	mu       sync.Mutex
 	sessions map[dr.MachineID]*session

@@ -50,6 +50,7 @@ type hold struct {
 	*system
 	folder *os.File
 	frozen bool
+	free   chan struct{} // closed when it has thawed for certain; nil: it was never frozen
 }
 
 func newSession(h *hooks, e physical.Event) *session {
@@ -311,7 +312,7 @@ func (s *session) freezeOne(i int, h *hold) error {
 	s.mu.Unlock()
 	if err == nil && over {
 		// The thaw came while the kernel froze it, and passed it by.
-		return errors.Join(errOver, thawOne(h))
+		return errors.Join(errOver, s.thawLate(h))
 	}
 	if err == nil {
 		return nil
@@ -328,10 +329,22 @@ func (s *session) freezeOne(i int, h *hold) error {
 	return fmt.Errorf("%s: freeze: %w", h.first().at, err)
 }
 
+// errThawed is of a file system that isn't frozen.
+var errThawed = errors.New("somebody else has thawed it")
+
+// thawLate thaws what was frozen after everything was to thaw.
+func (s *session) thawLate(h *hold) error {
+	err := s.h.thawOne(h)
+	for last := err; last != nil && !errors.Is(last, errThawed); last = s.h.thawOne(h) {
+		<-time.After(time.Second)
+	}
+	return err
+}
+
 func thawOne(h *hold) error {
 	err := unix.IoctlSetInt(int(h.folder.Fd()), fiThaw, 0)
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%s: somebody else has thawed it", h.first().at)
+		return fmt.Errorf("%s: %w", h.first().at, errThawed)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: thaw: %w", h.first().at, err)
@@ -373,24 +386,54 @@ func (s *session) end(ctx context.Context) error {
 	guard, apps := s.guard, s.apps
 	s.mu.Unlock()
 	if apps != nil {
-		_ = guard.say("free")
+		if s.free() {
+			_ = guard.say("free") // else it goes on trying, too
+		}
 		if apps.thaw(ctx) != nil { // each failure is in the report
 			s.unprepared()
 		}
 	}
 	select {
 	case <-s.left:
-		s.leave()
 	default:
-		// A freeze is under way in the kernel. Until it returns and is undone,
-		// its folder and the guard are needed.
-		go func() {
-			<-s.left
-			s.leave()
-		}()
+		go s.linger()
+		close(s.done)
+		return err
+	}
+	if s.free() {
+		s.leave()
+	} else {
+		go s.linger()
 	}
 	close(s.done)
 	return err
+}
+
+// free tells whether everything has thawed that was frozen.
+func (s *session) free() bool {
+	for _, h := range s.holds {
+		if h.free == nil {
+			continue
+		}
+		select {
+		case <-h.free:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// linger leaves later: a freeze is under way in the kernel, or a thaw. Until it
+// returns and is undone, its folder and the guard are needed.
+func (s *session) linger() {
+	<-s.left
+	for _, h := range s.holds {
+		if h.free != nil {
+			<-h.free
+		}
+	}
+	s.leave()
 }
 
 // leave gives up everything, after nothing is frozen any more.
@@ -406,15 +449,19 @@ func (s *session) leave() {
 	s.h.gone(s)
 }
 
+// thawPatience is for how long a thaw may hang until scripts get theirs.
+const thawPatience = 15 * time.Second
+
 // thawAll thaws in the reverse order. One that hangs (on a loop device whose
 // file's own file system is frozen still, or a disk that fails) must not keep
-// the others.
+// the others, nor the applications; one that fails is tried again until it
+// has thawed.
 func (s *session) thawAll() error {
 	var thawing []*hold
 	s.mu.Lock()
 	for i := len(s.holds) - 1; i >= 0; i-- {
 		if h := s.holds[i]; h.frozen {
-			h.frozen = false
+			h.frozen, h.free = false, make(chan struct{})
 			thawing = append(thawing, h)
 		}
 	}
@@ -423,8 +470,14 @@ func (s *session) thawAll() error {
 	for _, h := range thawing {
 		one := make(chan struct{})
 		go func() {
-			results <- thawOne(h)
+			defer close(h.free)
+			err := s.h.thawOne(h)
+			results <- err
 			close(one)
+			for err != nil && !errors.Is(err, errThawed) {
+				<-time.After(time.Second)
+				err = s.h.thawOne(h)
+			}
 		}()
 		select {
 		case <-one:
@@ -432,8 +485,14 @@ func (s *session) thawAll() error {
 		}
 	}
 	var errs []error
+	patience := time.After(thawPatience)
 	for range thawing {
-		errs = append(errs, <-results)
+		select {
+		case err := <-results:
+			errs = append(errs, err)
+		case <-patience:
+			return errors.Join(append(errs, errors.New("a file system does not thaw: see fsfreeze -u, and the kernel's log for its disk"))...)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package fsfreeze
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,4 +79,35 @@ func TestMountWithoutASource(t *testing.T) {
 	mounts, err := parseMounts([]byte("25 1 0:31 / /x rw shared:1 - tmpfs  rw,size=1k\n26 1 8:1 / / rw - ext4 /dev/sda1 ro\n\n"))
 	require.NoError(t, err)
 	require.Equal(t, []mount{{"25", device{0, 31}, "/x", "tmpfs", "", false}, {"26", device{8, 1}, "/", "ext4", "/dev/sda1", true}}, mounts)
+}
+
+// A thaw that the kernel refuses is tried again until it is done; applications
+// don't wait for it, and the capture is told.
+func TestThawThatFailsIsTriedAgain(t *testing.T) {
+	device := loop(t, sparse(t, sizes["ext4"]))
+	format(t, "ext4", device)
+	dir := mounted(t, "ext4", device)
+	folder, log := scripts(t, map[string]string{"a": ""})
+	reported := make(chan Report, 1)
+	h := newHooks(Options{Limit: DefaultLimit, Scripts: Scripts{Dir: folder, Limit: DefaultScriptLimit},
+		Log: slog.New(slog.DiscardHandler), Report: func(r Report) { reported <- r }})
+	fails := make(chan error, 2)
+	fails <- unix.EIO
+	fails <- unix.EIO
+	h.thawOne = func(x *hold) error {
+		select {
+		case err := <-fails:
+			return err
+		default:
+			return thawOne(x)
+		}
+	}
+	e, _ := event(dr.ApplicationConsistent, device)
+	require.NoError(t, h.freeze(t.Context(), e))
+	w := hangs(t, dir)
+	require.ErrorIs(t, h.thaw(t.Context(), e), unix.EIO)
+	require.Equal(t, []string{"a freeze", "a thaw"}, lines(t, log))
+	flows(t, w)
+	require.ErrorIs(t, (<-reported).Err, unix.EIO)
+	require.Empty(t, left(t, device))
 }
