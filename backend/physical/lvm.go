@@ -55,16 +55,29 @@ func (l LVM) volume(ctx context.Context, path string) (group, name string, thin 
 	if err != nil {
 		return "", "", false, err
 	}
-	fields := strings.Split(out, "|")
-	if len(fields) != 3 || strings.Contains(out, "\n") {
-		return "", "", false, fmt.Errorf("%w: lvs said %q of %s", dr.ErrUnsupported, out, path)
+	// A line for each segment: a volume that was extended has several.
+	for line := range strings.Lines(out) {
+		fields := strings.Split(line, "|")
+		for i := range fields {
+			fields[i] = strings.TrimSpace(fields[i])
+		}
+		if len(fields) != 3 || name != "" && (fields[0] != group || fields[1] != name) {
+			return "", "", false, fmt.Errorf("%w: lvs said %q of %s", dr.ErrUnsupported, out, path)
+		}
+		group, name, thin = fields[0], fields[1], fields[2] == "thin"
 	}
-	return strings.TrimSpace(fields[0]), strings.TrimSpace(fields[1]), strings.TrimSpace(fields[2]) == "thin", nil
+	if name == "" {
+		return "", "", false, fmt.Errorf("%w: lvs said nothing of %s", dr.ErrUnsupported, path)
+	}
+	return group, name, thin, nil
 }
 
 // Takes implements [Snapshotter].
 func (l LVM) Takes(ctx context.Context, path string) error {
 	if _, _, _, err := l.volume(ctx, path); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return fmt.Errorf("%w: %s is no logical volume: %w", dr.ErrUnsupported, path, err)
 	}
 	return nil

@@ -38,7 +38,8 @@ func (v *volumes) run(_ context.Context, argv ...string) ([]byte, error) {
 		if !ok {
 			return nil, errors.New("exit status 5: Failed to find logical volume")
 		}
-		return fmt.Appendf(nil, "  vg|%s|%s\n", last[strings.LastIndex(last, "/")+1:], kind), nil
+		line := fmt.Sprintf("  vg|%s|%s\n", last[strings.LastIndex(last, "/")+1:], kind)
+		return []byte(strings.Repeat(line, 1+strings.Count(last, "extended"))), nil
 	case argv[0] == "lvcreate":
 		var name string
 		for i, a := range argv {
@@ -59,10 +60,14 @@ func (v *volumes) run(_ context.Context, argv ...string) ([]byte, error) {
 }
 
 func TestLVMCommands(t *testing.T) {
-	v := &volumes{kind: map[string]string{"/dev/vg/thick": "linear", "/dev/mapper/vg-x/thin": "thin"}, snaps: map[string]string{}}
+	v := &volumes{kind: map[string]string{"/dev/vg/thick": "linear", "/dev/vg/extended": "linear", "/dev/mapper/vg-x/thin": "thin"}, snaps: map[string]string{}}
 	l := LVM{Run: v.run}
 	require.ErrorIs(t, l.Takes(t.Context(), "/dev/sda"), dr.ErrUnsupported)
 	require.NoError(t, l.Takes(t.Context(), "/dev/vg/thick"))
+	require.NoError(t, l.Takes(t.Context(), "/dev/vg/extended"), "of two segments")
+	_, _, thin, err := l.volume(t.Context(), "/dev/mapper/vg-x/thin")
+	require.NoError(t, err)
+	require.True(t, thin)
 
 	thick := snapshotOf("m", "p", "d", "/dev/vg/thick")
 	require.Regexp(t, `^lifeboat-[0-9a-f]{24}$`, thick.Name)
@@ -73,14 +78,14 @@ func TestLVMCommands(t *testing.T) {
 	_, err = l.Snapshot(t.Context(), thick)
 	require.NoError(t, err, "one that a crash has left is replaced")
 
-	thin := snapshotOf("m", "p", "e", "/dev/mapper/vg-x/thin")
-	_, err = l.Snapshot(t.Context(), thin)
+	of := snapshotOf("m", "p", "e", "/dev/mapper/vg-x/thin")
+	_, err = l.Snapshot(t.Context(), of)
 	require.NoError(t, err)
 	require.NotContains(t, v.log[len(v.log)-1], "--extents")
 	require.Len(t, v.snaps, 2)
 	for range 2 {
 		require.NoError(t, l.Remove(t.Context(), thick))
-		require.NoError(t, l.Remove(t.Context(), thin))
+		require.NoError(t, l.Remove(t.Context(), of))
 	}
 	require.Empty(t, v.snaps)
 	v.full = true

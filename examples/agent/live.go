@@ -26,6 +26,9 @@ type live struct {
 	// Scripts is a folder of programs that prepare applications; see
 	// fsfreeze.Scripts, and the folder hooks beside this program.
 	Scripts string `json:"scripts,omitempty"`
+	// Ignore are block devices that need not be held, though they are on the
+	// machine's disks; see fsfreeze.Options.
+	Ignore []string `json:"ignore,omitempty"`
 	// Snapshots clones image files while the machine is frozen, where their
 	// file system can (btrfs, XFS), so that the freeze is short.
 	Snapshots bool `json:"snapshots,omitempty"`
@@ -80,7 +83,7 @@ func (l live) freeze(cfg *physical.Config, log *slog.Logger) {
 		return
 	}
 	// The agent's state needs no naming: the host doesn't write it meanwhile.
-	o := fsfreeze.Options{Scripts: fsfreeze.Scripts{Dir: or(l.Scripts, defaultScripts)}, Log: log}
+	o := fsfreeze.Options{Scripts: fsfreeze.Scripts{Dir: or(l.Scripts, defaultScripts)}, Ignore: l.Ignore, Log: log}
 	if cfg.FreezeLimit > 0 {
 		o.Limit = cfg.FreezeLimit + 15*time.Second
 	}

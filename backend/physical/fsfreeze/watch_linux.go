@@ -74,7 +74,7 @@ func (s *session) moved() error {
 		if err != nil {
 			errs = append(errs, err)
 		} else if n != w.writes {
-			errs = append(errs, fmt.Errorf("%w: %s was written meanwhile, and can't be frozen (stop who writes it, let a script hold it, or name it in Options.Ignore)", dr.ErrNotConsistent, w.name))
+			errs = append(errs, fmt.Errorf("%w: %s was written meanwhile, and can't be frozen (stop who writes it, let a script hold it, or have it ignored: Options.Ignore, the agent's \"ignore\")", dr.ErrNotConsistent, w.name))
 		}
 	}
 	return errors.Join(errs...)
