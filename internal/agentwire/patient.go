@@ -1,6 +1,7 @@
 package agentwire
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -17,17 +18,22 @@ const stuckTimes = 8
 // Patient is a connection that ends when its peer is silent for a while.
 type Patient struct {
 	net.Conn
-	idle  atomic.Int64 // nanoseconds
-	heard atomic.Int64 // when the last byte came, in nanoseconds since born
-	born  time.Time
+	sealed bool         // conn is TLS itself, which a write that was cut off ruins
+	idle   atomic.Int64 // nanoseconds
+	heard  atomic.Int64 // when the last byte came, in nanoseconds since born
+	until  atomic.Int64 // the deadline for writes that others have set, likewise; 0: none
+	born   time.Time
 }
 
 // NewPatient makes reads of conn fail that wait longer than idle for their next
 // byte. Writes fail that wait as long and nothing was heard meanwhile, or eight
 // times as long whatever is heard: so whoever lives but doesn't read is cut off,
-// too. 0: conn's deadlines are left to others.
+// too. Of a conn that is TLS already a write may wait eight times as long in any
+// case: it can't be taken up again, and reading tells of silence. Deadlines for writes
+// that others set count beside these. 0: conn's deadlines are left to others.
 func NewPatient(conn net.Conn, idle time.Duration) *Patient {
 	p := &Patient{Conn: conn, born: time.Now()}
+	_, p.sealed = conn.(*tls.Conn)
 	p.SetIdle(idle)
 	return p
 }
@@ -54,25 +60,51 @@ func (p *Patient) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// SetDeadline implements net.Conn.
+func (p *Patient) SetDeadline(t time.Time) error {
+	return errors.Join(p.SetReadDeadline(t), p.SetWriteDeadline(t))
+}
+
+// SetWriteDeadline implements net.Conn. TLS says good-bye under one: to a peer that doesn't
+// read that must not take as long as a write may.
+func (p *Patient) SetWriteDeadline(t time.Time) error {
+	at := int64(0)
+	if !t.IsZero() {
+		at = max(int64(t.Sub(p.born)), 1)
+	}
+	p.until.Store(at)
+	return p.Conn.SetWriteDeadline(t)
+}
+
 // Write implements net.Conn.
 func (p *Patient) Write(b []byte) (done int, err error) {
 	moved := time.Now()
 	for {
 		idle := time.Duration(p.idle.Load())
+		until := time.Duration(p.until.Load())
 		if idle > 0 {
-			if err := p.SetWriteDeadline(time.Now().Add(idle)); err != nil {
+			wait := idle
+			if p.sealed {
+				wait = stuckTimes * idle
+			}
+			at := time.Now().Add(wait)
+			if set := p.born.Add(until); until > 0 && set.Before(at) {
+				at = set
+			}
+			if err := p.Conn.SetWriteDeadline(at); err != nil {
 				return done, err
 			}
 		}
 		n, err := p.Conn.Write(b[done:])
 		done += n
-		if err == nil || idle == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err == nil || idle == 0 || p.sealed || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return done, err
 		}
 		if n > 0 {
 			moved = time.Now()
 		}
-		if p.Silent() > idle || time.Since(moved) > stuckTimes*idle {
+		until = time.Duration(p.until.Load())
+		if until > 0 && time.Since(p.born) >= until || p.Silent() > idle || time.Since(moved) > stuckTimes*idle {
 			return done, err
 		}
 	}
