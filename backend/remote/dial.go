@@ -32,8 +32,10 @@ type Client struct {
 	turn chan struct{} // guards what follows; a channel, as a context may end the wait
 	w    *wire
 	old  []*wire // told to go, but with something open
-	shut bool
-	can  chan abilities // holds one value: what the agent's backend can do
+	miss miss    // the last attempt to connect that failed
+	base context.Context
+	quit context.CancelFunc // ends base: Close waits for nobody's patience
+	can  chan abilities     // holds one value: what the agent's backend can do
 }
 
 type abilities struct{ chain any }
@@ -55,8 +57,10 @@ func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
 	}
 	c := &Client{addr: addr, o: o.withDefaults(), tls: get, turn: make(chan struct{}, 1), can: make(chan abilities, 1)}
 	c.can <- abilities{}
+	c.base, c.quit = context.WithCancel(context.Background())
 	w, err := c.connect(ctx, "")
 	if err != nil {
+		c.quit()
 		return nil, c.named(err)
 	}
 	c.use(w)
@@ -68,9 +72,9 @@ func (c *Client) named(err error) error { return fmt.Errorf("agent %s: %w", c.ad
 // Close ends the connection, and with it everything that was opened through it.
 // Calls that come later are fs.ErrClosed.
 func (c *Client) Close() error {
+	c.quit()
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
-	c.shut = true
 	for _, w := range append(c.old, c.w) {
 		w.fail(fs.ErrClosed)
 	}
@@ -95,18 +99,28 @@ func (c *Client) Unwrap() any {
 func (c *Client) wire(ctx context.Context) (*wire, error) {
 	var p pause
 	p.begin(c.o.Patience)
+	begun := time.Now()
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	caller := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.base, cancel)()
 	for {
-		if c.shut {
+		if c.base.Err() != nil {
 			return nil, fs.ErrClosed
 		}
 		if c.w.alive() && !c.w.away.Load() {
 			return c.w, nil
+		}
+		// Who has waited for others' attempts for as long as his own would have
+		// taken isn't to begin his: each of many callers would wait for all before it.
+		if p.over() && c.miss.at.After(begun) {
+			return nil, c.named(c.miss.err)
 		}
 		old := c.w.terms.Session
 		alive := c.w.alive()
@@ -123,15 +137,28 @@ func (c *Client) wire(ctx context.Context) (*wire, error) {
 			c.o.Log.Info("connected to the agent again", "addr", c.addr)
 			return w, nil
 		}
+		if c.base.Err() != nil {
+			return nil, fs.ErrClosed
+		}
+		c.miss = miss{time.Now(), err}
 		c.o.Log.Warn("the agent can't be reached", "addr", c.addr, "err", err)
 		if !dr.IsPermanent(err) && p.wait(ctx) {
 			continue
 		}
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		if c.base.Err() != nil {
+			return nil, fs.ErrClosed
+		}
+		if caller.Err() != nil {
+			err = fmt.Errorf("%w: %w", caller.Err(), err)
 		}
 		return nil, c.named(err)
 	}
+}
+
+// miss is an attempt to connect that failed.
+type miss struct {
+	at  time.Time
+	err error
 }
 
 // pause is the growing wait between attempts.
@@ -143,6 +170,9 @@ type pause struct {
 func (p *pause) begin(patience time.Duration) {
 	p.until, p.next = time.Now().Add(patience), 50*time.Millisecond
 }
+
+// over tells whether it is too late for another attempt.
+func (p *pause) over() bool { return time.Now().After(p.until) }
 
 // spent takes no account of an attempt that got as far as the agent: a request on a
 // slow line, or a sequence that a long copy goes through, may take longer than
