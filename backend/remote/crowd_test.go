@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/agentwire"
 )
 
@@ -67,4 +68,31 @@ func TestCloseWaitsForNobodysPatience(t *testing.T) {
 		require.ErrorIs(t, <-done, fs.ErrClosed)
 		require.Less(t, time.Since(begun), time.Second)
 	})
+}
+
+// A request that is stuck half way when its context ends is that context's end, and the
+// session's: how much of it arrived nobody knows.
+func TestAStuckRequestEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire(agentwire.Terms{Calls: 8, Bulk: 8, Links: 1})
+		here, there := net.Pipe()
+		defer there.Close()
+		w.add(agentwire.NewLink(here))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := w.begin(ctx, agentwire.OpWrite, 1, nil, make([]byte, 64<<10))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, ErrLost)
+		require.False(t, w.alive())
+	})
+}
+
+func TestOptionsThatMakeNoSense(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	o := ServeOptions{TLS: pki().server, RecheckEvery: -1}
+	require.ErrorIs(t, Serve(t.Context(), ln, nil, o), dr.ErrInvalid)
+	require.Panics(t, func() { NewHandler(nil, ServeOptions{KeepAlive: -1}) })
+	_, err = Dial(t.Context(), ln.Addr().String(), DialOptions{TLS: pki().client, RecheckEvery: -1})
+	require.ErrorIs(t, err, dr.ErrInvalid)
 }

@@ -52,7 +52,7 @@ func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
 		return nil, fmt.Errorf("%w: address of an agent: %w", dr.ErrInvalid, err)
 	}
 	get, err := clientTLS(o, host)
-	if err != nil {
+	if err = errors.Join(err, o.check()); err != nil {
 		return nil, err
 	}
 	c := &Client{addr: addr, o: o.withDefaults(), tls: get, turn: make(chan struct{}, 1), can: make(chan abilities, 1)}

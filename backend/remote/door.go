@@ -33,8 +33,14 @@ type counter = atomic.Int64
 // with the upgrade. A Handler is safe for concurrent use. Make one with NewHandler.
 type Handler struct{ s *server }
 
-// NewHandler serves b under o, whose TLS and GetTLS don't count here.
-func NewHandler(b backend.Backend, o ServeOptions) *Handler { return &Handler{newServer(b, o)} }
+// NewHandler serves b under o, whose TLS and GetTLS don't count here. It panics
+// for options that Serve would refuse: at once, and not when a client comes.
+func NewHandler(b backend.Backend, o ServeOptions) *Handler {
+	if err := o.check(); err != nil {
+		panic(err)
+	}
+	return &Handler{newServer(b, o)}
+}
 
 // Shutdown lets nobody in any more, gives clients ServeOptions.Grace, and no longer than
 // ctx lasts, to end what they have open, and closes the rest. It returns when that is done,

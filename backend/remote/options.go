@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -141,6 +142,22 @@ func (o DialOptions) withDefaults() DialOptions {
 	}
 	return o
 }
+
+// sensible refuses numbers that make no sense, and that would be panics later.
+func sensible(ns ...int64) error {
+	for _, n := range ns {
+		if n < 0 {
+			return fmt.Errorf("%w: options with the number %d", dr.ErrInvalid, n)
+		}
+	}
+	return nil
+}
+
+func (o ServeOptions) check() error {
+	return sensible(int64(o.KeepAlive), int64(o.RecheckEvery), int64(o.Clients), int64(o.Open), int64(o.Calls), int64(o.Bulk), int64(o.Buffers))
+}
+
+func (o DialOptions) check() error { return sensible(int64(o.RecheckEvery), int64(o.Links)) }
 
 func set[T int | time.Duration](v *T, to T) {
 	if *v == 0 {

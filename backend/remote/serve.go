@@ -27,7 +27,7 @@ import (
 func Serve(ctx context.Context, ln net.Listener, b backend.Backend, o ServeOptions) error {
 	defer ln.Close()
 	get, err := serverTLS(o)
-	if err != nil {
+	if err = errors.Join(err, o.check()); err != nil {
 		return err
 	}
 	h := NewHandler(b, o)

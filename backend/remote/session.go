@@ -104,13 +104,19 @@ func (x *session) end(why error) {
 	}
 	x.ended = true
 	links := x.links
+	// Counted before a connection can go: while one of them is there the server can't
+	// be done, and it must not be before this is closed.
+	x.server.links.Add(1)
 	x.mu.Unlock()
 	x.o.Log.Info("a client has gone", "subject", x.peer.cert.Subject.String(), "why", why)
 	x.cancel(why)
 	for _, l := range links {
 		_ = l.Close()
 	}
-	x.server.links.Go(x.cleanUp)
+	go func() {
+		defer x.server.links.Done()
+		x.cleanUp()
+	}()
 }
 
 // why tells why the session has ended. Its context may end a moment later than it.
