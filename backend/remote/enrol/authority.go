@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,6 +113,9 @@ func pinOf(c *x509.Certificate) string { return pinPrefix + keyOf(c.RawSubjectPu
 func (a *Authority) NewToken(_ context.Context, g Grant) (string, error) {
 	if err := g.check(); err != nil {
 		return "", err
+	}
+	if strings.EqualFold(g.Name, selfName) {
+		return "", fmt.Errorf("%w: the name %q is the authority's own", dr.ErrInvalid, g.Name)
 	}
 	if g.TTL == 0 {
 		g.TTL = time.Hour

@@ -223,8 +223,11 @@ func TestNothingIsBelievedOnFirstUse(t *testing.T) {
 	}}
 	_, err = shake(t, sc, pinned(x.pin, x.url))
 	require.ErrorIs(t, err, ErrPin)
+	var host x509.HostnameError
+	require.ErrorAs(t, err, &host)
 	_, err = shake(t, sc, pinned(x.pin, "https://10.0.0.1:1"))
-	require.NoError(t, err, "the name is what it failed for")
+	require.ErrorIs(t, err, ErrPin, "nor where the name would do")
+	require.ErrorContains(t, err, "isn't the authority")
 
 	for _, bad := range []Invitation{
 		{}, {"http://127.0.0.1:1", i.Token, i.Pin}, {"https://user:pw@127.0.0.1:1", i.Token, i.Pin}, {x.url, i.Token, ""}, {x.url, i.Token, "sha256:00"},

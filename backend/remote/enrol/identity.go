@@ -32,7 +32,8 @@ import (
 // IdentityOptions are how an identity is kept fresh. The zero value is good.
 type IdentityOptions struct {
 	// Poll is how often Run asks the authority what was revoked and who signs;
-	// 0: 1 min. A peer that is revoked is out at most so much later.
+	// 0: 1 min. A peer that is revoked can't come in at most so much later, and is out
+	// when remote's RecheckEvery has passed as well.
 	Poll time.Duration
 	// Grace is how long a list of revoked certificates is believed beyond its
 	// NextUpdate; 0: a week; below 0: not at all. After it every peer is refused

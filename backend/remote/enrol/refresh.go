@@ -78,7 +78,7 @@ func (c *caller) do(ctx context.Context, method, path string, body []byte) ([]by
 func (id *Identity) authority() *caller {
 	s := id.now.Load()
 	return &caller{s.url, &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: s.pool,
+		MinVersion: tls.VersionTLS13, RootCAs: s.pool, VerifyConnection: isAuthority,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.cert, nil },
 	}}
 }
@@ -200,7 +200,7 @@ func (id *Identity) Run(ctx context.Context) error {
 				id.o.Log.Warn("the certificate couldn't be renewed", "err", err, "until", id.Certificate().NotAfter)
 			}
 		}
-		wait := id.o.Poll * time.Duration(90+mathrand.IntN(20)) / 100
+		wait := id.o.Poll * time.Duration(80+mathrand.IntN(21)) / 100
 		if failed == 0 {
 			wait = min(wait, max(time.Until(id.due(jitter)), time.Millisecond))
 		} else {

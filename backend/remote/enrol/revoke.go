@@ -23,8 +23,11 @@ func (a *Authority) Revoke(_ context.Context, what string) (int, error) {
 	rec, err := a.issued(serial)
 	if err == nil {
 		is, err := a.d.has("revoked/" + rec.Serial + ".json")
-		if err != nil || is {
+		if err != nil {
 			return 0, err
+		}
+		if is { // by a call that failed, perhaps, before that could outlive a power cut
+			return 0, a.d.fs.SyncDir(a.d.path("revoked"))
 		}
 		return 1, a.revoke(rec)
 	}
@@ -91,7 +94,8 @@ func (a *Authority) Revoke(_ context.Context, what string) (int, error) {
 	if !known {
 		return 0, fmt.Errorf("%w: no certificate and no token of %q", dr.ErrNotFound, what)
 	}
-	return n, nil
+	// What a call before this one marked, and failed, must be as durable as this one's.
+	return n, errors.Join(a.d.fs.SyncDir(a.d.path("tokens")), a.d.fs.SyncDir(a.d.path("revoked")))
 }
 
 func (a *Authority) revoke(rec record) error {
@@ -194,7 +198,8 @@ func (a *Authority) Sweep(context.Context) error {
 		if r.NotAfter.After(old) {
 			continue
 		}
-		if err := errors.Join(a.d.remove("issued/"+r.Serial+".json"), a.d.remove("revoked/"+r.Serial+".json")); err != nil {
+		// What is issued goes last: by it the other is found, also after a crash between.
+		if err := errors.Join(a.d.remove("revoked/"+r.Serial+".json"), a.d.remove("issued/"+r.Serial+".json")); err != nil {
 			return err
 		}
 	}

@@ -201,6 +201,10 @@ func (a *Authority) serveIssuers(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+// selfName is the name in the authority's own certificate, which nobody is granted: an
+// agent's certificate may have the same host in it, and is for servers as well.
+const selfName = "authority"
+
 // served is the authority's own certificate under some names.
 type served struct {
 	cert  *tls.Certificate
@@ -213,7 +217,7 @@ type served struct {
 // at, but not asked for, as who enrols has none. Set a timeout for heads at the HTTP
 // server.
 func (a *Authority) ServerTLS(hosts ...string) (*tls.Config, error) {
-	if err := (Grant{Name: "authority", Role: Agent, Hosts: hosts}).check(); err != nil {
+	if err := (Grant{Name: selfName, Role: Agent, Hosts: hosts}).check(); err != nil {
 		return nil, err
 	}
 	get := func() (*tls.Certificate, error) { return a.serverCertificate(context.Background(), hosts) }
@@ -239,8 +243,9 @@ func (a *Authority) serverCertificate(ctx context.Context, hosts []string) (*tls
 	name := strings.Join(hosts, " ")
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := time.Now()
-	if s := a.self[name]; s != nil && s.root == pinOf(roots[0]) && now.Before(s.renew) {
+	// By the wall's clock, which clients go by: it may be set, or a host suspended.
+	now := time.Now().Round(0)
+	if s := a.self[name]; s != nil && s.root == pinOf(roots[0]) && now.Before(s.renew) && !now.Before(s.cert.Leaf.NotBefore) {
 		return s.cert, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -248,7 +253,7 @@ func (a *Authority) serverCertificate(ctx context.Context, hosts []string) (*tls
 		return nil, err
 	}
 	t := &x509.Certificate{
-		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "authority"}, PublicKey: &key.PublicKey,
+		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: selfName}, PublicKey: &key.PublicKey,
 		NotBefore: now.Add(-min(5*time.Minute, a.o.Life/10)), NotAfter: now.Add(a.o.Life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,

@@ -57,6 +57,7 @@ type link struct {
 	// authority proves who it is to those who were away.
 	Cross []byte `json:"cross,omitempty"`
 
+	n    int // which one
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
@@ -128,6 +129,7 @@ func (l *local) links() (all []*link, err error) {
 		if k.key, ok = key.(*ecdsa.PrivateKey); !ok {
 			return nil, fmt.Errorf("%s: its key is of another kind", linkName(n))
 		}
+		k.n = n
 		all = append(all, &k)
 	}
 	if len(all) == 0 {
@@ -179,6 +181,15 @@ func (l *local) Issue(_ context.Context, t *x509.Certificate) ([]*x509.Certifica
 	if err != nil {
 		return nil, err
 	}
+	// Who made the next key may have reckoned with shorter lives than are given here:
+	// nothing may outlive the day on which this key is forgotten.
+	for _, k := range all {
+		if k.From.After(time.Now()) && !k.Retires.IsZero() && t.NotAfter.After(k.Retires) {
+			shorter := *t
+			shorter.NotAfter = k.Retires
+			t = &shorter
+		}
+	}
 	if t.NotAfter.After(all[0].cert.NotAfter) {
 		return nil, errors.New("the authority expires before the certificate would: rotate its key")
 	}
@@ -207,9 +218,12 @@ func (l *local) Revoked(_ context.Context, entries func(*x509.Certificate) []x50
 	}
 	now := time.Now()
 	for _, k := range all {
+		n, err := l.number(k, now)
+		if err != nil {
+			return nil, err
+		}
 		der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-			// Any number of processes may sign lists of one folder: later is higher.
-			Number: big.NewInt(now.UnixNano()), ThisUpdate: now, NextUpdate: next,
+			Number: big.NewInt(n), ThisUpdate: now, NextUpdate: next,
 			RevokedCertificateEntries: entries(k.cert),
 		}, k.cert, k.key)
 		if err != nil {
@@ -218,6 +232,34 @@ func (l *local) Revoked(_ context.Context, entries func(*x509.Certificate) []x50
 		lists = append(lists, List{k.cert, der})
 	}
 	return lists, nil
+}
+
+// numbersAhead is for how long lists are numbered before that must be noted again.
+const numbersAhead = time.Minute
+
+// number is the next one of a key's lists. Any number of processes may sign lists of one
+// folder: later is higher. A clock that was ahead for a while would have made numbers that
+// no list reaches for as long, and identities would refuse all that is revoked meanwhile:
+// so a bound of the numbers is kept, and a clock that lies before it counts no more.
+func (l *local) number(k *link, now time.Time) (int64, error) {
+	name := fmt.Sprintf("authority/%04d.number", k.n)
+	var kept struct {
+		Below int64 `json:"below"` // no list has a higher number
+	}
+	if err := l.d.getJSON(name, &kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	n := now.UnixNano()
+	switch {
+	case n > kept.Below:
+		kept.Below = n + int64(numbersAhead)
+	case n > kept.Below-int64(numbersAhead):
+		return n, nil
+	default:
+		kept.Below++
+		n = kept.Below
+	}
+	return n, l.d.put(name, fmt.Appendf(nil, "{\"below\": %d}\n", kept.Below))
 }
 
 // asIssued checks what a Signer has returned for a template.

@@ -57,8 +57,8 @@ func (id *Identity) present(s tls.ConnectionState) error {
 
 // Recheck tells whether the peer of a connection is good still: nil, or ErrRevoked,
 // ErrStale or fs.ErrPermission for one whose authority isn't believed any more. A
-// certificate that has expired meanwhile is no reason: who has renewed it goes on under
-// the one he came with.
+// certificate that has expired meanwhile is no reason for a month: who has renewed it goes
+// on under the one he came with, and then has to come anew.
 func (id *Identity) Recheck(s tls.ConnectionState) error {
 	st := id.now.Load()
 	err := fmt.Errorf("%w: the peer has no verified certificate", fs.ErrPermission)
@@ -76,6 +76,11 @@ func (id *Identity) good(st *state, chain []*x509.Certificate) error {
 		return fmt.Errorf("%w: an authority's certificate is shown as a peer's", fs.ErrPermission)
 	}
 	root := chain[len(chain)-1]
+	// A session may outlast the certificate that it began with, but not what the authority
+	// knows of that: who is revoked then would stay.
+	if end := chain[0].NotAfter.Add(kept - 24*time.Hour); time.Now().After(end) {
+		return fmt.Errorf("%w: the certificate of %q has expired so long ago that nobody knows any more whether it was revoked", fs.ErrPermission, chain[0].Subject.CommonName)
+	}
 	known := false
 	for _, c := range st.roots {
 		known = known || c.Equal(root)
@@ -123,6 +128,15 @@ func readList(der []byte, issuer *x509.Certificate) (*revokedList, error) {
 	return out, nil
 }
 
+// isAuthority tells whether a server whose certificate was verified is the authority
+// itself, and not an agent on its host, or one that once had its address.
+func isAuthority(s tls.ConnectionState) error {
+	if name := s.PeerCertificates[0].Subject.CommonName; name != selfName {
+		return fmt.Errorf("%w: the server isn't the authority: its certificate is that of %q", fs.ErrPermission, name)
+	}
+	return nil
+}
+
 // pinned believes the server whose authority has this key, and that shows a
 // certificate for the name in base. Nothing is believed on first use.
 func pinned(pin, base string) *tls.Config {
@@ -150,6 +164,9 @@ func pinned(pin, base string) *tls.Config {
 				Roots: pool(roots), Intermediates: pool(s.PeerCertificates[1:]), DNSName: host,
 				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
+			if err == nil {
+				err = isAuthority(s)
+			}
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrPin, err)
 			}
