@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -56,6 +57,9 @@ func authority(ctx context.Context, args []string, out, errs io.Writer) error {
 		f.DurationVar(&life, "life", 0, "")
 		f.BoolVar(&asJSON, "json", false, "")
 	}); err != nil {
+		return err
+	}
+	if err := asOwner(dir); err != nil {
 		return err
 	}
 	log := logger(errs, asJSON)
@@ -138,10 +142,13 @@ func token(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// existing opens an authority that is there: a folder that was mistyped must not
-// become another one.
+// existing opens an authority that is there: a folder that was mistyped, like an
+// identity's, must not become another one.
 func existing(dir string) (*enrol.Authority, error) {
-	if _, err := os.Stat(dir); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "authority", "0001.json")); err != nil {
+		return nil, fmt.Errorf("there is no authority: %w", err)
+	}
+	if err := asOwner(dir); err != nil {
 		return nil, err
 	}
 	return enrol.OpenAuthority(dir, enrol.AuthorityOptions{})
@@ -195,6 +202,9 @@ func enroll(ctx context.Context, args []string, out io.Writer) error {
 		f.StringVar(&i.Token, "token", i.Token, "")
 		f.StringVar(&i.Pin, "pin", "", "")
 	}); err != nil {
+		return err
+	}
+	if err := asOwner(dir); err != nil {
 		return err
 	}
 	id, err := enrol.Enrol(ctx, dir, i, enrol.IdentityOptions{})

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -118,12 +119,17 @@ func identify(ctx context.Context, o options, log *slog.Logger) (so remote.Serve
 		so.TLS, err = serverTLS(o)
 		return so, err
 	}
-	id, err := enrol.OpenIdentity(o.identity, enrol.IdentityOptions{Poll: o.poll, Log: log})
-	if err != nil {
+	// Both together are what --poll promises.
+	again := min(o.poll/5, 10*time.Second)
+	id, err := enrol.OpenIdentity(o.identity, enrol.IdentityOptions{Poll: max(o.poll-2*again, 1), Log: log})
+	if errors.Is(err, fs.ErrNotExist) {
 		return so, fmt.Errorf("%w: enrol first with agent enrol", err)
 	}
+	if err != nil {
+		return so, err
+	}
 	go func() { _ = id.Run(ctx) }()
-	so.GetTLS, so.Recheck, so.RecheckEvery = id.ServerTLS, id.Recheck, o.poll
+	so.GetTLS, so.Recheck, so.RecheckEvery = id.ServerTLS, id.Recheck, max(again, 1)
 	return so, nil
 }
 
