@@ -333,7 +333,7 @@ func refusal(err error, sealed bool) error {
 			Remedy: "give the client the authority that signed it, and the name that it is for"})
 	case errors.As(err, &said) && said.Op == "remote error" && sealed && aboutCertificate(said.Err):
 		return dr.Permanent(&dr.Error{Op: "introduce the client to the agent", Err: fmt.Errorf("%w: %w", fs.ErrPermission, err),
-			Remedy: "have the client's certificate signed by an authority that the agent knows"})
+			Remedy: "look in the agent's log what it doesn't like: the client's certificate must be signed by an authority that the agent knows, and neither be expired nor revoked, and the agent must have reached that authority lately"})
 	case errors.Is(err, fs.ErrPermission), dr.IsPermanent(err), errors.Is(err, dr.ErrBusy):
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -42,7 +43,8 @@ func serverTLS(o ServeOptions) (func() (*tls.Config, error), error) {
 
 // porch is where connections stand until they have shown who they are and said what
 // they want: as many as there are places, and greetTime at most. It is the listener
-// of an HTTP server, which gets those whose handshake is done.
+// of an HTTP server, which gets those whose handshake is done. Half of the places may be one
+// address's, so that a host that takes all it can get keeps no other out.
 type porch struct {
 	s      *server
 	ln     net.Listener
@@ -52,10 +54,18 @@ type porch struct {
 	closed chan struct{}
 	shut   func()
 	guests sync.WaitGroup
+
+	mu   sync.Mutex
+	from map[string]int // places that are taken, by address
 }
 
+const (
+	porchPlaces = 64
+	porchShare  = porchPlaces / 2
+)
+
 func newPorch(s *server, ln net.Listener, get func() (*tls.Config, error)) *porch {
-	p := &porch{s: s, ln: ln, tls: get, places: make(chan struct{}, 64), known: make(chan net.Conn), closed: make(chan struct{})}
+	p := &porch{s: s, ln: ln, tls: get, places: make(chan struct{}, porchPlaces), from: map[string]int{}, known: make(chan net.Conn), closed: make(chan struct{})}
 	p.shut = sync.OnceFunc(func() { close(p.closed) })
 	return p
 }
@@ -116,10 +126,51 @@ func (p *porch) accept(ctx context.Context) error {
 			continue
 		}
 		wait = 5 * time.Millisecond
+		host := addressOf(conn)
+		if !p.seats(host) {
+			<-p.places
+			p.s.turned.Add(1)
+			p.s.o.Log.Warn("a client was turned away", "from", conn.RemoteAddr(), "err", "too many connections from its address don't say who they are")
+			_ = conn.Close()
+			continue
+		}
 		e := &entrant{Patient: agentwire.NewPatient(conn, 0), log: p.s.o.Log.With("from", conn.RemoteAddr())}
-		e.free = sync.OnceFunc(func() { <-p.places })
+		e.free = sync.OnceFunc(func() { p.leaves(host); <-p.places })
 		e.late = time.AfterFunc(p.s.o.greet, func() { _ = e.Patient.Close() })
 		p.guests.Go(func() { p.handshake(e) })
+	}
+}
+
+// addressOf is who is at the other end, of IPv6 as far as a host can't choose it.
+func addressOf(conn net.Conn) string {
+	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return conn.RemoteAddr().String()
+	}
+	ip := at.Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		net, _ := ip.Prefix(64)
+		return net.String()
+	}
+	return ip.String()
+}
+
+// seats counts a connection in, if its address hasn't its share yet.
+func (p *porch) seats(host string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.from[host] >= porchShare {
+		return false
+	}
+	p.from[host]++
+	return true
+}
+
+func (p *porch) leaves(host string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.from[host]--; p.from[host] == 0 {
+		delete(p.from, host)
 	}
 }
 

@@ -70,6 +70,8 @@ func (id *Identity) Recheck(s tls.ConnectionState) error {
 	return err
 }
 
+const staleRemedy = "bring the authority within reach again, or a copy of its folder under its name, or decide to set BelieveStale; and look at this host's clock"
+
 // good checks a chain from the leaf to a root.
 func (id *Identity) good(st *state, chain []*x509.Certificate) error {
 	if len(chain) < 2 {
@@ -94,14 +96,14 @@ func (id *Identity) good(st *state, chain []*x509.Certificate) error {
 		case l == nil:
 			// Of a peer it must be known; what is above it may have no lists.
 			if i == 0 && !id.o.BelieveStale {
-				return fmt.Errorf("%w: there is none by %q yet", ErrStale, chain[i+1].Subject.CommonName)
+				return fmt.Errorf("%w: there is none by %q yet (%s)", ErrStale, chain[i+1].Subject.CommonName, staleRemedy)
 			}
 			continue
 		case l.serials[serialText(c.SerialNumber)]:
 			return fmt.Errorf("%w: %q, serial %s", ErrRevoked, c.Subject.CommonName, serialText(c.SerialNumber))
 		}
 		if late := time.Since(l.next.Add(max(id.o.Grace, 0))); late > 0 && !id.o.BelieveStale {
-			return fmt.Errorf("%w: by %v", ErrStale, late.Round(time.Second))
+			return fmt.Errorf("%w: by %v (%s)", ErrStale, late.Round(time.Second), staleRemedy)
 		}
 	}
 	return nil
