@@ -489,7 +489,7 @@ func TestOldKeysRetire(t *testing.T) {
 }
 
 func TestRunRenewsInTime(t *testing.T) {
-	x := open(t, AuthorityOptions{Life: 6 * time.Second})
+	x := open(t, AuthorityOptions{Life: 9 * time.Second}) // a machine may stand still for three of them
 	id := x.identity(theAgent, IdentityOptions{Poll: 100 * time.Millisecond})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -210,6 +210,7 @@ type served struct {
 	cert  *tls.Certificate
 	root  string
 	renew time.Time
+	again time.Time // not before this, as the signer failed
 }
 
 // ServerTLS is how Handler is served under these names and addresses: with a certificate
@@ -220,7 +221,11 @@ func (a *Authority) ServerTLS(hosts ...string) (*tls.Config, error) {
 	if err := (Grant{Name: selfName, Role: Agent, Hosts: hosts}).check(); err != nil {
 		return nil, err
 	}
-	get := func() (*tls.Certificate, error) { return a.serverCertificate(context.Background(), hosts) }
+	get := func() (*tls.Certificate, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), callTime) // a signer may hang
+		defer cancel()
+		return a.serverCertificate(ctx, hosts)
+	}
 	if _, err := get(); err != nil {
 		return nil, err
 	}
@@ -231,23 +236,48 @@ func (a *Authority) ServerTLS(hosts ...string) (*tls.Config, error) {
 	}, nil
 }
 
-// serverCertificate has the root in it, so that who knows its pin finds it.
+// serverCertificate is the authority's own. One that is good still is shown on where
+// another can't be had: a signer that is away must not shut the door to lists.
 func (a *Authority) serverCertificate(ctx context.Context, hosts []string) (*tls.Certificate, error) {
-	roots, err := a.signer.Roots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(roots) == 0 {
-		return nil, fmt.Errorf("%w: the signer has no authority", dr.ErrNotFound)
-	}
 	name := strings.Join(hosts, " ")
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// By the wall's clock, which clients go by: it may be set, or a host suspended.
 	now := time.Now().Round(0)
-	if s := a.self[name]; s != nil && s.root == pinOf(roots[0]) && now.Before(s.renew) && !now.Before(s.cert.Leaf.NotBefore) {
-		return s.cert, nil
+	old := a.self[name]
+	good := old != nil && now.Before(old.cert.Leaf.NotAfter) && !now.Before(old.cert.Leaf.NotBefore)
+	if good && now.Before(old.again) && old.again.Before(now.Add(2*againAfter)) {
+		return old.cert, nil
 	}
+	roots, err := a.signer.Roots(ctx)
+	if err == nil && len(roots) == 0 {
+		err = fmt.Errorf("%w: the signer has no authority", dr.ErrNotFound)
+	}
+	if err == nil && good && old.root == pinOf(roots[0]) && now.Before(old.renew) {
+		return old.cert, nil
+	}
+	var s *served
+	if err == nil {
+		s, err = a.certifySelf(ctx, hosts, roots, now)
+	}
+	if err != nil && good {
+		a.o.Log.Warn("the authority's own certificate couldn't be looked after", "until", old.cert.Leaf.NotAfter, "err", err)
+		old.again = now.Add(againAfter)
+		return old.cert, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.self[name] = s
+	return s.cert, nil
+}
+
+// againAfter is when a signer that failed is asked again for the authority's own
+// certificate.
+const againAfter = time.Minute
+
+// certifySelf makes one, with the root in it, so that who knows its pin finds it.
+func (a *Authority) certifySelf(ctx context.Context, hosts []string, roots []*x509.Certificate, now time.Time) (*served, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -277,8 +307,7 @@ func (a *Authority) serverCertificate(ctx context.Context, hosts []string) (*tls
 		}
 		c.Certificate = append(c.Certificate, crosses...)
 	}
-	a.self[name] = &served{c, pinOf(roots[0]), now.Add(chain[0].NotAfter.Sub(now) / 2)}
-	return c, nil
+	return &served{cert: c, root: pinOf(roots[0]), renew: now.Add(chain[0].NotAfter.Sub(now) / 2)}, nil
 }
 
 // limiter bounds how many tokens that aren't good may come from one address.

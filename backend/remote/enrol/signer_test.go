@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io/fs"
 	"math/big"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -155,4 +157,61 @@ func TestACompanysOwnAuthority(t *testing.T) {
 		_, _, err := x.enrol(t.Context(), x.token(theAgent), plain(t))
 		require.ErrorContains(t, err, "the signer certified", what)
 	}
+}
+
+// away is a signer that can't be reached.
+type away struct{}
+
+func (away) Issue(context.Context, *x509.Certificate) ([]*x509.Certificate, error) {
+	return nil, fs.ErrNotExist
+}
+
+func (away) Roots(context.Context) ([]*x509.Certificate, error) { return nil, fs.ErrNotExist }
+
+func (away) Revoked(context.Context, func(*x509.Certificate) []x509.RevocationListEntry, time.Time) ([]List, error) {
+	return nil, fs.ErrNotExist
+}
+
+// hangs is one that doesn't answer.
+type hangs struct{ *company }
+
+func (hangs) Issue(ctx context.Context, _ *x509.Certificate) ([]*x509.Certificate, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A signer that is away doesn't shut the authority's door before its certificate expires.
+func TestASignerThatIsAway(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCompany(t)
+		a, err := OpenAuthority(dir, AuthorityOptions{Signer: c})
+		require.NoError(t, err)
+		conf, err := a.ServerTLS("127.0.0.1")
+		require.NoError(t, err)
+		first, err := conf.GetCertificate(nil)
+		require.NoError(t, err)
+		a.signer = away{}
+		time.Sleep(20 * 24 * time.Hour) // it would have been renewed at 15
+		for range 3 {
+			got, err := conf.GetCertificate(nil)
+			require.NoError(t, err)
+			require.Same(t, first, got)
+		}
+		a.signer = c
+		time.Sleep(2 * againAfter)
+		got, err := conf.GetCertificate(nil)
+		require.NoError(t, err)
+		require.NotSame(t, first, got)
+		a.signer = away{}
+		time.Sleep(31 * 24 * time.Hour)
+		_, err = conf.GetCertificate(nil)
+		require.Error(t, err)
+		// One that hangs doesn't hang the door.
+		a.signer = hangs{c}
+		begun := time.Now()
+		_, err = conf.GetCertificate(nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, callTime, time.Since(begun))
+	})
 }
