@@ -43,6 +43,9 @@ type seen struct {
 	// Taken says that it was given up, and that a draft has written it since:
 	// then it may be larger than what it stands for.
 	Taken bool `json:"taken,omitempty"`
+	// Copied is the size in bytes of what was copied to it by the last draft;
+	// 0 before one. What lies behind is the disk's own.
+	Copied int64 `json:"copied,omitempty"`
 }
 
 // knows tells whether the disk that is found now is the one that was seen, as
@@ -134,7 +137,7 @@ func (m *machine) see(r *record, ds disks) (other bool) {
 			now = seen{Path: o.path, Size: o.size}
 		}
 		other = other || before && device && !(was.knows(now, false) && slices.Equal(was.Content, now.Content))
-		now.Taken = taken
+		now.Taken, now.Copied = taken, was.Copied
 		r.note(d.ID, now)
 	}
 	return other
@@ -147,17 +150,19 @@ func (r *record) note(id dr.DiskID, s seen) {
 	r.Seen[id] = s
 }
 
-// take notes that the given-up disks are about to be written.
-func (r *record) take(ds disks) {
+// take notes that the given-up disks are about to be written, with what want
+// says of them. Those that it doesn't name stay as they are.
+func (r *record) take(ds disks, want dr.Machine) {
 	for _, d := range r.Disks {
-		if !d.GivenUp {
+		s := r.Seen[d.ID]
+		w, ok := want.Disk(d.ID)
+		if !ok || !d.GivenUp && !s.Taken {
 			continue
 		}
-		s := r.Seen[d.ID]
-		if o := ds[d.ID]; s.Path != o.path || s.Size != o.size {
+		if o := ds[d.ID]; d.GivenUp && (s.Path != o.path || s.Size != o.size) {
 			s = seen{Path: o.path, Size: o.size}
 		}
-		s.Taken = true
+		s.Taken, s.Copied = true, w.Size
 		r.note(d.ID, s)
 	}
 }

@@ -121,7 +121,7 @@ func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 		}
 	}
 	m.outdate()
-	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened) }); err != nil {
+	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened, want) }); err != nil {
 		return nil, err
 	}
 	if err := d.clearRest(ctx, want); err != nil {

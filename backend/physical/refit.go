@@ -111,17 +111,18 @@ func (m *machine) ready(ctx context.Context, rec *record) (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !rec.Seen[d.ID].Taken {
+		s := rec.Seen[d.ID]
+		if !s.Taken {
 			continue
 		}
-		if err := m.refitDisk(d.ID, ds[d.ID]); err != nil {
+		if err := m.refitDisk(d.ID, ds[d.ID], s.Copied); err != nil {
 			return &dr.Error{Op: "refit", Side: dr.TargetSide, Machine: m.id, Disk: d.ID, Off: -1, Err: err}
 		}
 	}
 	return nil
 }
 
-func (m *machine) refitDisk(id dr.DiskID, d opened) error {
+func (m *machine) refitDisk(id dr.DiskID, d opened, copied int64) error {
 	table, err := disklayout.SectorOf(d, d.size)
 	if err != nil {
 		return err
@@ -132,6 +133,11 @@ func (m *machine) refitDisk(id dr.DiskID, d opened) error {
 	}
 	if err := m.sectors(d, table, sector); err != nil {
 		return err
+	}
+	if copied >= d.size {
+		// Where such a table ends before its disk does, the end is somebody
+		// else's: RAID of firmware and of Linux keep their metadata there.
+		return nil
 	}
 	if sector == 0 {
 		sector = table

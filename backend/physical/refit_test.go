@@ -100,3 +100,27 @@ func TestPowerCutWhileADiskIsMadeReady(t *testing.T) {
 	t.Logf("%d cuts", cuts)
 	require.Greater(t, cuts, 10)
 }
+
+// A disk of a firmware's or Linux' mirror has the table of the array, which ends
+// before the disk, and the array's metadata behind it. On a disk of its size all
+// of that is as it was.
+func TestMetadataOfAnArrayBehindTheTableStays(t *testing.T) {
+	const size = 3 << 20
+	disk := append(smallGPT(t), make([]byte, size-1<<20)...)
+	copy(disk[size-8<<10:], "\xfc\x4e\x2b\xa9\x01\x00\x00\x00") // md, version 1.0
+	copy(disk[size-1024:], "Intel Raid ISM Cfg Sig. 1.3.00")
+	path := filepath.Join(t.TempDir(), "x")
+	require.NoError(t, errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)))
+	h, err := Open(Config{Root: t.TempDir(), Machines: []Machine{{ID: "m", Power: dr.Off, Disks: []Disk{{ID: "x", Path: path, GivenUp: true}}}}})
+	require.NoError(t, err)
+	defer h.Close()
+	p := dr.Point{ID: "p", Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "x", Size: size}}}}
+	d, err := h.Draft(t.Context(), "m", p)
+	require.NoError(t, err)
+	_, err = d.WriteAt(t.Context(), "x", disk, 0)
+	require.NoError(t, errors.Join(err, d.Commit(t.Context(), p), d.Close()))
+	require.NoError(t, h.Start(t.Context(), "m"))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(disk, b), "the disk is as it was copied")
+}
