@@ -246,5 +246,14 @@ func (m *machine) inspect(d diskFile) (now seen, what []string, err error) {
 	for _, s := range list {
 		what = append(what, s.String())
 	}
+	if len(what) == 0 && !d.GivenUp {
+		at, err := disklayout.Unknown(disklayout.Disk{ID: string(d.ID), Size: o.size, ReaderAt: f})
+		if err != nil {
+			return now, nil, fail(err)
+		}
+		if at >= 0 {
+			what = append(what, fmt.Sprintf("data of no known kind at byte %d", at))
+		}
+	}
 	return now, what, nil
 }

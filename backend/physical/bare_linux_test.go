@@ -114,6 +114,16 @@ func TestForeignDiskIsNeverWrittenWithoutTheWord(t *testing.T) {
 			require.NoError(t, drafted(h, "p"))
 		})
 	}
+	// A raw volume of a database, or ciphertext without a header.
+	for _, at := range []int64{1<<20 - 1, 64<<20 + 100, 128<<20 - 1} {
+		device := loopOn(t, 128<<20)
+		f, err := os.OpenFile(device, os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte{1}, at)
+		require.NoError(t, errors.Join(err, f.Close()))
+		h := bareHost(t, t.TempDir(), device, false)
+		foreignTo(t, h, fmt.Sprintf("data of no known kind at byte %d", at))
+	}
 	// What is blank is anybody's.
 	require.NoError(t, drafted(bareHost(t, t.TempDir(), loopOn(t, 16<<20), false), "p"))
 }

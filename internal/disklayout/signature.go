@@ -3,6 +3,7 @@ package disklayout
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/internal/signature"
@@ -56,6 +57,39 @@ func Signatures(d Disk) ([]Signature, error) {
 		found = append(found, in...)
 	}
 	return found, nil
+}
+
+// Unknown looks whether a disk without any signature is blank, and tells where it
+// isn't; -1 if nothing was found. Raw volumes of databases and ciphertext without
+// a header look like that. It reads both ends, a megabyte each, where everything
+// that begins or ends has something, and samples between.
+func Unknown(d Disk) (at int64, err error) {
+	const end, sample, samples = 1 << 20, 4 << 10, 64
+	look := func(off, n int64) (int64, error) {
+		b, err := readUpTo(d, off, min(n, d.Size-off))
+		if err != nil {
+			return -1, err
+		}
+		if i := slices.IndexFunc(b, func(c byte) bool { return c != 0 }); i >= 0 {
+			return off + int64(i), nil
+		}
+		return -1, nil
+	}
+	if d.Size <= 0 {
+		return -1, nil
+	}
+	if at, err = look(0, end); at >= 0 || err != nil {
+		return at, err
+	}
+	if at, err = look(max(0, d.Size-end)&^(sample-1), end+sample); at >= 0 || err != nil {
+		return at, err
+	}
+	for i := int64(1); i < samples; i++ {
+		if at, err = look(d.Size/samples*i&^(sample-1), sample); at >= 0 || err != nil {
+			return at, err
+		}
+	}
+	return -1, nil
 }
 
 // Whole reads a disk's partition table, or tables, and what fills it whole.
