@@ -404,3 +404,42 @@ func TestGivenUpDiskInUseIsNeverWritten(t *testing.T) {
 	require.NoError(t, err, out)
 	require.NoError(t, drafted(h, "p"))
 }
+
+// An interrupted copy to a blank disk can be repeated without a word: to that
+// disk, and to no other.
+func TestInterruptedCopyToABlankDiskIsRepeated(t *testing.T) {
+	device, root := loopOn(t, 16<<20), t.TempDir()
+	h := bareHost(t, root, device, false)
+	h.hardware = func(string) (string, error) { return "wwn-1", nil }
+	d, err := h.Draft(t.Context(), "m", dr.Point{ID: "p"})
+	require.NoError(t, err)
+	part(t, device, "label: gpt\nfirst-lba: 34\nstart=40,size=20000\n")
+	require.NoError(t, errors.Join(d.Close(), h.Close()))
+
+	h = bareHost(t, root, device, false)
+	h.hardware = func(string) (string, error) { return "wwn-2", nil }
+	foreignTo(t, h, "gpt")
+	h.hardware = func(string) (string, error) { return "wwn-1", nil }
+	require.NoError(t, drafted(h, "p"))
+}
+
+// A disk that is exchanged between Prepare, which tells what the disks hold, and
+// the draft doesn't get a delta over something else.
+func TestDiskExchangedBehindPrepareGetsNoDelta(t *testing.T) {
+	device := loopOn(t, 16<<20)
+	h := bareHost(t, t.TempDir(), device, true)
+	h.hardware = func(string) (string, error) { return "wwn-1", nil }
+	require.NoError(t, drafted(h, "p"))
+	m, err := h.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	place := backend.Placement{Original: "m", Machine: m}
+	r, err := h.Prepare(t.Context(), place)
+	require.NoError(t, err)
+	require.Equal(t, dr.PointID("p"), r.Holds)
+	h.hardware = func(string) (string, error) { return "wwn-2", nil }
+	require.ErrorIs(t, drafted(h, "q"), dr.ErrConflict)
+	r, err = h.Prepare(t.Context(), place)
+	require.NoError(t, err)
+	require.Equal(t, backend.Replica{ID: "m", Torn: true}, r)
+	require.NoError(t, drafted(h, "q"))
+}
