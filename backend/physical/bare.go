@@ -143,6 +143,28 @@ func (m *machine) see(r *record, ds disks) (other bool) {
 	return other
 }
 
+// exchanged forgets what was known of disks in whose place others are: the tracker
+// knows what was written to a disk, and not that it is another one. The caller
+// holds op.
+func (m *machine) exchanged(rec *record) (*record, error) {
+	for _, d := range rec.Disks {
+		was := rec.Seen[d.ID].Device
+		if rec.Made || was == "" {
+			continue
+		}
+		// What can't be told here is told by who opens the disk.
+		if now, err := m.host.hardware(m.path(d)); err != nil || now == "" || now == was {
+			continue
+		}
+		m.host.cfg.Log.Warn("a disk is another one than before: all of the machine is compared", "machine", m.id, "disk", d.ID, "path", m.path(d))
+		if err := m.change(func(r *record) { r.forget(); r.Epochs = nil }); err != nil {
+			return nil, err
+		}
+		return m.record(), nil
+	}
+	return rec, nil
+}
+
 func (r *record) note(id dr.DiskID, s seen) {
 	if r.Seen == nil {
 		r.Seen = map[dr.DiskID]seen{}

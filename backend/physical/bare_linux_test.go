@@ -443,3 +443,49 @@ func TestDiskExchangedBehindPrepareGetsNoDelta(t *testing.T) {
 	require.Equal(t, backend.Replica{ID: "m", Torn: true}, r)
 	require.NoError(t, drafted(h, "q"))
 }
+
+// The tracker tells what was written to a disk, and nothing of the one that has
+// been put in its place.
+func TestChangesOfAnExchangedDiskAreLost(t *testing.T) {
+	for _, power := range []dr.Power{dr.Off, dr.On} {
+		for _, by := range []string{"its own name", "its table"} {
+			if power == dr.On && by == "its table" {
+				continue // a table of a machine that runs is changed by the machine
+			}
+			device := loopOn(t, 16<<20)
+			part(t, device, "label: gpt\nfirst-lba: 34\nstart=40,size=20000\n")
+			h, err := Open(Config{Root: t.TempDir(), Tracker: NewBitmapTracker(0), Machines: []Machine{
+				{ID: "m", Power: power, Disks: []Disk{{ID: "d", Path: device}}}}})
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = h.Close() })
+			h.hardware = func(string) (string, error) { return "wwn-1", nil }
+			changes := func(name dr.PointID, since dr.Point) (dr.Point, error) {
+				img, err := h.Capture(t.Context(), "m", name, dr.CrashConsistent)
+				require.NoError(t, err)
+				if s, ok := dr.As[dr.Settler](img); ok {
+					_, err := s.Settle(t.Context())
+					require.NoError(t, err)
+				}
+				defer img.Close()
+				c, ok := dr.As[dr.ChangeTracker](img)
+				require.True(t, ok)
+				for _, err := range c.Changes(t.Context(), "d", since) {
+					if err != nil {
+						return img.Point(), err
+					}
+				}
+				return img.Point(), nil
+			}
+			a, _ := changes("a", dr.Point{})
+			b, err := changes("b", a)
+			require.NoError(t, err, "%s %s", power, by)
+			if by == "its table" {
+				part(t, device, "label: gpt\nfirst-lba: 34\nstart=40,size=20000\n")
+			} else {
+				h.hardware = func(string) (string, error) { return "wwn-2", nil }
+			}
+			_, err = changes("c", b)
+			require.ErrorIs(t, err, dr.ErrChangesLost, "%s %s", power, by)
+		}
+	}
+}

@@ -57,6 +57,9 @@ func (h *Host) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, wa
 	case rec.making():
 		return nil, fail(fmt.Errorf("%w: its disks are not all made", dr.ErrTorn))
 	}
+	if rec, err = m.exchanged(rec); err != nil {
+		return nil, fail(err)
+	}
 	if rec.Power != dr.Off {
 		copies, err := m.snapshots(ctx, rec)
 		if err != nil {
@@ -114,7 +117,12 @@ func (m *machine) captureStopped(ctx context.Context, im *image, want dr.Consist
 	defer m.track.Unlock()
 	next := im.rec.clone()
 	// What is held is known of the disks that there were, in their sizes.
-	if other := m.see(next, im.disks); len(next.Held) > 0 && (other || !maps.Equal(next.Sizes, im.disks.sizes())) {
+	// And what was tracked is of the disk that was there.
+	other := m.see(next, im.disks)
+	if other {
+		next.Epochs = nil
+	}
+	if other || len(next.Held) > 0 && !maps.Equal(next.Sizes, im.disks.sizes()) {
 		next.forget()
 		im.rec = next.clone()
 	}
