@@ -174,17 +174,22 @@ func (r *record) note(id dr.DiskID, s seen) {
 
 // take notes that the given-up disks are about to be written, with what want
 // says of them. Those that it doesn't name stay as they are.
-func (r *record) take(ds disks, want dr.Machine) {
+//
+// A device that was found blank is the machine's own from here on: else a copy
+// that is interrupted couldn't be repeated, as it isn't blank any more.
+func (r *record) take(ds disks, want dr.Machine, found findings) {
 	for _, d := range r.Disks {
-		s := r.Seen[d.ID]
+		s, before := r.Seen[d.ID]
 		w, ok := want.Disk(d.ID)
-		if !ok || !d.GivenUp && !s.Taken {
+		now, device := found.looks[d.ID]
+		if !ok || !d.GivenUp && !s.Taken && (before || !device) {
 			continue
 		}
-		if o := ds[d.ID]; d.GivenUp && (s.Path != o.path || s.Size != o.size) {
-			s = seen{Path: o.path, Size: o.size}
+		if o := ds[d.ID]; !before || d.GivenUp && (s.Path != o.path || s.Size != o.size) {
+			s = seen{Path: o.path, Size: o.size, Device: now.Device}
 		}
-		s.Taken, s.Copied = true, w.Size
+		s.Copied = w.Size
+		s.Taken = s.Taken || d.GivenUp
 		r.note(d.ID, s)
 	}
 }
@@ -196,6 +201,8 @@ type findings struct {
 	bare bool
 	// other: one doesn't look as it did when it was seen last.
 	other bool
+	// looks are by what the block devices would be known again.
+	looks map[dr.DiskID]seen
 }
 
 // taken tells whether a disk was given up and has been written by a draft.
@@ -214,6 +221,7 @@ func (m *machine) foreign(rec *record) (f findings, err error) {
 	if rec.Made {
 		return f, nil
 	}
+	f.looks = map[dr.DiskID]seen{}
 	for _, d := range rec.Disks {
 		path := m.path(d)
 		device, err := m.isDevice(path)
@@ -232,6 +240,7 @@ func (m *machine) foreign(rec *record) (f findings, err error) {
 		if err != nil {
 			return f, err
 		}
+		f.looks[d.ID] = now
 		known := before && was.knows(now, rec.Torn != "")
 		f.other = f.other || before && (!known || !slices.Equal(was.Content, now.Content))
 		switch {

@@ -111,8 +111,13 @@ func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 		}
 	}()
 	// Looked at when nobody else can write to them any more.
-	if _, err := m.foreign(rec); err != nil {
+	found, err := m.foreign(rec)
+	if err != nil {
 		return nil, err
+	}
+	if found.other && len(rec.Held) > 0 {
+		// Whoever asked what they hold, by Prepare, was told it of others.
+		return nil, fmt.Errorf("%w: a disk is another one, or another content, than when it was found to hold point %s (prepare the machine again)", dr.ErrConflict, rec.holds())
 	}
 	d := &draft{m: m, point: p, disks: opened, sectors: map[dr.DiskID]int64{}}
 	for id, o := range opened {
@@ -121,7 +126,7 @@ func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 		}
 	}
 	m.outdate()
-	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened, want) }); err != nil {
+	if err := m.change(func(r *record) { r.tear(p.ID); r.take(opened, want, found) }); err != nil {
 		return nil, err
 	}
 	if err := d.clearRest(ctx, want); err != nil {
