@@ -46,6 +46,9 @@ type seen struct {
 	// Copied is the size in bytes of what was copied to it by the last draft;
 	// 0 before one. What lies behind is the disk's own.
 	Copied int64 `json:"copied,omitempty"`
+	// Cleared: what lies behind Copied is cleared, durably, and the machine
+	// hasn't run since.
+	Cleared bool `json:"cleared,omitempty"`
 }
 
 // knows tells whether the disk that is found now is the one that was seen, as
@@ -137,7 +140,7 @@ func (m *machine) see(r *record, ds disks) (other bool) {
 			now = seen{Path: o.path, Size: o.size}
 		}
 		other = other || before && device && !(was.knows(now, false) && slices.Equal(was.Content, now.Content))
-		now.Taken, now.Copied = taken, was.Copied
+		now.Taken, now.Copied, now.Cleared = taken, was.Copied, was.Cleared && !other
 		r.note(d.ID, now)
 	}
 	return other
@@ -188,6 +191,7 @@ func (r *record) take(ds disks, want dr.Machine, found findings) {
 		if o := ds[d.ID]; !before || d.GivenUp && (s.Path != o.path || s.Size != o.size) {
 			s = seen{Path: o.path, Size: o.size, Device: now.Device}
 		}
+		s.Cleared = s.Cleared && !found.other && s.Copied == w.Size
 		s.Copied = w.Size
 		s.Taken = s.Taken || d.GivenUp
 		r.note(d.ID, s)

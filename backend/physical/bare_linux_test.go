@@ -300,6 +300,25 @@ func TestRestOfALargerDiskIsCleared(t *testing.T) {
 		}
 		require.Equal(t, junk[used:from], b[used:from])
 		require.Equal(t, make([]byte, size-from), b[from:])
+		// Once is enough, until the machine has run.
+		calls := 0
+		h.deallocate = func(string, int64, int64) (bool, error) { calls++; return true, nil }
+		p := dr.Point{ID: "q", Machine: dr.Machine{Disks: []dr.Disk{{ID: "d", Size: used}}}}
+		for _, want := range []int{0, 1} {
+			d, err = h.Draft(t.Context(), "m", p)
+			require.NoError(t, err)
+			require.NoError(t, errors.Join(d.Commit(t.Context(), p), d.Close()))
+			require.Equal(t, want, calls)
+			require.NoError(t, h.Start(t.Context(), "m"))
+			require.NoError(t, h.Stop(t.Context(), "m"))
+		}
+		p.Machine.Disks[0].Size -= 512 // more is behind
+		for want := 2; want < 4; want++ {
+			d, err = h.Draft(t.Context(), "m", p)
+			require.NoError(t, err)
+			require.NoError(t, d.Close())
+			require.Equal(t, want, calls, "without a commit nobody knows whether it is durable")
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ type draft struct {
 	// unsure: a commit failed after it may have become durable that the disks
 	// are whole. Nothing more may be written to them by this draft.
 	unsure atomic.Bool
+	// want has the disks that it copies, in their sizes.
+	want dr.Machine
 	// sectors are the logical sector sizes of block devices, in bytes.
 	sectors map[dr.DiskID]int64
 
@@ -119,7 +121,7 @@ func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 		// Whoever asked what they hold, by Prepare, was told it of others.
 		return nil, fmt.Errorf("%w: a disk is another one, or another content, than when it was found to hold point %s (prepare the machine again)", dr.ErrConflict, rec.holds())
 	}
-	d := &draft{m: m, point: p, disks: opened, sectors: map[dr.DiskID]int64{}}
+	d := &draft{m: m, point: p, disks: opened, want: want, sectors: map[dr.DiskID]int64{}}
 	for id, o := range opened {
 		if d.sectors[id], err = m.sector(o.path); err != nil {
 			return nil, err
@@ -304,6 +306,7 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	next.hold(held{d.point.ID, p.Time, p.Consistency}, d.disks.sizes())
 	d.m.see(next, d.disks)
 	next.Refit = next.taken()
+	next.cleared(d.want, true)
 	d.m.track.Lock()
 	defer d.m.track.Unlock()
 	if t := d.m.host.cfg.Tracker; t != nil {

@@ -51,6 +51,7 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 		r.forget()
 		r.Power, r.Switched, r.New, r.Clean = power, true, false, false
 		r.Refit = r.Refit && !refit
+		r.cleared(r.Machine, false)
 	}); err != nil {
 		return fail(err, "")
 	}

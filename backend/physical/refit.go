@@ -42,7 +42,7 @@ func (d *draft) clearRest(ctx context.Context, want dr.Machine) error {
 	for _, f := range rec.Disks {
 		w, ok := want.Disk(f.ID)
 		o := d.disks[f.ID]
-		if !ok || !rec.Seen[f.ID].Taken || o.size <= w.Size {
+		if s := rec.Seen[f.ID]; !ok || !s.Taken || s.Cleared || o.size <= w.Size {
 			continue
 		}
 		const page = 4096 // no device has larger sectors
@@ -52,6 +52,17 @@ func (d *draft) clearRest(ctx context.Context, want dr.Machine) error {
 		}
 	}
 	return nil
+}
+
+// cleared notes whether the rest of the disks is: once is enough until the machine
+// runs, because on large disks it may take hours.
+func (r *record) cleared(disks dr.Machine, is bool) {
+	for _, d := range disks.Disks {
+		if s := r.Seen[d.ID]; s.Taken {
+			s.Cleared = is
+			r.note(d.ID, s)
+		}
+	}
 }
 
 func (d *draft) clear(ctx context.Context, id dr.DiskID, o opened, from int64) error {
