@@ -508,3 +508,35 @@ func TestChangesOfAnExchangedDiskAreLost(t *testing.T) {
 		}
 	}
 }
+
+// Two paths to one logical unit that no multipath joins are one disk, given up or
+// not.
+func TestTwoPathsToOneUnitAreNotTwoDisks(t *testing.T) {
+	a, b := loopOn(t, 1<<20), loopOn(t, 1<<20)
+	h, err := Open(Config{Root: t.TempDir(), Machines: []Machine{{ID: "m", Power: dr.Off,
+		Disks: []Disk{{ID: "a", Path: a, GivenUp: true}, {ID: "b", Path: b, GivenUp: true}}}}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, h.Close()) })
+	names := map[string]string{}
+	h.hardware = func(path string) (string, error) { return names[path], nil }
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"naa.1", "naa.1", true}, {"eui.1", "eui.1 partition 2", true}, {"nvme.1 partition 2", "nvme.1 partition 2", true},
+		{"naa.1", "naa.2", false}, {"naa.1 partition 1", "naa.1 partition 2", false}, {"0123456789", "0123456789", false}, {"", "", false},
+	} {
+		names[a], names[b] = c.a, c.b
+		m, err := h.Machine(t.Context(), "m")
+		require.NoError(t, err)
+		_, err = h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: m})
+		require.NoError(t, err)
+		err = drafted(h, "p")
+		if c.same {
+			require.ErrorIs(t, err, dr.ErrInvalid, "%v", c)
+			require.ErrorContains(t, err, b)
+		} else {
+			require.NoError(t, err, "%v", c)
+		}
+	}
+}

@@ -27,7 +27,7 @@ func hardwareName(path string) (string, error) {
 	}
 	part := ""
 	if b, err := os.ReadFile(filepath.Join(dir, "partition")); err == nil {
-		part = " partition " + strings.TrimSpace(string(b))
+		part = partitionName + strings.TrimSpace(string(b))
 		dir = filepath.Dir(dir)
 	}
 	for _, name := range []string{"wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid"} {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -36,6 +38,9 @@ func (m *machine) alone(rec *record) error {
 		for _, o := range others {
 			other := o.of.path(o.file)
 			same, err := m.host.same(path, other)
+			if err == nil && !same {
+				same, err = m.oneUnit(path, other)
+			}
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -49,6 +54,28 @@ func (m *machine) alone(rec *record) error {
 	}
 	return nil
 }
+
+// oneUnit tells whether two devices are paths to one logical unit that nobody has
+// joined, by its world-wide name. Serial numbers don't count: bridges repeat them.
+func (m *machine) oneUnit(a, b string) (bool, error) {
+	var names, parts [2]string
+	for i, path := range []string{a, b} {
+		device, err := m.isDevice(path)
+		if err != nil || !device {
+			return false, err
+		}
+		name, err := m.host.hardware(path)
+		if err != nil {
+			return false, err
+		}
+		names[i], parts[i], _ = strings.Cut(name, partitionName)
+	}
+	world := slices.ContainsFunc([]string{"naa.", "eui.", "uuid.", "nvme."}, func(kind string) bool { return strings.HasPrefix(names[0], kind) })
+	return world && names[0] == names[1] && (parts[0] == parts[1] || parts[0] == "" || parts[1] == ""), nil
+}
+
+// partitionName stands between a disk's name and a partition's number.
+const partitionName = " partition "
 
 // samePath is all that can be told on file systems that aren't the system's.
 func samePath(a, b string) (bool, error) { return filepath.Clean(a) == filepath.Clean(b), nil }
