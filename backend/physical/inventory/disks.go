@@ -31,7 +31,7 @@ func (s *system) disks() {
 		for _, i := range same {
 			s.sharedID[s.chosen[i]] = true
 			s.problem("disk-id-shared", s.report.Disks[i].ID, true, strings.Join(all, " and ")+" say that they are the same disk: paths to one logical unit, or clones",
-				"let multipathd join the paths, or protect one of them")
+				"let multipathd join the paths, protect what it makes of them, and give a clone a name of its own")
 		}
 	}
 	for _, d := range s.all {

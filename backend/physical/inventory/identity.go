@@ -228,6 +228,13 @@ func identify(disks [][]identity) (chosen []identity, shared [][]int) {
 			key := string(diskID(id.id))
 			if len(count[key]) == 1 {
 				chosen[i] = id
+				// The kernel's name may be another disk's after the next start:
+				// better any link, of a name that no other disk has.
+				for _, other := range list {
+					if chosen[i].link == "" && len(count[string(diskID(other.id))]) == 1 {
+						chosen[i].link = other.link
+					}
+				}
 				break
 			}
 			if id.rank == worldRank && !noted[key] {

@@ -23,6 +23,10 @@ func (s *system) judge() {
 		s.problem("virtual-machine", "", false, "this is a virtual machine (hypervisor: "+v+"), not a physical one",
 			"protect it through its platform if there is a backend for that: changed blocks and snapshots cost less there")
 	}
+	if !slices.ContainsFunc(s.report.Disks, func(d Disk) bool { return d.Boot }) && slices.ContainsFunc(s.report.Disks, func(d Disk) bool { return d.System }) {
+		s.problem("boot-unknown", "", false, "the disk that the firmware starts from was not found: the system's disks have no EFI system partition, and none is mounted",
+			"mount it at /boot/efi, so that its disk is protected first")
+	}
 	if len(s.chosen) == 0 {
 		s.problem("no-disks", "", true, "no disk was found that could be protected", "run this on the host itself, with /sys and /dev")
 	}
@@ -34,7 +38,10 @@ func (s *system) judgeDisk(d *device, k Disk) {
 			"give the disk a serial number of its own where the hypervisor can, and don't move it")
 	}
 	if k.ReadOnly {
-		s.problem("disk-read-only", k.ID, false, k.Name+" is read-only: it can be copied, and not be restored to", "look in the kernel's log why")
+		s.problem("disk-read-only", k.ID, false, k.Name+" is read-only: it can be copied, and not be restored to, and is left out unless it is named", "look in the kernel's log why")
+	}
+	if !k.fixed() {
+		s.problem("disk-left-out", k.ID, false, k.Name+" is removable, and left out unless it is named", "name all disks that are to be protected, if it is one of them")
 	}
 	if len(k.Paths) > 0 {
 		s.problem("multipath", k.ID, false, fmt.Sprintf("%s is reached over %s: the multipath device is the disk, its paths are left alone", k.Name, strings.Join(k.Paths, ", ")), "")
@@ -104,19 +111,24 @@ func (s *system) judgeGroups() {
 		if d.kind == "md" {
 			s.problem("raid-members", "", false, fmt.Sprintf("%s is a RAID (%s) of disks %s: its members are copied one by one, each with its superblock", d.name, s.attr(d.dir, "md/level"), list(v.Disks)),
 				"protect all its disks together; where the copy runs on one disk, a mirror starts degraded")
-		} else if len(v.Disks) > 1 && !onRAID(d) {
+		} else {
+			s.judgeOutside(d, v)
+		}
+		if d.kind != "md" && len(v.Disks) > 1 && !onRAID(d) {
 			s.problem("several-devices", "", false, fmt.Sprintf("volume %s lies on disks %s", v.Path, list(v.Disks)), "protect them together")
 		}
 	}
-	pools := map[string][]dr.DiskID{}
+	pools, devices, want := map[string][]dr.DiskID{}, map[string]int{}, map[string]int{}
 	var order []string
 	for _, d := range s.all {
 		if d.sig.Kind != "btrfs" || d.sig.Devices < 2 {
 			continue
 		}
-		if pools[d.sig.UUID] == nil {
+		if devices[d.sig.UUID] == 0 {
 			order = append(order, d.sig.UUID)
 		}
+		devices[d.sig.UUID]++
+		want[d.sig.UUID] = d.sig.Devices
 		for _, b := range bottom(d) {
 			if id := s.idOf(b); id != "" && !slices.Contains(pools[d.sig.UUID], id) {
 				pools[d.sig.UUID] = append(pools[d.sig.UUID], id)
@@ -125,6 +137,34 @@ func (s *system) judgeGroups() {
 	}
 	for _, uuid := range order {
 		s.problem("several-devices", "", false, fmt.Sprintf("btrfs %s lies on disks %s", uuid, list(pools[uuid])), "protect them together")
+		if devices[uuid] < want[uuid] {
+			s.problem("volume-outside", "", false, fmt.Sprintf("btrfs %s has %d devices, of which %d were found on disks that could be protected", uuid, want[uuid], devices[uuid]),
+				"look for the others with btrfs filesystem show")
+		}
+	}
+}
+
+// judgeOutside finds volumes that lie on what is no disk of the report, as a network
+// block device, or on something that the kernel doesn't tell, as DRBD's.
+func (s *system) judgeOutside(d *device, v Volume) {
+	var out []string
+	for _, b := range bottom(d) {
+		if s.idOf(b) == "" && b != d {
+			out = append(out, b.name)
+		}
+	}
+	used := v.Use.inUse()
+	switch {
+	case len(v.Disks) > 0 && len(out) > 0:
+		for _, id := range v.Disks {
+			s.problem("volume-outside", id, !onRAID(d), fmt.Sprintf("volume %s lies on %s, and on %s too, which can't be protected", v.Path, list(v.Disks), strings.Join(out, ", ")),
+				"move the volume to disks (pvmove), or protect none of them")
+		}
+	case len(v.Disks) == 0 && used && len(out) > 0:
+		s.problem("volume-outside", "", false, fmt.Sprintf("volume %s lies on %s, which can't be protected", v.Path, strings.Join(out, ", ")), "protect what is on it in another way")
+	case len(v.Disks) == 0 && used:
+		s.problem("volume-outside", "", false, fmt.Sprintf("volume %s is used, and the kernel doesn't tell on what disks it lies", v.Path),
+			"see that the disks below it are named, and that its file system is frozen with theirs")
 	}
 }
 

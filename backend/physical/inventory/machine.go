@@ -10,8 +10,11 @@ import (
 
 // Machine is the configuration with which package physical protects this very
 // machine, with the disks named by ID, kernel's name or path; none named means
-// all that are fixed, not read-only, and have a medium. A disk that isn't there
-// is a dr.ErrNotFound. The order is the report's, the disk to boot from first.
+// all that are fixed, not read-only, and have a medium. Removable ones are those
+// that say so, unless the system is on them, or they are used and not on USB:
+// bays for hot swapping call their disks removable. What is left out is a problem
+// of the report, "disk-left-out" or "disk-read-only". A disk that isn't there is a
+// dr.ErrNotFound. The order is the report's, the disk to boot from first.
 func (r Report) Machine(disks ...string) (physical.Machine, error) {
 	m := physical.Machine{
 		ID: r.ID, Name: r.Name, Self: true, Power: dr.On, OS: "linux",
@@ -20,7 +23,7 @@ func (r Report) Machine(disks ...string) (physical.Machine, error) {
 	found := map[string]bool{}
 	for _, d := range r.Disks {
 		names := []string{string(d.ID), d.Name, d.Path}
-		wanted := len(disks) == 0 && (!d.Removable || d.System) && !d.ReadOnly
+		wanted := len(disks) == 0 && d.fixed() && !d.ReadOnly
 		for _, n := range names {
 			if slices.Contains(disks, n) {
 				wanted, found[n] = true, true
@@ -49,6 +52,13 @@ func (r Report) Machine(disks ...string) (physical.Machine, error) {
 	}
 	return m, nil
 }
+
+// fixed tells whether a disk is the machine's, and not something plugged in.
+func (d Disk) fixed() bool {
+	return !d.Removable || d.System || d.Bus != "usb" && (d.Use.inUse() || slices.ContainsFunc(d.Partitions, func(p Partition) bool { return p.Use.inUse() }))
+}
+
+func (u Use) inUse() bool { return len(u.Mounts) > 0 || u.Swap || len(u.Holders) > 0 }
 
 // nics are the cards of hardware as a machine has them. What a bond or bridge
 // carries is said of the first card that is a part of it.

@@ -30,9 +30,11 @@ func parseMounts(text []byte) []mountLine {
 		if dash < 6 || len(f) < dash+3 {
 			continue
 		}
-		options := strings.Split(f[5], ",")
-		if len(f) > dash+3 {
-			options = append(options, strings.Split(f[dash+3], ",")...)
+		// Those of the file system count: a mount may be read-only in a sandbox
+		// alone, as systemd's ProtectSystem= makes all of them, and others write.
+		options := strings.Split(f[min(dash+3, len(f)-1)], ",")
+		if len(f) == dash+3 {
+			options = strings.Split(f[5], ",")
 		}
 		list = append(list, mountLine{
 			number: f[2], subtree: unescape.Replace(f[3]), at: unescape.Replace(f[4]),

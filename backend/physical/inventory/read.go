@@ -43,7 +43,9 @@ type Options struct {
 // "swap", "mounted-elsewhere" (in other mount namespaces only),
 // "mounted-and-held", "duplicate-uuid", "pool-unseen" (ZFS and the like, which
 // can't be frozen), "table-damaged", "table-stale", "root-not-on-disk",
-// "virtual-machine", "device-vanished", "no-disks".
+// "virtual-machine", "device-vanished", "no-disks", "disk-left-out" (removable,
+// and not named), "boot-unknown", and "volume-outside" (a volume lies on what is no
+// disk that could be protected: a blocker of those that it lies on too).
 func Read(ctx context.Context, o Options) (Report, error) {
 	fail := func(err error, remedy string) (Report, error) {
 		return Report{}, &dr.Error{Op: "inventory", Err: err, Remedy: remedy}

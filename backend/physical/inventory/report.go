@@ -136,8 +136,9 @@ type Mount struct {
 	Kind string `json:"kind"` // the file system as mounted
 	// Subtree of the file system, if not all of it: a subvolume, or what is
 	// bound.
-	Subtree  string `json:"subtree,omitempty"`
-	ReadOnly bool   `json:"readOnly,omitempty"`
+	Subtree string `json:"subtree,omitempty"`
+	// ReadOnly: nobody can write to the file system, by whatever mount.
+	ReadOnly bool `json:"readOnly,omitempty"`
 	// PID of a process in whose mount namespace it is; 0: in this one's.
 	PID int `json:"pid,omitempty"`
 }
