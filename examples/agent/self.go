@@ -44,11 +44,11 @@ func openSelf(what string, log *slog.Logger) (backend.Backend, io.Closer, error)
 			return nil, nil, fmt.Errorf(`%s: "machines" are for the kind physical: self is the machine that this runs on`, what)
 		}
 	}
+	f.Config.Log = log
 	cfg, err := selfConfig(context.Background(), f, inventory.Options{Loop: f.Loop})
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.Log = log
 	f.freeze(&cfg, log)
 	return f.open(cfg, f.Track == nil || *f.Track, log)
 }
@@ -66,6 +66,11 @@ func selfConfig(ctx context.Context, f selfFile, o inventory.Options) (physical.
 	}
 	if err := blocked(r, m); err != nil {
 		return cfg, err
+	}
+	if cfg.Log != nil { // as what is left out
+		for _, p := range r.Problems {
+			cfg.Log.Warn("inventory: "+p.Text, "code", p.Code, "disk", p.Disk, "remedy", p.Remedy)
+		}
 	}
 	cfg.Machines = []physical.Machine{m}
 	cfg.Inspect = inventory.Inspector(m.ID, o)
