@@ -184,12 +184,11 @@ func (r *record) take(ds disks, want dr.Machine, found findings) {
 	for _, d := range r.Disks {
 		s, before := r.Seen[d.ID]
 		w, ok := want.Disk(d.ID)
-		now, device := found.looks[d.ID]
-		if !ok || !d.GivenUp && !s.Taken && (before || !device) {
+		if !ok || !d.GivenUp && !s.Taken && !found.strange[d.ID] {
 			continue
 		}
-		if o := ds[d.ID]; !before || d.GivenUp && (s.Path != o.path || s.Size != o.size) {
-			s = seen{Path: o.path, Size: o.size, Device: now.Device}
+		if o := ds[d.ID]; !before || found.strange[d.ID] || d.GivenUp && (s.Path != o.path || s.Size != o.size) {
+			s = seen{Path: o.path, Size: o.size, Device: found.looks[d.ID].Device, Taken: s.Taken}
 		}
 		s.Cleared = s.Cleared && !found.other && s.Copied == w.Size
 		s.Copied = w.Size
@@ -207,6 +206,8 @@ type findings struct {
 	other bool
 	// looks are by what the block devices would be known again.
 	looks map[dr.DiskID]seen
+	// strange ones aren't known, whether they may be written or not.
+	strange map[dr.DiskID]bool
 }
 
 // taken tells whether a disk was given up and has been written by a draft.
@@ -225,7 +226,7 @@ func (m *machine) foreign(rec *record) (f findings, err error) {
 	if rec.Made {
 		return f, nil
 	}
-	f.looks = map[dr.DiskID]seen{}
+	f.looks, f.strange = map[dr.DiskID]seen{}, map[dr.DiskID]bool{}
 	for _, d := range rec.Disks {
 		path := m.path(d)
 		device, err := m.isDevice(path)
@@ -246,6 +247,7 @@ func (m *machine) foreign(rec *record) (f findings, err error) {
 		}
 		f.looks[d.ID] = now
 		known := before && was.knows(now, rec.Torn != "")
+		f.strange[d.ID] = !known
 		f.other = f.other || before && (!known || !slices.Equal(was.Content, now.Content))
 		switch {
 		case d.GivenUp:

@@ -440,6 +440,45 @@ func TestInterruptedCopyToABlankDiskIsRepeated(t *testing.T) {
 	foreignTo(t, h, "gpt")
 	h.hardware = func(string) (string, error) { return "wwn-1", nil }
 	require.NoError(t, drafted(h, "p"))
+
+	// So can one to the blank disk that was put in its place.
+	out, err := command(t, "blkdiscard", "-z", device)
+	require.NoError(t, err, out)
+	h.hardware = func(string) (string, error) { return "wwn-3", nil }
+	m, err := h.Machine(t.Context(), "m")
+	require.NoError(t, err)
+	r, err := h.Prepare(t.Context(), backend.Placement{Original: "m", Machine: m})
+	require.NoError(t, err)
+	require.Empty(t, r.Holds)
+	d, err = h.Draft(t.Context(), "m", dr.Point{ID: "q"})
+	require.NoError(t, err)
+	part(t, device, "label: gpt\nfirst-lba: 34\nstart=40,size=20000\n")
+	require.NoError(t, d.Close())
+	require.NoError(t, drafted(h, "q"))
+	h.hardware = func(string) (string, error) { return "wwn-1", nil }
+	foreignTo(t, h, "gpt")
+}
+
+// Of the disks that are given up only those that were copied to are the machine's.
+func TestDiskThatWasNotCopiedToStaysForeign(t *testing.T) {
+	a, b, root := loopOn(t, 16<<20), loopOn(t, 16<<20), t.TempDir()
+	part(t, b, "label: gpt\nfirst-lba: 34\nstart=40,size=20000\n")
+	for _, givenUp := range []bool{true, false} {
+		h, err := Open(Config{Root: root, Machines: []Machine{{ID: "m", Power: dr.Off,
+			Disks: []Disk{{ID: "a", Path: a, GivenUp: true}, {ID: "b", Path: b, GivenUp: givenUp}}}}})
+		require.NoError(t, err)
+		p := dr.Point{ID: "p", Machine: dr.Machine{Disks: []dr.Disk{{ID: "a", Size: 1 << 20}}}}
+		d, err := h.Draft(t.Context(), "m", p)
+		if givenUp {
+			require.NoError(t, err)
+			require.NoError(t, errors.Join(d.Commit(t.Context(), p), d.Close()))
+		} else {
+			var foreign *ForeignError
+			require.ErrorAs(t, err, &foreign)
+			require.Equal(t, b, foreign.Path)
+		}
+		require.NoError(t, h.Close())
+	}
 }
 
 // A disk that is exchanged between Prepare, which tells what the disks hold, and

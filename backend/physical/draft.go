@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -304,7 +305,9 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 	next := d.m.record().clone()
 	next.Torn = ""
 	next.hold(held{d.point.ID, p.Time, p.Consistency}, d.disks.sizes())
-	d.m.see(next, d.disks)
+	copied := maps.Clone(d.disks)
+	maps.DeleteFunc(copied, func(id dr.DiskID, _ opened) bool { _, ok := d.want.Disk(id); return !ok })
+	d.m.see(next, copied) // others that are given up are nobody's still
 	next.Refit = next.taken()
 	next.cleared(d.want, true)
 	d.m.track.Lock()
