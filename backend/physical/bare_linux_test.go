@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -578,4 +580,35 @@ func TestTwoPathsToOneUnitAreNotTwoDisks(t *testing.T) {
 			require.NoError(t, err, "%v", c)
 		}
 	}
+}
+
+// A device that writes zeros instead of forgetting blocks isn't waited for.
+func TestSlowDeviceIsClearedAtItsEndAlone(t *testing.T) {
+	const size = 8 << 30
+	device := loopOn(t, size)
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	_, err = f.WriteAt(make([]byte, 4096-1), size-4096)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{1}, size-1)
+	require.NoError(t, errors.Join(err, f.Sync()))
+	h := bareHost(t, t.TempDir(), device, true)
+	calls := 0
+	h.deallocate = func(string, int64, int64) (bool, error) {
+		calls++
+		time.Sleep(25 * time.Second)
+		return true, nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := dr.Point{ID: "p", Machine: dr.Machine{Disks: []dr.Disk{{ID: "d", Size: 1 << 20}}}}
+		d, err := h.Draft(t.Context(), "m", p)
+		require.NoError(t, err)
+		require.NoError(t, errors.Join(d.Commit(t.Context(), p), d.Close()))
+	})
+	require.Equal(t, 3, calls)
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, size-1)
+	require.NoError(t, err)
+	require.Equal(t, []byte{0}, b)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/disklayout"
@@ -35,8 +36,9 @@ const endOfDisk = 1 << 20
 // clearRest clears what disks that were given up are larger than what they
 // stand for. A copy doesn't reach there: an old RAID's label, or an old table's
 // backup, would bring back what the disk was before, and whatever else is there
-// would be read into the next point. Where the device can't clear it by itself
-// only the end is cleared, where the labels are. The machine is torn by then.
+// would be read into the next point. Where the device can't clear it by itself,
+// or not within clearLimit, only the end is cleared, where the labels are. The
+// machine is torn by then.
 func (d *draft) clearRest(ctx context.Context, want dr.Machine) error {
 	rec := d.m.record()
 	for _, f := range rec.Disks {
@@ -53,6 +55,11 @@ func (d *draft) clearRest(ctx context.Context, want dr.Machine) error {
 	}
 	return nil
 }
+
+// clearLimit is how long a device may take to clear the rest. One that writes the
+// zeros itself takes days for tens of TiB, while nobody hears of the draft: whoever
+// waits for a sign of life would stop it and begin again, without end.
+const clearLimit = time.Minute
 
 // cleared notes whether the rest of the disks is: once is enough until the machine
 // runs, because on large disks it may take hours.
@@ -77,14 +84,17 @@ func (d *draft) clear(ctx context.Context, id dr.DiskID, o opened, from int64) e
 	if !device {
 		return o.Punch(from, o.size-from)
 	}
-	const step = 1 << 30 // between looks at ctx
+	const step = 1 << 30 // between looks at ctx and the time
+	began := time.Now()
 	for at := from; at < o.size; at += step {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		done, err := d.m.host.deallocate(o.path, at, min(step, o.size-at))
-		if err != nil {
-			return err
+		done := time.Since(began) < clearLimit
+		if done {
+			if done, err = d.m.host.deallocate(o.path, at, min(step, o.size-at)); err != nil {
+				return err
+			}
 		}
 		if !done {
 			from = max(from, (o.size-endOfDisk)&^4095)
