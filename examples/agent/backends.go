@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,14 +79,29 @@ type machinesFile struct {
 
 func fromFile(path string) (machinesFile, error) {
 	var f machinesFile
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
+	err := readFile(path, &f)
 	if err == nil && f.Root == "" {
 		err = errors.New(`it has no "root"`)
 	}
 	return f, err
+}
+
+// readFile reads a file of settings. What it doesn't know it refuses: "disk" for
+// "disks" must not mean all of them.
+func readFile(path string, into any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fmt.Errorf("%s: there is more behind the settings", path)
+	}
+	return nil
 }
 
 // open opens a host with what it takes to capture its machines while they run.

@@ -23,6 +23,9 @@ type live struct {
 	// a BPF file system and one of a tmpfs.
 	Pins       string `json:"pins,omitempty"`
 	TrackState string `json:"trackState,omitempty"`
+	// TrackMemory bounds what the tracking takes, in bytes; 0: 256 MiB, which is
+	// enough for some 100 TiB.
+	TrackMemory int64 `json:"trackMemory,omitempty"`
 	// Scripts is a folder of programs that prepare applications; see
 	// fsfreeze.Scripts, and the folder hooks beside this program.
 	Scripts string `json:"scripts,omitempty"`
@@ -47,7 +50,7 @@ const (
 // track gives the host a tracker. Where the kernel doesn't let us, cycles compare
 // sums, and preflight says so: that is no reason not to serve.
 func (l live) track(cfg *physical.Config, log *slog.Logger) io.Closer {
-	o := bpftrack.Options{Pins: or(l.Pins, defaultPins), State: or(l.TrackState, defaultTrackState), Log: log}
+	o := bpftrack.Options{Pins: or(l.Pins, defaultPins), State: or(l.TrackState, defaultTrackState), Memory: l.TrackMemory, Log: log}
 	t, err := bpftrack.Open(o)
 	if err != nil && !errors.Is(err, dr.ErrUnsupported) && !errors.Is(err, dr.ErrBusy) {
 		log.Warn("what is written won't be known after the agent's next start", "why", err)

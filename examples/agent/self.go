@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
@@ -33,12 +32,8 @@ const selfRoot = "/var/lib/lifeboat"
 func openSelf(what string, log *slog.Logger) (backend.Backend, io.Closer, error) {
 	var f selfFile
 	if what != "" {
-		b, err := os.ReadFile(what)
-		if err != nil {
+		if err := readFile(what, &f); err != nil {
 			return nil, nil, err
-		}
-		if err := json.Unmarshal(b, &f); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", what, err)
 		}
 		if len(f.Machines) > 0 {
 			return nil, nil, fmt.Errorf(`%s: "machines" are for the kind physical: self is the machine that this runs on`, what)

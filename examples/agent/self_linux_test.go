@@ -88,7 +88,9 @@ func TestServesTheMachineItself(t *testing.T) {
 	for text, why := range map[string]string{
 		`{"disks": ["sdzz"]}`: "no such disk",
 		`{"machines": [{"id": "m", "disks": [{"id": "d", "path": "/d"}]}]}`: "machines",
-		`{"disks": 7}`: "cannot unmarshal",
+		`{"disks": 7}`:       "cannot unmarshal",
+		`{"disk": ["sda"]}`:  "unknown field",
+		`{"disks": []} more`: "behind the settings",
 	} {
 		write(text)
 		_, _, err := openSelf(file, slog.New(slog.DiscardHandler))
