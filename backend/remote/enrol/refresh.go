@@ -117,8 +117,15 @@ func (id *Identity) Refresh(ctx context.Context) error {
 		if err == nil {
 			var l *revokedList
 			l, err = readList(b, r)
-			// An old list would let those in again who were revoked since.
-			if old := id.now.Load().lists[key]; err == nil && old != nil && l.number.Cmp(old.number) < 0 {
+			// An old list would let those in again who were revoked since. Another
+			// process may have fetched a newer one.
+			old := id.now.Load().lists[key]
+			if was, e := id.d.get("revoked/" + key + ".crl"); e == nil {
+				if there, e := readList(was, r); e == nil && (old == nil || there.number.Cmp(old.number) > 0) {
+					old = there
+				}
+			}
+			if err == nil && old != nil && l.number.Cmp(old.number) < 0 {
 				err = fmt.Errorf("%w: a list of revoked certificates that is older than the one known", dr.ErrInvalid)
 			}
 		}

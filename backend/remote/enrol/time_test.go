@@ -1,11 +1,13 @@
 package enrol
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
+	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"syscall"
@@ -152,7 +154,7 @@ func TestAnAgentIsNoAuthority(t *testing.T) {
 
 // Revoke that succeeds lasts over a power cut, also where one before it failed half way.
 func TestARepeatedRevocationIsDurable(t *testing.T) {
-	seed := rand.Uint64()
+	seed := mathrand.Uint64()
 	t.Logf("seed %d", seed)
 	for i := range uint64(40) {
 		disk := crashfs.New(seed + i)
@@ -172,4 +174,22 @@ func TestARepeatedRevocationIsDurable(t *testing.T) {
 		require.NoError(t, err)
 		require.ErrorIs(t, a.unrevoked(rec), ErrRevoked, "%s, round %d", what, i)
 	}
+}
+
+// A list that another process of this folder has fetched isn't put back by an older one.
+func TestAListGoesBackForNoProcess(t *testing.T) {
+	x := open(t, AuthorityOptions{})
+	id := x.identity(theAgent, IdentityOptions{})
+	all, err := x.own.links()
+	require.NoError(t, err)
+	newer, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(time.Now().Add(time.Hour).UnixNano()), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+	}, all[0].cert, all[0].key)
+	require.NoError(t, err)
+	name := "revoked/" + keyOf(all[0].cert.RawSubjectPublicKeyInfo) + ".crl"
+	require.NoError(t, id.d.put(name, newer))
+	require.ErrorIs(t, id.Refresh(t.Context()), dr.ErrInvalid)
+	got, err := id.d.get(name)
+	require.NoError(t, err)
+	require.Equal(t, newer, got)
 }
