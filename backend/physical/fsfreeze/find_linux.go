@@ -330,12 +330,12 @@ func (f *finder) rest(out *found) error {
 }
 
 // same tells whether two looks found the same to hold and to watch.
-func (a *found) same(b *found) bool {
-	if len(a.systems) != len(b.systems) || !slices.Equal(a.bare, b.bare) {
+func (f *found) same(b *found) bool {
+	if len(f.systems) != len(b.systems) || !slices.Equal(f.bare, b.bare) {
 		return false
 	}
 	states := map[device]State{}
-	for _, s := range a.systems {
+	for _, s := range f.systems {
 		states[s.first().dev] = s.state
 	}
 	for _, s := range b.systems {
