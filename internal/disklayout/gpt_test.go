@@ -2,6 +2,7 @@ package disklayout
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/guestfs/guestfstest"
 )
 
@@ -256,4 +258,21 @@ func FuzzMoveBackup(f *testing.F) {
 		require.Empty(t, again.Wrote, "what was moved is where it belongs")
 		require.Empty(t, again.Alone)
 	})
+}
+
+// A count that is negative as an int of 32 bits is refused as any other that is
+// too large.
+func TestTableOfTooManyPartitions(t *testing.T) {
+	b := make([]byte, 64<<10)
+	copy(b[510:], "\x55\xaa")
+	b[0x1be+4] = 0xee
+	h := b[512:]
+	copy(h, "EFI PART")
+	binary.LittleEndian.PutUint32(h[12:], 92)
+	binary.LittleEndian.PutUint64(h[72:], 2)
+	binary.LittleEndian.PutUint32(h[80:], 0xffffffff)
+	binary.LittleEndian.PutUint32(h[84:], 128)
+	binary.LittleEndian.PutUint32(h[16:], crc32.ChecksumIEEE(h[:92]))
+	_, err := ReadTable(Disk{ID: "d", Size: int64(len(b)), ReaderAt: bytes.NewReader(b)})
+	require.ErrorIs(t, err, dr.ErrCorrupt)
 }

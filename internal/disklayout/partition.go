@@ -108,7 +108,7 @@ func gptTable(d Disk, sector, at int64, t *Table) ([]Volume, error) {
 		return nil, corrupt("the table at %d has a wrong sum", at)
 	}
 	lba, count, each := le.Uint64(h[72:]), int(le.Uint32(h[80:])), int(le.Uint32(h[84:]))
-	if count > maxParts || each < 128 || each > 4096 || lba > uint64(d.Size/sector) {
+	if count < 0 || count > maxParts || each < 128 || each > 4096 || lba > uint64(d.Size/sector) {
 		return nil, corrupt("%d partitions of %d bytes at sector %d", count, each, lba)
 	}
 	entries, err := read(d, int64(lba)*sector, count*each)
