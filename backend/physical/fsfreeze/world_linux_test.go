@@ -116,7 +116,17 @@ func mountAt(t testing.TB, kind, device, dir string) {
 	if kind == "xfs" {
 		options = "nouuid" // a copy is mounted beside its original
 	}
-	if err := unix.Mount(device, dir, kind, flags, options); err != nil {
+	err := unix.Mount(device, dir, kind, flags, options)
+	for range 20 {
+		if kind != "btrfs" || err == nil {
+			break
+		}
+		// It remembers which file system a number of a loop device was of, and
+		// takes a copy for that one. Others scan at any time.
+		_ = exec.Command(tool(t, "btrfs"), "device", "scan", "--forget").Run()
+		err = unix.Mount(device, dir, kind, flags, options)
+	}
+	if err != nil {
 		lack(t, kind+" can't be mounted: "+err.Error())
 	}
 	t.Cleanup(func() {
