@@ -2,7 +2,6 @@ package bootproof
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +69,9 @@ type Instant struct {
 	vm       *qemu.Machine
 	served   *served
 	closed   bool
+	released bool
+	life     context.Context // ends with Close
+	die      context.CancelFunc
 }
 
 // instantRecord is what is durable beside the layers, replaced whole.
@@ -78,8 +80,11 @@ type instantRecord struct {
 	ID      string       `json:"id"` // of this recovery: no cursor of another one is believed
 	Machine dr.MachineID `json:"machine"`
 	Point   dr.PointID   `json:"point"`
+	// PointTime tells the point from another one of its name.
+	PointTime time.Time `json:"pointTime,omitzero"`
 	// Layers are the numbers of the layers and their files' names, oldest first,
-	// without the disk.
+	// without the disk. None: the folder is being made or discarded, and nothing
+	// in it is anybody's.
 	Layers   []layerRecord   `json:"layers"`
 	Captures []captureRecord `json:"captures,omitempty"`
 	// Recent are moments of captures that were released, newest last: changes
@@ -108,9 +113,11 @@ const (
 
 // Recover finds or makes, in the folder, the machine of a point of the store. It
 // is not started. dr.ErrBusy: another process has the folder; dr.ErrExists: it
-// holds a recovery of another point. ctx bounds the call alone.
+// holds a recovery of another point; dr.ErrCorrupt: some of what the machine wrote
+// is gone from it. ctx bounds the call alone.
 func Recover(ctx context.Context, store recoverypoint.PointStore, m dr.MachineID, p dr.PointID, folder string, o InstantOptions) (_ *Instant, err error) {
 	v := &Instant{o: o, dir: folder, images: map[int]int{}, power: make(chan struct{}, 1)}
+	v.life, v.die = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(&dr.Error{Op: "recover at once", Side: dr.StoreSide, Machine: m, Point: p, Err: err}, v.release())
@@ -127,32 +134,34 @@ func Recover(ctx context.Context, store recoverypoint.PointStore, m dr.MachineID
 		return nil, err
 	}
 	v.lock = lock
-	switch b, err := os.ReadFile(filepath.Join(folder, instantFile)); {
-	case errors.Is(err, os.ErrNotExist):
-		v.rec = instantRecord{Version: instantVersion, ID: rand.Text(), Machine: m, Point: p,
-			Layers: []layerRecord{{1, "1"}}}
-	case err != nil:
+	if err := v.load(); err != nil {
 		return nil, err
-	default:
-		if err := v.rec.parse(b); err != nil {
-			return nil, fmt.Errorf("%s: %w", filepath.Join(folder, instantFile), err)
-		}
-		if v.rec.Machine != m || v.rec.Point != p {
-			return nil, fmt.Errorf("%w: %s holds machine %s as of point %s", dr.ErrExists, folder, v.rec.Machine, v.rec.Point)
-		}
 	}
-	v.id = v.rec.ID
-	if v.img, err = store.Open(ctx, m, p); err != nil {
+	held := len(v.rec.Layers) > 0
+	if held && (v.rec.Machine != m || v.rec.Point != p) {
+		return nil, fmt.Errorf("%w: %s holds machine %s as of point %s", dr.ErrExists, folder, v.rec.Machine, v.rec.Point)
+	}
+	v.img, err = store.Open(ctx, m, p)
+	if held && errors.Is(err, dr.ErrNotFound) {
+		return nil, &dr.Error{Op: "open the point that the machine ran from", Machine: m, Point: p, Err: err,
+			Remedy: "bring the point back, and pin it; without it what the machine wrote since its newest point can't be read"}
+	}
+	if err != nil {
 		return nil, err
 	}
 	v.point = v.img.Point()
 	if len(v.point.Machine.Disks) == 0 {
 		return nil, fmt.Errorf("%w: the point has no disks", dr.ErrInvalid)
 	}
-	if err := v.open(); err != nil {
-		return nil, err
+	if !held {
+		return v, v.begin()
 	}
-	return v, v.save(v.rec)
+	if !v.rec.PointTime.IsZero() && !v.rec.PointTime.Equal(v.point.Time) {
+		return nil, fmt.Errorf("%w: %s holds machine %s as of a point %s of %s, and the store's is of %s", dr.ErrExists, folder, m, p,
+			v.rec.PointTime.Format(time.RFC3339), v.point.Time.Format(time.RFC3339))
+	}
+	v.id = v.rec.ID
+	return v, v.open()
 }
 
 func (r *instantRecord) parse(b []byte) error {
@@ -162,8 +171,8 @@ func (r *instantRecord) parse(b []byte) error {
 	if r.Version != instantVersion {
 		return fmt.Errorf("%w: version %d; this program knows %d", dr.ErrUnsupported, r.Version, instantVersion)
 	}
-	if len(r.Layers) == 0 || r.ID == "" {
-		return fmt.Errorf("%w: no layers", dr.ErrCorrupt)
+	if r.ID == "" {
+		return fmt.Errorf("%w: no ID", dr.ErrCorrupt)
 	}
 	last := 0
 	for _, l := range r.Layers {
@@ -182,27 +191,32 @@ func fileName(disk int, layer string) string { return fmt.Sprintf("disk%d.%s.ove
 func (v *Instant) open() error {
 	known := map[string]bool{}
 	for i, d := range v.point.Machine.Disks {
-		s := &stack{disk: d, base: imagedisk.New(v.img, d, imagedisk.Options{Read: func(n int) { v.read.Add(int64(n)) }, Failed: v.unread})}
-		v.disks = append(v.disks, s)
+		s := v.stack(d)
 		for _, l := range v.rec.Layers {
 			known[fileName(i, l.Name)] = true
-			if err := s.open(v.dir, fileName(i, l.Name), v.identity(d.ID, l.Name), l.Number); err != nil {
+			if err := s.open(v.dir, fileName(i, l.Name), v.identity(d.ID, l.Name), l.Number, false); err != nil {
 				return err
 			}
 		}
 	}
-	found, err := filepath.Glob(filepath.Join(v.dir, "disk*.overlay"))
+	found, err := overlays(v.dir)
 	if err != nil {
 		return err
 	}
 	for _, f := range found {
-		if !known[filepath.Base(f)] {
-			if err := os.Remove(f); err != nil {
+		if !known[f] {
+			if err := os.Remove(filepath.Join(v.dir, f)); err != nil {
 				return err
 			}
 		}
 	}
 	return fsys.OS().SyncDir(v.dir)
+}
+
+func (v *Instant) stack(d dr.Disk) *stack {
+	s := &stack{disk: d, base: imagedisk.New(v.img, d, imagedisk.Options{Read: func(n int) { v.read.Add(int64(n)) }, Failed: v.unread})}
+	v.disks = append(v.disks, s)
+	return s
 }
 
 func (v *Instant) identity(d dr.DiskID, layer string) string {
@@ -314,12 +328,16 @@ func (v *Instant) Start(ctx context.Context) error {
 
 // Stop powers the machine off, hard. Stopping one that is off is a no-op.
 func (v *Instant) Stop(ctx context.Context) error {
+	var hard error
+	if vm := v.running(); vm != nil {
+		hard = vm.Close() // a shutdown that waits for the guest holds the power
+	}
 	release, err := v.hold(ctx)
 	if err != nil {
-		return v.fail("stop", err)
+		return v.fail("stop", errors.Join(hard, err))
 	}
 	defer release()
-	return v.fail("stop", v.end())
+	return v.fail("stop", errors.Join(hard, v.end()))
 }
 
 // Shutdown asks the guest to shut down, and waits until it has. It never powers
@@ -397,36 +415,6 @@ func (v *Instant) Console() string {
 		return vm.Console()
 	}
 	return ""
-}
-
-// Close powers the machine off, hard, and lets go of folder and point. What it
-// wrote stays: Recover goes on with it. Images must be closed before.
-func (v *Instant) Close() error {
-	v.power <- struct{}{}
-	defer func() { <-v.power }()
-	v.mu.Lock()
-	closed := v.closed
-	v.closed = true
-	v.mu.Unlock()
-	if closed {
-		return nil
-	}
-	return errors.Join(v.end(), v.release())
-}
-
-// Discard is Close, and removes what it wrote. Only what Recover made is removed.
-func (v *Instant) Discard() error {
-	if err := v.Close(); err != nil {
-		return err
-	}
-	// The record first: what is left of a crash then is nobody's, and no half
-	// of a machine.
-	err := os.Remove(filepath.Join(v.dir, instantFile))
-	files, _ := filepath.Glob(filepath.Join(v.dir, "disk*.overlay"))
-	for _, f := range files {
-		err = errors.Join(err, os.Remove(f))
-	}
-	return errors.Join(err, os.RemoveAll(filepath.Join(v.dir, machineFolder)))
 }
 
 func (v *Instant) release() error {

@@ -101,24 +101,38 @@ func (b *below) Extents(ctx context.Context, off, n int64) iter.Seq2[nbd.Extent,
 	return func(func(nbd.Extent, error) bool) {}
 }
 
-// open opens or makes the file of a layer above what is there. The caller syncs
-// the folder.
-func (s *stack) open(dir, name, identity string, number int) error {
-	l, err := s.layer(dir, name, identity, number)
+// open opens the file of a layer above what is there, or makes it, if it is
+// fresh. The caller syncs the folder.
+func (s *stack) open(dir, name, identity string, number int, fresh bool) error {
+	l, err := s.layer(dir, name, identity, number, fresh)
 	if err == nil {
 		s.layers = append(s.layers, l)
 	}
 	return err
 }
 
-func (s *stack) layer(dir, name, identity string, number int) (*layer, error) {
+func (s *stack) layer(dir, name, identity string, number int, fresh bool) (*layer, error) {
 	under := s.base
 	if len(s.layers) > 0 {
 		under = s.layers[len(s.layers)-1].over
 	}
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_RDWR, 0o600)
+	flag := os.O_RDWR
+	if fresh {
+		flag |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), flag, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: disk %s: what the machine wrote is gone: %w", dr.ErrCorrupt, s.disk.ID, err)
+	}
 	if err != nil {
 		return nil, err
+	}
+	// An empty one would be taken for a new one, without what was written.
+	if info, err := f.Stat(); err != nil || !fresh && info.Size() == 0 {
+		if err == nil {
+			err = fmt.Errorf("%w: disk %s: what the machine wrote is gone: %s is empty", dr.ErrCorrupt, s.disk.ID, name)
+		}
+		return nil, errors.Join(err, f.Close())
 	}
 	l := &layer{number: number, name: name, file: f, below: onto(under)}
 	if l.over, err = nbd.OpenOverlay(l.below, nbd.OverlayOptions{File: f, Identity: identity}); err != nil {

@@ -42,9 +42,8 @@ func (v *Instant) Machine(_ context.Context, id dr.MachineID) (dr.Machine, error
 
 // Capture implements backend.Source: every disk's layer ends at the same
 // moment, between two writes, and is read from then on. A running guest waits for
-// some milliseconds. Crash consistency is what it reaches; of a machine that is off
-// it is what the point is, if it was never started. It lasts until Release, also over
-// restarts.
+// some milliseconds. Crash consistency is what it reaches. It lasts until Release,
+// also over restarts.
 func (v *Instant) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, want dr.Consistency) (dr.Image, error) {
 	fail := func(err error) error {
 		return &dr.Error{Op: "capture", Side: dr.SourceSide, Machine: id, Point: name, Err: err}
@@ -60,6 +59,9 @@ func (v *Instant) Capture(ctx context.Context, id dr.MachineID, name dr.PointID,
 	}
 	v.changing.Lock()
 	defer v.changing.Unlock()
+	if v.released {
+		return nil, fail(os.ErrClosed)
+	}
 	r := v.record()
 	i := slices.IndexFunc(r.Captures, func(c captureRecord) bool { return c.Name == name })
 	if i < 0 {
@@ -96,7 +98,7 @@ func (v *Instant) cut(ctx context.Context, r instantRecord, name dr.PointID) (c 
 		if err := os.Remove(filepath.Join(v.dir, fileName(i, next.Name))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return c, err
 		}
-		if fresh[i], err = s.layer(v.dir, fileName(i, next.Name), v.identity(s.disk.ID, next.Name), next.Number); err != nil {
+		if fresh[i], err = s.layer(v.dir, fileName(i, next.Name), v.identity(s.disk.ID, next.Name), next.Number, true); err != nil {
 			return c, err
 		}
 	}
@@ -140,6 +142,12 @@ func (v *Instant) Release(ctx context.Context, id dr.MachineID, name dr.PointID)
 	}
 	v.changing.Lock()
 	defer v.changing.Unlock()
+	if v.released {
+		return v.fail("release", os.ErrClosed) // the folder is another's
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(v.life, cancel)()
 	r := v.record()
 	i := slices.IndexFunc(r.Captures, func(c captureRecord) bool { return c.Name == name })
 	if i >= 0 {
