@@ -41,5 +41,6 @@ var (
 	ErrPanicked     = qemu.ErrPanicked     // the guest's kernel gave up
 	ErrResetLoop    = qemu.ErrResetLoop    // it resets again and again
 	ErrPoweredOff   = qemu.ErrPoweredOff   // it switched itself off
+	ErrNoRoom       = qemu.ErrNoRoom       // the host's disk is full: nothing is said of the machine
 	ErrEnded        = qemu.ErrEnded        // QEMU ended, or was killed
 )

@@ -288,15 +288,16 @@ func (v *Instant) hold(ctx context.Context) (release func(), err error) {
 	return release, err
 }
 
-// Start boots the machine. Starting one that runs is a no-op.
+// Start boots the machine. Starting one that runs is a no-op; one that was stopped
+// for want of room (ErrNoRoom) goes on.
 func (v *Instant) Start(ctx context.Context) error {
 	release, err := v.hold(ctx)
 	if err != nil {
 		return v.fail("start", err)
 	}
 	defer release()
-	if v.running() != nil {
-		return nil
+	if vm := v.running(); vm != nil {
+		return v.fail("start", vm.Unstall(ctx))
 	}
 	server := &nbd.Server{Log: v.o.Log}
 	for i, s := range v.disks {

@@ -18,6 +18,7 @@ const (
 	helloSocket  = "hello"
 	varsFile     = "vars.fd"
 	screenFile   = "screen.ppm"
+	logFile      = "qemu.log"
 )
 
 // args is the command line. files are what disks' paths are replaced by, where

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,18 +28,19 @@ type Evidence interface {
 	Ports() (forward []int, hello int)
 }
 
+var errFailed = errors.New("the machine failed, and tries again")
+
 // Await waits for all of the evidence, each for itself. It ends at once when the
 // machine fails. What was seen comes in the order of the arguments, also with an
 // error: then without those that were not.
 func (m *Machine) Await(ctx context.Context, all ...Evidence) ([]backend.Evidence, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
+	failed := m.Failed()
 	go func() {
 		select {
-		case <-m.failed:
-			cancel(m.Err())
+		case <-failed:
+			cancel(cmp.Or(m.Err(), errFailed))
 		case <-ctx.Done():
 		}
 	}()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"sync"
 
@@ -34,6 +35,9 @@ func (m *Machine) callIn(ctx context.Context) error {
 		return nil
 	}
 	conn, err := m.place.dial(ctx, helloSocket)
+	if m.found != nil && errors.Is(err, fs.ErrNotExist) {
+		return nil // it was started without
+	}
 	if err != nil {
 		return err
 	}

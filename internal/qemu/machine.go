@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -31,6 +32,7 @@ type Machine struct {
 	conns   []net.Conn // the serial port's and the firmware's
 
 	process *os.Process   // nil: found, not started
+	found   *peer         // its process, if it was found
 	exited  chan struct{} // closed when the process has ended
 	known   chan struct{} // closed when all that is connected is known
 	gone    chan struct{} // closed when QEMU has ended, and everything it said is read
@@ -40,6 +42,8 @@ type Machine struct {
 	verdict error
 	failed  chan struct{} // closed with the verdict
 	closed  bool
+	left    bool // detached: it isn't waited for
+	off     bool // the guest has switched it off
 	hello   *hello
 	screens sync.Mutex
 }
@@ -56,7 +60,10 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 		return nil, err
 	}
 	fail := func(err error) (*Machine, error) { return nil, &dr.Error{Op: "start QEMU", Err: err} }
-	if err := give(c.Dir, 0o700, c.User); err != nil {
+	if err := vacant(ctx, c); err != nil {
+		return fail(err)
+	}
+	if err := giveFolder(c.Dir, c.User); err != nil {
 		return fail(err)
 	}
 	if c.Firmware == dr.UEFI {
@@ -75,6 +82,9 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	process, ended, err := m.place.run(c, m.output)
 	if err != nil {
 		m.place.Close()
+		if _, missing := exec.LookPath(c.Program); missing == nil {
+			return fail(err) // it is something else
+		}
 		return nil, &dr.Error{Op: "start QEMU", Err: err, Remedy: "install it: qemu-system-x86, seabios and ovmf on Debian"}
 	}
 	m.process = process
@@ -124,10 +134,19 @@ func Attach(ctx context.Context, c Config) (*Machine, error) {
 	conn, err := m.place.dial(ctx, qmpSocket)
 	if err != nil {
 		m.place.Close()
-		return nil, fmt.Errorf("%w: nothing answers in %s: %w", dr.ErrNotFound, c.Dir, err)
+		// Anything else, such as too many open files, says nothing: a machine that
+		// runs must not be started again.
+		if nobodyListens(err) {
+			err = fmt.Errorf("%w: nothing answers in %s: %w", dr.ErrNotFound, c.Dir, err)
+		}
+		return nil, err
+	}
+	if m.found, err = peerOf(conn); err != nil {
+		return nil, errors.Join(err, conn.Close(), m.place.Close())
 	}
 	if err := m.connectAt(ctx, conn); err != nil {
 		m.place.Close()
+		m.found.close()
 		if errors.Is(err, ErrEnded) {
 			err = fmt.Errorf("%w: it is ending in %s: %w", dr.ErrNotFound, c.Dir, err)
 		}
@@ -135,10 +154,45 @@ func Attach(ctx context.Context, c Config) (*Machine, error) {
 	}
 	go func() {
 		<-m.qmp.ended
+		m.mu.Lock()
+		left := m.left
+		m.mu.Unlock()
+		if !left {
+			m.found.wait(patience) // it holds its disks until then
+		}
+		m.found.close()
 		m.ended(nil)
 		close(m.gone)
 	}()
 	return m, nil
+}
+
+// vacant returns nil if no machine runs in the folder. One that ends with a process
+// that was killed may take a moment.
+func vacant(ctx context.Context, c Config) error {
+	p, err := openPlace(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	for end := time.Now().Add(5 * time.Second); ; {
+		conn, err := p.dial(ctx, qmpSocket)
+		if err != nil && nobodyListens(err) {
+			return nil
+		}
+		if err == nil {
+			conn.Close()
+			err = fmt.Errorf("%w: a machine runs in %s", dr.ErrBusy, c.Dir)
+		}
+		if c.Outlive || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
 }
 
 func newMachine(c Config) *Machine {
@@ -175,6 +229,9 @@ func (m *Machine) connectAt(ctx context.Context, conn net.Conn) (err error) {
 	}
 	for socket, to := range ports {
 		conn, err := m.place.dial(ctx, socket)
+		if m.found != nil && errors.Is(err, fs.ErrNotExist) {
+			continue // it was started with another firmware than who looks for it knows
+		}
 		if err != nil {
 			m.hangUp()
 			return err
@@ -186,7 +243,11 @@ func (m *Machine) connectAt(ctx context.Context, conn net.Conn) (err error) {
 			_, _ = io.Copy(to, conn)
 		})
 	}
-	return m.callIn(ctx)
+	if err := m.callIn(ctx); err != nil {
+		m.hangUp()
+		return err
+	}
+	return nil
 }
 
 // copyVars gives the machine its firmware variables.
@@ -247,7 +308,21 @@ func (m *Machine) ended(err error) {
 }
 
 // Failed is closed when the machine won't come up, or has ended; Err says why.
-func (m *Machine) Failed() <-chan struct{} { return m.failed }
+func (m *Machine) Failed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed
+}
+
+// forgive takes back why a machine did not come up, since it tries again. Whoever
+// saw Failed closed has seen it.
+func (m *Machine) forgive(why func(error) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.verdict != nil && !errors.Is(m.verdict, ErrEnded) && why(m.verdict) {
+		m.verdict, m.failed = nil, make(chan struct{})
+	}
+}
 
 // Err is nil while the machine may still come up. Else it is one of this
 // package's errors, wrapped with what was seen.
@@ -274,6 +349,15 @@ func (m *Machine) Stop(ctx context.Context) error {
 func (m *Machine) Continue(ctx context.Context) error {
 	_, err := m.qmp.Do(ctx, "cont", nil)
 	return err
+}
+
+// Unstall continues a machine that QEMU has stopped because the host had no room
+// for what it wrote. Of any other it is a no-op.
+func (m *Machine) Unstall(ctx context.Context) error {
+	if s, err := m.Status(ctx); err != nil || s != "io-error" {
+		return err
+	}
+	return m.Continue(ctx)
 }
 
 // Status is QEMU's word: "running", "paused", "shutdown", "io-error", ...
@@ -303,10 +387,17 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 		}
 		select {
 		case <-m.gone:
-			if err := m.Err(); err != nil && !errors.Is(err, ErrPoweredOff) {
-				return fmt.Errorf("it did not shut down: %w", err)
+			// What was told before, such as a panic long ago, doesn't matter.
+			m.mu.Lock()
+			off, err := m.off, m.verdict
+			m.mu.Unlock()
+			if off {
+				return nil
 			}
-			return nil
+			if err == nil {
+				err = ErrEnded
+			}
+			return fmt.Errorf("it did not shut down: %w", err)
 		case <-again.C:
 		case <-ctx.Done():
 			return fmt.Errorf("the guest did not shut down: %w", context.Cause(ctx))
@@ -321,9 +412,12 @@ func (m *Machine) Gone() <-chan struct{} { return m.gone }
 // written before is in its disks. A second Close is a no-op.
 func (m *Machine) Close() error {
 	m.mu.Lock()
-	closed := m.closed
+	closed, left := m.closed, m.left
 	m.closed = true
 	m.mu.Unlock()
+	if left {
+		return nil
+	}
 	if closed {
 		<-m.gone
 		return nil
@@ -364,7 +458,7 @@ func (m *Machine) Kill() error {
 	if m.process != nil {
 		return m.process.Kill()
 	}
-	return killPeer(m.qmp.conn)
+	return m.found.kill()
 }
 
 // Detach leaves the machine running: Attach finds it again. Only of one that
@@ -372,7 +466,7 @@ func (m *Machine) Kill() error {
 func (m *Machine) Detach() error {
 	m.mu.Lock()
 	closed := m.closed
-	m.closed = true
+	m.closed, m.left = true, true
 	m.mu.Unlock()
 	if closed {
 		return nil

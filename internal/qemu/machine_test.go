@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"image/png"
 	"os"
 	"os/exec"
@@ -171,14 +172,26 @@ func TestOutlivesAndIsFoundAgain(t *testing.T) {
 	m := start(t, c)
 	_, err = m.Await(within(t, 30*time.Second), says("well"))
 	require.NoError(t, err)
+	_, err = Start(t.Context(), c)
+	require.ErrorIs(t, err, dr.ErrBusy, "its sockets are not taken away")
 	require.NoError(t, m.Detach())
+	require.NoError(t, m.Close(), "of one that is left alone")
+	_, err = Start(t.Context(), c)
+	require.ErrorIs(t, err, dr.ErrBusy)
 	last := number(t, c.Disks[0].Path)
 	require.Eventually(t, func() bool { return number(t, c.Disks[0].Path) != last }, 10*time.Second, time.Millisecond)
 
+	// As of a machine under UEFI, when who looks for it knows only its name.
+	require.NoError(t, os.Remove(filepath.Join(c.Dir, biosSocket)))
 	again, err := Attach(t.Context(), c)
+	require.NoError(t, err)
+	require.NoError(t, again.Detach())
+	again, err = Attach(t.Context(), c)
 	require.NoError(t, err)
 	require.NoError(t, again.Stop(t.Context()))
 	require.NoError(t, again.Close())
+	_, err = os.Stat(fmt.Sprintf("/proc/%d/exe", m.process.Pid))
+	require.Error(t, err, "the process is gone, and its locks")
 	_, err = Attach(t.Context(), c)
 	require.ErrorIs(t, err, dr.ErrNotFound)
 	<-m.Gone()

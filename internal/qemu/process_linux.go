@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -10,7 +11,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // place is a folder that is held open: its sockets are reached however long its
@@ -55,16 +62,50 @@ func Listen(dir, socket string, user *User) (net.Listener, error) {
 	return l, nil
 }
 
-// give makes a file the user's, if this process is root.
-func give(name string, mode fs.FileMode, user *User) error {
-	if err := os.Chmod(name, mode); err != nil {
+// giveFolder makes a folder the user's, if this process is root. The folders above
+// it must be nobody else's.
+func giveFolder(name string, user *User) error {
+	if err := os.Chmod(name, 0o700); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
 		return nil
 	}
 	u := who(user)
-	return os.Lchown(name, int(u.UID), int(u.GID))
+	return os.Chown(name, int(u.UID), int(u.GID))
+}
+
+// give makes a file in the user's folder the user's, if this process is root. What
+// lies there may be what a QEMU that was taken over put there: no link to another
+// file is followed.
+func give(name string, mode fs.FileMode, user *User) error {
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFSOCK || st.Nlink != 1 {
+		return fmt.Errorf("%s is a link, or no file: somebody else put it there", filepath.Base(name))
+	}
+	it := filepath.Join("/proc/self/fd", strconv.Itoa(fd))
+	if err := os.Chmod(it, mode); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	u := who(user)
+	return os.Chown(it, int(u.UID), int(u.GID))
+}
+
+// nobodyListens tells whether a failed call at a socket means that there is no
+// process behind it.
+func nobodyListens(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 func who(user *User) User {
@@ -85,10 +126,11 @@ func isDevice(path string) bool {
 	return err == nil && info.Mode()&fs.ModeDevice != 0
 }
 
-// mine tells whether a folder is this user's.
+// mine tells whether a folder is this user's. Root leaves those of others alone,
+// too: what is in them may be a trap.
 func mine(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && (os.Geteuid() == 0 || int(st.Uid) == os.Geteuid())
+	return ok && int(st.Uid) == os.Geteuid()
 }
 
 // run starts QEMU and returns a channel that gets how it ended.
@@ -114,10 +156,16 @@ func (p place) run(c Config, output *Tail) (*os.Process, <-chan error, error) {
 			continue
 		}
 		flag := os.O_RDWR
-		if d.ReadOnly {
+		switch {
+		case d.ReadOnly:
 			flag = os.O_RDONLY
+		case isDevice(d.Path):
+			flag |= os.O_EXCL // not one that is mounted, or a part of something
 		}
 		f, err := os.OpenFile(d.Path, flag, 0)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("%w: somebody has the device open exclusively, as mounts do: %w", dr.ErrBusy, err)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -132,7 +180,11 @@ func (p place) run(c Config, output *Tail) (*os.Process, <-chan error, error) {
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	if c.Outlive {
 		// Its pipe would end with this process, and a complaint would then end QEMU.
-		f, err := os.OpenFile(p.name("qemu.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		// QEMU's user may have put something else there.
+		if err := os.Remove(p.name(logFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+		f, err := os.OpenFile(p.name(logFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -159,25 +211,65 @@ func (p place) run(c Config, output *Tail) (*os.Process, <-chan error, error) {
 	return cmd.Process, ended, nil
 }
 
-// killPeer kills the process at the other end of a connection, which is the one
-// that made the socket: no number is guessed.
-func killPeer(c net.Conn) error {
+// peer is the process at the other end of a connection, which is the one that made
+// the socket. It is held: its number can't become another's.
+type peer struct {
+	mu sync.Mutex // held to close it
+	fd int        // negative: closed
+}
+
+func peerOf(c net.Conn) (*peer, error) {
 	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var cred *syscall.Ucred
+	var cred *unix.Ucred
 	var inner error
 	if err := raw.Control(func(fd uintptr) {
-		cred, inner = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+		cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	if inner != nil {
-		return inner
+		return nil, inner
 	}
 	if cred.Pid <= 1 {
-		return fmt.Errorf("the socket's process is in another namespace")
+		return nil, errors.New("the socket's process is in another namespace")
 	}
-	return syscall.Kill(int(cred.Pid), syscall.SIGKILL)
+	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
+	if err != nil {
+		return nil, fmt.Errorf("the socket's process: %w", err)
+	}
+	return &peer{fd: fd}, nil
+}
+
+func (p *peer) kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fd < 0 {
+		return os.ErrProcessDone
+	}
+	err := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// wait returns when the process has ended, and with it its locks, or after a time.
+func (p *peer) wait(limit time.Duration) {
+	for end := time.Now().Add(limit); time.Until(end) > 0; {
+		fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds())+1)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (p *peer) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	unix.Close(p.fd)
+	p.fd = -1
 }

@@ -18,6 +18,9 @@ var (
 	ErrResetLoop = errors.New("the machine resets again and again")
 	// ErrPoweredOff: the guest switched itself off.
 	ErrPoweredOff = errors.New("the guest switched itself off")
+	// ErrNoRoom: QEMU has stopped the machine, because the host has no room for what
+	// it writes. Nothing is said of the machine by it.
+	ErrNoRoom = errors.New("no room on the host for what the guest writes; make some, and start it again")
 	// ErrEnded: QEMU itself ended, or was killed.
 	ErrEnded = errors.New("QEMU ended")
 )
@@ -34,7 +37,7 @@ var fatal = []struct {
 	{"Kernel panic - not syncing", ErrPanicked},
 	{"BdsDxe: No bootable option or device was found", ErrNoBootDevice},
 	{"UEFI Interactive Shell", ErrNoBootDevice},
-	{"error: no such device: ", ErrNoBootDevice}, // GRUB's search for its file system
+	{"Entering rescue mode...", ErrNoBootDevice}, // GRUB's; it goes on after some of its errors
 	{"Unable to mount root fs", ErrPanicked},
 }
 
@@ -64,6 +67,7 @@ func (m *Machine) event(e Event) {
 	var data struct {
 		Guest  bool   `json:"guest"`
 		Reason string `json:"reason"`
+		Action string `json:"action"`
 	}
 	_ = json.Unmarshal(e.Data, &data)
 	switch e.Name {
@@ -76,11 +80,23 @@ func (m *Machine) event(e Event) {
 		}
 		n := m.resets
 		m.mu.Unlock()
+		if m.cfg.Resets < 0 {
+			m.forgive(func(err error) bool { return !errors.Is(err, ErrPoweredOff) }) // it comes up anew
+		}
 		if m.cfg.Resets > 0 && n > m.cfg.Resets {
 			m.fail(fmt.Errorf("%w: %d times since it was started", ErrResetLoop, n))
 		}
+	case "BLOCK_IO_ERROR":
+		if data.Action == "stop" { // as it does without room; other errors the guest is told
+			m.fail(ErrNoRoom)
+		}
+	case "RESUME":
+		m.forgive(func(err error) bool { return errors.Is(err, ErrNoRoom) })
 	case "SHUTDOWN":
 		if data.Guest {
+			m.mu.Lock()
+			m.off = data.Reason != "guest-panic"
+			m.mu.Unlock()
 			m.fail(fmt.Errorf("%w (%s)", ErrPoweredOff, clip(data.Reason)))
 		}
 	}

@@ -18,8 +18,8 @@ func (r *Runner) start(ctx context.Context, e physical.Event) (err error) {
 		return err
 	}
 	defer release()
-	if r.vm(m) != nil {
-		return nil
+	if vm := r.vm(m); vm != nil {
+		return vm.Unstall(ctx) // it may have been stopped for want of room
 	}
 	dir := r.folder(e.Machine.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -86,7 +87,8 @@ type running struct {
 	served *disks        // guarded by Runner.mu
 }
 
-// New takes over the folder. dr.ErrBusy: another process has it.
+// New takes over the folder, and thaws the machines there that run on since an
+// earlier process and that it left frozen. dr.ErrBusy: another process has it.
 func New(o Options) (*Runner, error) {
 	if o.Folder == "" {
 		return nil, fmt.Errorf("%w: machines in QEMU: no folder", dr.ErrInvalid)
@@ -104,8 +106,34 @@ func New(o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{o: o, lock: lock, machines: map[dr.MachineID]*running{}}, nil
+	r := &Runner{o: o, lock: lock, machines: map[dr.MachineID]*running{}}
+	r.findAll()
+	return r, nil
 }
+
+// findAll finds the machines that run on since an earlier process, so that none
+// that it has frozen stays frozen until somebody asks for it.
+func (r *Runner) findAll() {
+	if r.o.Tracker != nil {
+		return
+	}
+	found, err := os.ReadDir(r.o.Folder)
+	if err != nil {
+		r.o.Log.Warn("qemu: machines of an earlier process can't be looked for", "err", err)
+	}
+	for _, d := range found {
+		if id := dr.MachineID(d.Name()); d.IsDir() && id.Validate() == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), findLimit)
+			if _, err := r.find(ctx, dr.Machine{ID: id}); err != nil {
+				r.o.Log.Warn("qemu: a machine of an earlier process can't be reached", "machine", id, "err", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// findLimit bounds the look for one machine.
+const findLimit = 5 * time.Second
 
 // lockName can't be a machine's folder: '~' is no part of an ID.
 const lockName = "~lock"
@@ -144,6 +172,9 @@ func (r *Runner) Close() error {
 	r.mu.Unlock()
 	var err error
 	for _, m := range all {
+		if vm := r.vm(m); vm != nil && r.o.Tracker != nil {
+			err = errors.Join(err, vm.Close()) // a shutdown that waits for the guest holds the machine
+		}
 		m.op <- struct{}{}
 		if r.o.Tracker != nil {
 			err = errors.Join(err, r.end(m))
@@ -197,6 +228,11 @@ func (r *Runner) hold(ctx context.Context, e dr.Machine) (*running, func(), erro
 			return nil, nil, err
 		}
 		if err == nil {
+			// Who froze it is gone, and so is what it was frozen for.
+			if s, err := vm.Status(ctx); err == nil && s == "paused" {
+				err = vm.Continue(ctx)
+				r.o.Log.Warn("qemu: a machine was frozen by a process that is gone, and is thawed", "machine", e.ID, "err", err)
+			}
 			r.mu.Lock()
 			m.vm = vm
 			r.mu.Unlock()

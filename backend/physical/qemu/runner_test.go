@@ -174,13 +174,16 @@ func TestMachineOfItsOwnDisksOutlives(t *testing.T) {
 	require.NoError(t, r.Wait(within(t, 30*time.Second), "m", says("well")))
 	_, err = lockFile(m.Disks[0].Path)
 	require.ErrorIs(t, err, dr.ErrBusy, "QEMU locks it")
-	require.NoError(t, r.Close())
+	e := physical.Event{Machine: dr.Machine{ID: "m"}, Out: io.Discard}
+	require.NoError(t, r.Hooks().Freeze(t.Context(), e))
+	require.NoError(t, r.Close(), "it dies, so to say, and has frozen it")
+	frozen := numberAt(t, m.Disks[0].Path)
 
 	again := runner(t, o)
+	require.Eventually(t, func() bool { return numberAt(t, m.Disks[0].Path) != frozen }, 10*time.Second, time.Millisecond, "the next one thaws it")
 	on, err := again.Running(t.Context(), "m")
 	require.NoError(t, err)
 	require.True(t, on)
-	e := physical.Event{Machine: dr.Machine{ID: "m"}, Out: io.Discard}
 	require.NoError(t, again.Hooks().Freeze(t.Context(), e))
 	now := numberAt(t, m.Disks[0].Path)
 	for range 20 {
@@ -217,4 +220,10 @@ func TestShutdownIsNeverHard(t *testing.T) {
 	on, err := r.Running(t.Context(), "m")
 	require.NoError(t, err)
 	require.True(t, on)
+
+	// Who closes the runner waits for no guest, and that was no shutdown.
+	go func() { ended <- r.Hooks().Shutdown(t.Context(), e) }()
+	require.Eventually(t, func() bool { return len(r.machines["m"].op) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, r.Close())
+	require.ErrorContains(t, <-ended, "did not shut down")
 }
