@@ -31,12 +31,12 @@ func Build(ctx context.Context, o Options) error {
 		return fmt.Errorf("minilinux: %w", err)
 	}
 	if err := p.build(ctx, o, dir); err != nil {
-		return fmt.Errorf("minilinux: building %s: %w", o.Path, errors.Join(err, os.RemoveAll(o.Path)))
+		return fmt.Errorf("minilinux: building %s: %w", o.Path, err)
 	}
 	return nil
 }
 
-func (p packages) build(ctx context.Context, o Options, dir string) error {
+func (p packages) build(ctx context.Context, o Options, dir string) (err error) {
 	init, err := p.buildInit(ctx, dir)
 	if err != nil {
 		return err
@@ -53,6 +53,11 @@ func (p packages) build(ctx context.Context, o Options, dir string) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil { // only what was made here is removed
+			err = errors.Join(err, os.Remove(o.Path))
+		}
+	}()
 	defer disk.Close()
 	if err := disk.Truncate(o.Size); err != nil {
 		return err

@@ -175,6 +175,9 @@ func TestMachineOfItsOwnDisksOutlives(t *testing.T) {
 	_, err = lockFile(m.Disks[0].Path)
 	require.ErrorIs(t, err, dr.ErrBusy, "QEMU locks it")
 	e := physical.Event{Machine: dr.Machine{ID: "m"}, Out: io.Discard}
+	vm, err := r.there(t.Context(), "m")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = vm.Kill() }) // of a test that failed
 	require.NoError(t, r.Hooks().Freeze(t.Context(), e))
 	require.NoError(t, r.Close(), "it dies, so to say, and has frozen it")
 	frozen := numberAt(t, m.Disks[0].Path)
