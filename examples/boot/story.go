@@ -264,9 +264,15 @@ func (w *world) guestAt(ctx context.Context, site string) (page string, err erro
 			page, err = w.refuge.page(ctx, p.Active.Machine)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
 	for err == nil {
-		if _, e := ask(ctx, page); e == nil || ctx.Err() != nil {
-			return page, ctx.Err()
+		_, e := ask(ctx, page)
+		if e == nil {
+			return page, nil
+		}
+		if ctx.Err() != nil {
+			return page, fmt.Errorf("%w: %w", ctx.Err(), e)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
