@@ -4,7 +4,7 @@
 // What lives here:
 //
 //   - config.go, args.go: [Config], and the command line that it means;
-//   - machine.go, process*.go: [Start], [Attach], and the process's life;
+//   - machine.go, attach.go, process*.go: [Start], [Attach], and the process's life;
 //   - qmp.go: a client of QEMU's control protocol;
 //   - tail.go: the bounded memory of what a serial port said;
 //   - verdict.go: how a failed boot is told at once, and not by a timeout;
