@@ -139,3 +139,15 @@ func TestArchive(t *testing.T) {
 	require.Regexp(t, `(?s)drwxr-xr-x.* dev\n.*crw------- .*5, +1 .*dev/console\n-rw-r--r--.* 3 .*odd\n-rwxr-xr-x.* 4 .*init\n`,
 		guestfstest.Run(t, "cpio", "-itv", "--quiet", "-F", file))
 }
+
+// What was there before is not removed by a build that fails.
+func TestFailedBuildRemovesNothingElse(t *testing.T) {
+	if err := Ready(); err != nil {
+		lack(t, err.Error())
+	}
+	dir := t.TempDir()
+	kept := filepath.Join(dir, "kept")
+	require.NoError(t, os.WriteFile(kept, nil, 0o600))
+	require.Error(t, Build(t.Context(), Options{Path: dir}))
+	require.FileExists(t, kept)
+}
