@@ -174,6 +174,7 @@ func TestOutlivesAndIsFoundAgain(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Start(t.Context(), c)
 	require.ErrorIs(t, err, dr.ErrBusy, "its sockets are not taken away")
+	t.Cleanup(func() { _ = m.Kill() }) // of a test that failed
 	require.NoError(t, m.Detach())
 	require.NoError(t, m.Close(), "of one that is left alone")
 	_, err = Start(t.Context(), c)
