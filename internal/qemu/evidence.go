@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -104,9 +105,9 @@ func (s Serial) Await(ctx context.Context, m *Machine) (backend.Evidence, error)
 	}
 }
 
-// retry is the time between two tries to connect: a guest that boots listens only
-// after a while.
-const retry = 100 * time.Millisecond
+// pace is the time from one try to connect to the next. With attempt it bounds how
+// many a guest that has just come up finds waiting: ten.
+const pace = 500 * time.Millisecond
 
 // TCP is a port of the guest that answers. A connection alone proves nothing: it
 // is QEMU that accepts it. So the guest must say something, or hold the connection
@@ -210,24 +211,48 @@ func (h HTTP) Await(ctx context.Context, m *Machine) (backend.Evidence, error) {
 const attempt = 5 * time.Second
 
 // again tries until it succeeds or ctx ends; then the error has the last reason.
+// A try begins every pace, however long the ones before hang: one that was begun
+// before the guest listens is answered late, if at all.
 func again(ctx context.Context, m *Machine, port int, try func(ctx context.Context, address string) (backend.Evidence, error)) (backend.Evidence, error) {
 	address, err := m.Port(ctx, port)
 	if err != nil {
 		return backend.Evidence{}, err
 	}
+	type result struct {
+		seen backend.Evidence
+		err  error
+	}
+	var tries sync.WaitGroup
+	defer tries.Wait()
+	trying, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan result)
+	begin := func() {
+		tries.Go(func() {
+			one, cancel := context.WithTimeout(trying, attempt)
+			defer cancel()
+			seen, err := try(one, address)
+			select {
+			case results <- result{seen, err}:
+			case <-trying.Done():
+			}
+		})
+	}
+	begin()
+	next := time.NewTicker(pace)
+	defer next.Stop()
 	var last error
 	for {
-		one, cancel := context.WithTimeout(ctx, attempt)
-		seen, err := try(one, address)
-		cancel()
-		if err == nil {
-			return seen, nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
 		select {
-		case <-time.After(retry):
+		case r := <-results:
+			if r.err == nil {
+				return r.seen, nil
+			}
+			if ctx.Err() == nil {
+				last = r.err
+			}
+		case <-next.C:
+			begin()
 		case <-ctx.Done():
 			if last == nil {
 				return backend.Evidence{}, context.Cause(ctx)
