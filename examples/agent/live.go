@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"log/slog"
@@ -50,7 +51,7 @@ const (
 // track gives the host a tracker. Where the kernel doesn't let us, cycles compare
 // sums, and preflight says so: that is no reason not to serve.
 func (l live) track(cfg *physical.Config, log *slog.Logger) io.Closer {
-	o := bpftrack.Options{Pins: or(l.Pins, defaultPins), State: or(l.TrackState, defaultTrackState), Memory: l.TrackMemory, Log: log}
+	o := bpftrack.Options{Pins: cmp.Or(l.Pins, defaultPins), State: cmp.Or(l.TrackState, defaultTrackState), Memory: l.TrackMemory, Log: log}
 	t, err := bpftrack.Open(o)
 	if err != nil && !errors.Is(err, dr.ErrUnsupported) && !errors.Is(err, dr.ErrBusy) {
 		log.Warn("what is written won't be known after the agent's next start", "why", err)
@@ -86,7 +87,7 @@ func (l live) freeze(cfg *physical.Config, log *slog.Logger) {
 		return
 	}
 	// The agent's state needs no naming: the host doesn't write it meanwhile.
-	o := fsfreeze.Options{Scripts: fsfreeze.Scripts{Dir: or(l.Scripts, defaultScripts)}, Ignore: l.Ignore, Log: log}
+	o := fsfreeze.Options{Scripts: fsfreeze.Scripts{Dir: cmp.Or(l.Scripts, defaultScripts)}, Ignore: l.Ignore, Log: log}
 	if cfg.FreezeLimit > 0 {
 		o.Limit = cfg.FreezeLimit + 15*time.Second
 	}
@@ -97,13 +98,6 @@ func (l live) freeze(cfg *physical.Config, log *slog.Logger) {
 	if cfg.PrepareLimit == 0 {
 		cfg.PrepareLimit = prepareLimit
 	}
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // closers closes one after the other.
