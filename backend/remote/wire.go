@@ -316,7 +316,7 @@ func (w *wire) begin(ctx context.Context, op agentwire.Op, handle uint64, into [
 	if err == nil {
 		return p, nil
 	}
-	if ctx.Err() != nil || errors.Is(err, agentwire.ErrProtocol) { // nothing was sent
+	if err == context.Cause(ctx) || errors.Is(err, agentwire.ErrProtocol) { // nothing was sent
 		l.mu.Lock()
 		delete(l.flying, p.id)
 		l.mu.Unlock()
@@ -327,6 +327,9 @@ func (w *wire) begin(ctx context.Context, op agentwire.Op, handle uint64, into [
 		return nil, err
 	}
 	w.fail(err)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ctx.Err(), w.lostErr())
+	}
 	return nil, w.lostErr()
 }
 

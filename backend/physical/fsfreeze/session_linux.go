@@ -470,13 +470,18 @@ func (s *session) thawAll() error {
 	for _, h := range thawing {
 		one := make(chan struct{})
 		go func() {
-			defer close(h.free)
 			err := s.h.thawOne(h)
+			free := err == nil || errors.Is(err, errThawed)
+			if free {
+				close(h.free) // before it is told: whoever hears of it looks there
+			}
 			results <- err
 			close(one)
-			for err != nil && !errors.Is(err, errThawed) {
+			for ; !free; free = err == nil || errors.Is(err, errThawed) {
 				<-time.After(time.Second)
-				err = s.h.thawOne(h)
+				if err = s.h.thawOne(h); err == nil || errors.Is(err, errThawed) {
+					close(h.free)
+				}
 			}
 		}()
 		select {
