@@ -34,8 +34,11 @@ func main() {
 }
 
 func run(ctx context.Context, dir string, size int64, keep bool) (err error) {
+	if err := os.RemoveAll(dir + leftName); err != nil { // one that was killed while it went
+		return err
+	}
 	if _, err := os.Stat(filepath.Join(dir, completeName)); err == nil { // an earlier run, kept
-		if err := os.RemoveAll(dir); err != nil {
+		if err := remove(dir); err != nil {
 			return err
 		}
 	}
@@ -52,8 +55,19 @@ func run(ctx context.Context, dir string, size int64, keep bool) (err error) {
 	if err := os.WriteFile(filepath.Join(dir, completeName), nil, 0o600); err != nil || keep {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return remove(dir)
 }
 
-// completeName marks a folder whose cycle is complete.
-const completeName = "complete"
+// remove takes the folder away as a whole first: one that is killed meanwhile
+// must not leave a half of it, which would look damaged.
+func remove(dir string) error {
+	if err := os.Rename(dir, dir+leftName); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir + leftName)
+}
+
+const (
+	completeName = "complete" // marks a folder whose cycle is complete
+	leftName     = ".old"     // behind the name of one that is being removed
+)
