@@ -58,10 +58,10 @@
 //
 // A bit for each block of 64 KiB: 2 MiB for each TiB of disk in the kernel, and
 // at most as much for each older mark that is kept. A run of a program took
-// 52 to 148 ns on 2 busy cores, and each write pays two. Direct writes of 4 KiB to
-// memory, of 11.5 µs each, took 1.5 % longer (median of 401 alternating pairs,
-// BenchmarkWritePath). When the machine was busier the medians wandered from
-// −11 to 3 % (4 KiB, 64 KiB, 1 MiB), which says nothing. Cut and Since of 1 TiB of
+// 130 to 145 ns on 2 cores, and each write pays two. Direct writes to memory took
+// longer by 1.6 % (4 KiB, 11.7 µs each), 1.0 % (64 KiB) and 0.4 % (1 MiB): medians of
+// 201 alternating pairs on a machine that did little else (BenchmarkWritePath); on a
+// busy one they wander from −11 to 3 % and say nothing. Cut and Since of 1 TiB of
 // which one block in a hundred was written took 0.16 s together.
 //
 // A mounted disk has to be read past its own page cache, which knows nothing of
