@@ -26,12 +26,12 @@
 //
 // Disks have no snapshots, as a rule. A running machine's image is a
 // [dr.Settler], read pass after pass over what was written meanwhile, as live
-// migration does. With
-// freeze hooks the last pass is read while the machine is frozen; with only a
-// tracker it ends when a pass went by without a write; with only the hooks the
-// last pass compares whole disks while the machine is frozen; with neither the
-// capture is refused. A freeze never outlives Config.FreezeLimit: then the
-// machine thaws whatever happens, and the capture fails.
+// migration does. With freeze hooks the last pass is read while the machine is
+// frozen; with only a tracker it ends when a pass went by without a write; with
+// only the hooks the last pass compares whole disks while the machine is frozen;
+// with neither the capture is refused. A freeze never outlives
+// Config.FreezeLimit: then the machine thaws whatever happens, and the capture
+// fails.
 //
 // Hooks that freeze a Linux machine's file systems, and prepare its
 // applications by scripts, are in package fsfreeze.

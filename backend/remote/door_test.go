@@ -306,8 +306,10 @@ func TestHandler(t *testing.T) {
 // back.
 func TestASessionIsRechecked(t *testing.T) {
 	var revoked atomic.Bool
+	var asked atomic.Int64
 	var log journal
 	s := newSite(t, ServeOptions{RecheckEvery: 20 * time.Millisecond, Log: log.logger(), Recheck: func(c tls.ConnectionState) error {
+		asked.Add(1)
 		if revoked.Load() && c.PeerCertificates[0].Subject.CommonName == "replicator" {
 			return errors.New("it was revoked")
 		}
@@ -319,7 +321,8 @@ func TestASessionIsRechecked(t *testing.T) {
 	require.NoError(t, err)
 	d, err := s.c.Draft(t.Context(), r.ID, p)
 	require.NoError(t, err)
-	time.Sleep(100 * time.Millisecond) // it is asked a few times
+	before := asked.Load()
+	require.Eventually(t, func() bool { return asked.Load() > before+2 }, time.Minute, time.Millisecond, "it is asked again and again")
 	_, err = d.WriteAt(t.Context(), "a", make([]byte, 512), 0)
 	require.NoError(t, err)
 	revoked.Store(true)

@@ -38,7 +38,7 @@ type live struct {
 	Snapshots bool `json:"snapshots,omitempty"`
 }
 
-// The defaults of live; agent.service makes these folders.
+// The defaults of live; agent.service makes these folders, or those above them.
 const (
 	defaultPins       = "/sys/fs/bpf/lifeboat"
 	defaultTrackState = "/run/lifeboat/tracking"
