@@ -81,7 +81,8 @@ type PanicError struct {
 // Error tells the panic's value without the stack.
 func (p *PanicError) Error() string { return fmt.Sprintf("action panicked: %v", p.Value) }
 
-// Exec calls the action of a TaskDo or TaskUndo. A panic, an action that is
+// Exec calls the action of a TaskDo or TaskUndo, under the fences of the run's
+// locks ([WithFences]). A panic, an action that is
 // not registered, and a result that is no JSON or larger than MaxResult come
 // back as permanent errors.
 func (a Actions) Exec(ctx context.Context, t Task, c *Call) (result json.RawMessage, err error) {
@@ -98,7 +99,7 @@ func (a Actions) Exec(ctx context.Context, t Task, c *Call) (result json.RawMess
 			result, err = nil, Permanent(&PanicError{Value: v, Stack: debug.Stack()})
 		}
 	}()
-	result, err = do(ctx, c)
+	result, err = do(WithFences(ctx, c.Epochs), c)
 	switch {
 	case err != nil:
 		return nil, err
