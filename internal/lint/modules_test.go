@@ -24,7 +24,7 @@ func required(goMod string) []string {
 
 // Whoever embeds the library takes over what its module requires, used or not:
 // in their go.sum, in their audits, in their version choices. So what only some
-// need is a module of its own (see docs/decisions/0007 and 0034).
+// need is a module of its own (see docs/decisions/0007).
 func TestTheModuleRequiresNothingNew(t *testing.T) {
 	mod, err := os.ReadFile(filepath.Join("..", "..", "go.mod"))
 	require.NoError(t, err)
