@@ -27,6 +27,7 @@ var layers = []struct {
 	allows []string
 }{
 	{"dr", nil},
+	{"dr/claims", []string{"dr", "internal"}}, // buckets are taken as an interface
 	{"dr/embedded", []string{"dr", "internal"}},
 	{"dr/enginetest", []string{"dr", "internal"}},
 	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},

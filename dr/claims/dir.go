@@ -1,0 +1,315 @@
+package claims
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/fsys"
+)
+
+// NewDir returns claims in a directory, which is made, with the folders above
+// it that are missing, when the first resource is claimed. It
+// should have nothing else in it. Options.Prefix is not used.
+//
+// Who makes claims there, from whatever host, must be able to make, link and
+// remove files in it. Its folders and files are for their owner only: processes
+// of other users need a directory whose rights are inherited.
+func NewDir(path string, o Options) *Claims { return newDir(fsys.OS(), path, o) }
+
+func newDir(f fsys.FS, path string, o Options) *Claims {
+	d := &dir{fs: f, root: filepath.Clean(path), durable: map[string]string{}, made: map[string]bool{}}
+	o.Prefix = "claims/"
+	return New(d, o)
+}
+
+// dir is a bucket of numbered files: below a folder for each object, each
+// content is a file of its own, and that with the highest number counts. A
+// content is linked to the next number, once it is whole and synced under
+// another name. The file with the highest number is never removed; so who has
+// linked to a number that others have passed, and removed, sees theirs.
+type dir struct {
+	fs   fsys.FS
+	root string
+
+	mu      sync.Mutex
+	durable map[string]string // by object: the version known to be durable
+	made    map[string]bool   // folders known to be durable
+}
+
+// entry is what a bucket lists.
+type entry = struct {
+	Name string
+	Size int64
+}
+
+// Names of the files in an object's folder.
+const (
+	digits     = 20 // of a number, so that names sort
+	numbered   = ".json"
+	tempPrefix = "new-"
+)
+
+func fileName(n uint64) string { return fmt.Sprintf("%0*d%s", digits, n, numbered) }
+
+// number is the inverse of fileName.
+func number(name string) (uint64, bool) {
+	digit, ok := strings.CutSuffix(name, numbered)
+	if !ok || len(digit) != digits {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digit, 10, 64)
+	return n, err == nil && n > 0
+}
+
+func (d *dir) folder(name string) string {
+	return filepath.Join(d.root, filepath.FromSlash(strings.TrimPrefix(name, "claims/")))
+}
+
+// newest is the highest number in an object's folder, 0 if there is none, and
+// what else is there.
+func (d *dir) newest(folder string) (n uint64, others []string, err error) {
+	entries, err := d.fs.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil, nil
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, e := range entries { // by name, and so by number
+		m, ok := number(e.Name())
+		if !ok {
+			if strings.HasPrefix(e.Name(), tempPrefix) {
+				others = append(others, e.Name())
+			}
+			continue
+		}
+		if n != 0 {
+			others = append(others, fileName(n))
+		}
+		n = m
+	}
+	return n, others, nil
+}
+
+// reads is how often the newest content is looked for while others replace it.
+const reads = 100
+
+// ReadHead implements Bucket. The version is the file's name.
+func (d *dir) ReadHead(ctx context.Context, name string) ([]byte, string, error) {
+	folder := d.folder(name)
+	for range reads {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		n, _, err := d.newest(folder)
+		if err != nil || n == 0 {
+			return nil, "", err
+		}
+		data, err := d.read(filepath.Join(folder, fileName(n)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was replaced just now
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		return data, fileName(n), d.settle(name, folder, fileName(n))
+	}
+	return nil, "", fmt.Errorf("%w: %s: others replace it all the time", dr.ErrConflict, folder)
+}
+
+func (d *dir) read(file string) ([]byte, error) {
+	f, err := d.fs.OpenFile(file, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	// One byte more than any claim tells that it is none.
+	data := make([]byte, min(size, maxRecord+1))
+	_, err = io.ReadFull(io.NewSectionReader(f, 0, int64(len(data))), data)
+	return data, err
+}
+
+// settle makes a content that was read durable: who linked it may have been
+// killed before it was, and what is decided on it must not be forgotten by a
+// power cut.
+func (d *dir) settle(name, folder, version string) error {
+	d.mu.Lock()
+	known := d.durable[name] == version
+	d.mu.Unlock()
+	if known {
+		return nil
+	}
+	err := errors.Join(d.fs.SyncDir(folder), d.fs.SyncDir(d.root))
+	if err != nil && !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	d.settled(name, version)
+	return nil
+}
+
+func (d *dir) settled(name, version string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.durable[name] = version
+}
+
+// SwapHead implements Bucket.
+func (d *dir) SwapHead(ctx context.Context, name, old string, data []byte) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	next := uint64(1)
+	if old != "" {
+		n, ok := number(old)
+		if !ok || n == math.MaxUint64 {
+			return "", fmt.Errorf("%w: %s has no version after %s", dr.ErrCorrupt, d.folder(name), old)
+		}
+		next = n + 1
+	}
+	folder, version := d.folder(name), fileName(next)
+	if err := d.make(folder); err != nil {
+		return "", err
+	}
+	temp := filepath.Join(folder, tempPrefix+rand.Text())
+	if err := d.write(temp, data); err != nil {
+		return "", d.conflictIfGone(folder, err)
+	}
+	err := d.fs.Link(temp, filepath.Join(folder, version))
+	// Whoever comes next removes what can't be removed now.
+	_ = d.fs.Remove(temp)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return "", fmt.Errorf("%w: %s", dr.ErrConflict, folder)
+	case err != nil:
+		return "", d.conflictIfGone(folder, noLinks(folder, err))
+	}
+	n, others, err := d.newest(folder)
+	if err != nil {
+		return "", err
+	}
+	if n != next {
+		// Ours was passed before it was linked, or just after: what is there now
+		// must be looked at in either case.
+		return "", fmt.Errorf("%w: %s", dr.ErrConflict, folder)
+	}
+	if err := d.fs.SyncDir(folder); err != nil {
+		return "", err
+	}
+	d.settled(name, version)
+	for _, o := range others {
+		// Temporary files of others are among them: those come too late. What
+		// stays is removed by who comes next.
+		_ = d.fs.Remove(filepath.Join(folder, o))
+	}
+	return version, nil
+}
+
+// write makes a synced file. The file is removed if that fails.
+func (d *dir) write(name string, data []byte) error {
+	f, err := d.fs.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = d.fs.Remove(name)
+	}
+	return err
+}
+
+// make makes an object's folder, and the root, durably.
+func (d *dir) make(folder string) error {
+	d.mu.Lock()
+	made := d.made[folder]
+	d.mu.Unlock()
+	if made {
+		return nil
+	}
+	if err := d.makeAll(d.root); err != nil {
+		return err
+	}
+	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	if err := d.fs.SyncDir(d.root); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.made[folder] = true
+	return nil
+}
+
+// makeAll makes a folder and those above it that are missing, each durable.
+func (d *dir) makeAll(folder string) error {
+	parent := filepath.Dir(folder)
+	if _, err := d.fs.Stat(parent); errors.Is(err, fs.ErrNotExist) && parent != folder {
+		if err := d.makeAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	return d.fs.SyncDir(parent)
+}
+
+// conflictIfGone tells of a file or folder that went away under the writer:
+// somebody else was faster, and has tidied up.
+func (d *dir) conflictIfGone(folder string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		d.mu.Lock()
+		delete(d.made, folder)
+		d.mu.Unlock()
+		return fmt.Errorf("%w: %w", dr.ErrConflict, err)
+	}
+	return err
+}
+
+// noLinks says what to do where there are no hard links.
+func noLinks(folder string, err error) error {
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPERM) {
+		return &dr.Error{Op: "write claim", Side: dr.StoreSide, Err: fmt.Errorf("%w: %s takes no hard links: %w", dr.ErrUnsupported, folder, err),
+			Remedy: "keep the claims on a local file system, NFS or NTFS, in a bucket, or in a database"}
+	}
+	return err
+}
+
+// List implements Bucket.
+func (d *dir) List(ctx context.Context, prefix string) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		entries, err := d.fs.ReadDir(d.root)
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if err != nil {
+			yield(entry{}, err)
+			return
+		}
+		for _, e := range entries {
+			if name := "claims/" + e.Name(); e.IsDir() && strings.HasPrefix(name, prefix) && !yield(entry{Name: name}, ctx.Err()) {
+				return
+			}
+		}
+	}
+}
