@@ -46,7 +46,7 @@ type dir struct {
 
 	mu      sync.Mutex
 	durable map[string]string // by object: the version known to be durable
-	made    map[string]bool   // folders known to be durable
+	made    map[string]bool   // folders known to be durable; the root stands for all above it, too
 }
 
 // entry is what a bucket lists.
@@ -156,11 +156,40 @@ func (d *dir) settle(name, folder, version string) error {
 	if known {
 		return nil
 	}
-	err := errors.Join(d.fs.SyncDir(folder), d.fs.SyncDir(d.root))
-	if err != nil && !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+	if err := errors.Join(d.sync(folder), d.sync(d.root), d.anchor()); err != nil {
 		return err
 	}
 	d.settled(name, version)
+	return nil
+}
+
+// sync is SyncDir where that may be done. Where it may not, nothing can be
+// claimed either.
+func (d *dir) sync(folder string) error {
+	err := d.fs.SyncDir(folder)
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}
+
+// anchor makes the root's name durable, and those of the folders above it: who
+// made them may have been killed before they were.
+func (d *dir) anchor() error {
+	d.mu.Lock()
+	done := d.made[d.root]
+	d.mu.Unlock()
+	if done {
+		return nil
+	}
+	for folder := d.root; folder != filepath.Dir(folder); folder = filepath.Dir(folder) {
+		if err := d.sync(filepath.Dir(folder)); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.made[d.root] = true
 	return nil
 }
 
@@ -245,33 +274,16 @@ func (d *dir) make(folder string) error {
 	if made {
 		return nil
 	}
-	if err := d.makeAll(d.root); err != nil {
-		return err
-	}
 	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	if err := d.fs.SyncDir(d.root); err != nil {
+	if err := errors.Join(d.fs.SyncDir(d.root), d.anchor()); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.made[folder] = true
 	return nil
-}
-
-// makeAll makes a folder and those above it that are missing, each durable.
-func (d *dir) makeAll(folder string) error {
-	parent := filepath.Dir(folder)
-	if _, err := d.fs.Stat(parent); errors.Is(err, fs.ErrNotExist) && parent != folder {
-		if err := d.makeAll(parent); err != nil {
-			return err
-		}
-	}
-	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
-		return err
-	}
-	return d.fs.SyncDir(parent)
 }
 
 // conflictIfGone tells of a file or folder that went away under the writer:
