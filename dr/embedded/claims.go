@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -29,6 +31,91 @@ func (e *Engine) Acquire(ctx context.Context, resource, owner string) (epoch uin
 // Release gives the claim back. The resource's epoch is kept for ever.
 func (e *Engine) Release(ctx context.Context, resource, owner string) error {
 	return e.write(ctx, func(w *writer) error { return w.release(resource, owner) }, "release "+resource)
+}
+
+// Claims yields what the engine's own file knows, each as it is when it is
+// reached.
+func (e *Engine) Claims(ctx context.Context) iter.Seq2[dr.Claim, error] {
+	return func(yield func(dr.Claim, error) bool) {
+		var c dr.Claim
+		for {
+			if err := e.ready(ctx); err != nil {
+				yield(dr.Claim{}, err)
+				return
+			}
+			var owner sql.NullString
+			err := e.db.QueryRowContext(ctx, `SELECT resource, owner, epoch FROM claim WHERE resource > ? ORDER BY resource LIMIT 1`, c.Resource).Scan(&c.Resource, &owner, &c.Epoch)
+			if errors.Is(err, sql.ErrNoRows) {
+				return
+			}
+			if err != nil {
+				yield(dr.Claim{}, e.readErr(err))
+				return
+			}
+			c.Owner = owner.String
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Raise makes the resource's next epoch in the engine's own file higher than
+// atLeast.
+func (e *Engine) Raise(ctx context.Context, resource string, atLeast uint64) error {
+	if resource == "" || atLeast >= math.MaxInt64 {
+		return fmt.Errorf("%w: raise the epoch of %q to %d", dr.ErrInvalid, resource, atLeast)
+	}
+	return e.write(ctx, func(w *writer) error {
+		var epoch uint64
+		err := w.row(`SELECT epoch FROM claim WHERE resource = ?`, resource).Scan(&epoch)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) || epoch >= atLeast {
+			return ignore(err, sql.ErrNoRows)
+		}
+		if err := w.free(resource, ""); err != nil {
+			return err
+		}
+		return w.exec(`INSERT INTO claim VALUES(?1, NULL, ?2) ON CONFLICT DO UPDATE SET epoch = ?2`, resource, atLeast)
+	}, "raise epoch of "+resource)
+}
+
+// Seize takes a claim of the engine's own file from who holds it. Those of its
+// own runs can't be seized: the run can be cancelled.
+func (e *Engine) Seize(ctx context.Context, resource, from, to string) (epoch uint64, err error) {
+	if resource == "" || from == "" {
+		return 0, fmt.Errorf("%w: seize %q from %q: both must be named", dr.ErrInvalid, resource, from)
+	}
+	err = e.write(ctx, func(w *writer) error {
+		var holder sql.NullString
+		err := w.row(`SELECT owner, epoch FROM claim WHERE resource = ?`, resource).Scan(&holder, &epoch)
+		if err := ignore(err, sql.ErrNoRows); err != nil {
+			return err
+		}
+		if holder.String != from {
+			return refuse("%s: %w: held by %q, not by %s", resource, dr.ErrConflict, holder.String, from)
+		}
+		var open bool
+		if err := w.row(`SELECT EXISTS (SELECT 1 FROM run WHERE id = ? AND ended IS NULL)`, from).Scan(&open); err != nil {
+			return err
+		}
+		if open && e.o.Claims == nil {
+			return refuse("%s: %w: run %s of this journal holds it: cancel that", resource, dr.ErrNotAllowed, from)
+		}
+		epoch++
+		return w.exec(`UPDATE claim SET owner = ?2, epoch = ?3 WHERE resource = ?1`, resource, sql.NullString{String: to, Valid: to != ""}, epoch)
+	}, "seize "+resource)
+	if err != nil {
+		return 0, err
+	}
+	return epoch, nil
+}
+
+// ignore is err, unless it is that.
+func ignore(err, that error) error {
+	if errors.Is(err, that) {
+		return nil
+	}
+	return err
 }
 
 // free refuses if somebody else holds the resource.

@@ -25,6 +25,11 @@ var (
 	_ dr.Claims       = (*Engine)(nil)
 	_ dr.Records      = (*Engine)(nil)
 	_ dr.RecordLister = (*Engine)(nil)
+
+	_ dr.ClaimLister    = (*Engine)(nil)
+	_ dr.EpochRaiser    = (*Engine)(nil)
+	_ dr.ClaimSeizer    = (*Engine)(nil)
+	_ dr.RecordImporter = (*Engine)(nil)
 )
 
 func open(t testing.TB, path string, o Options) *Engine {

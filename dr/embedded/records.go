@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -64,6 +65,35 @@ func (e *Engine) Save(ctx context.Context, p dr.Protection) (dr.Protection, erro
 		return dr.Protection{}, err
 	}
 	return decodeProtection(p.ID, body) // shares nothing with the caller's
+}
+
+// Import stores the record with the version that it has, if that is higher.
+func (e *Engine) Import(ctx context.Context, p dr.Protection) error {
+	if p.ID == "" || p.Version == 0 || p.Version >= math.MaxInt64 {
+		return fmt.Errorf("protection %q: %w: import of version %d", p.ID, dr.ErrInvalid, p.Version)
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("protection %s: %w: %v", p.ID, dr.ErrInvalid, err)
+	}
+	return e.write(ctx, func(w *writer) error {
+		var version, epoch uint64
+		var there []byte
+		err := w.row(`SELECT version, epoch, body FROM protection WHERE id = ?`, p.ID).Scan(&version, &epoch, &there)
+		if err := ignore(err, sql.ErrNoRows); err != nil {
+			return err
+		}
+		switch {
+		case p.Epoch < epoch:
+			return refuse("protection %s: %w: saved under epoch %d, this is %d", p.ID, dr.ErrFenced, epoch, p.Epoch)
+		case version == p.Version && string(there) == string(body):
+			return nil
+		case version >= p.Version:
+			return refuse("protection %s: %w: it is at version %d, this is %d", p.ID, dr.ErrConflict, version, p.Version)
+		}
+		return w.exec(`INSERT INTO protection VALUES(?1, ?2, ?3, ?4)
+			ON CONFLICT DO UPDATE SET version = ?2, epoch = ?3, body = ?4`, p.ID, p.Version, p.Epoch, body)
+	}, "import protection "+string(p.ID))
 }
 
 // Protections yields all records, each as it is when it is reached.

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -12,9 +13,9 @@ import (
 )
 
 // Claims tests that claims keep their promises. open returns claims in which
-// nothing is held and nothing ever was.
+// nothing is held and nothing ever was. Abilities that they have are tested, too.
 func Claims(t *testing.T, open func(t T) dr.Claims) {
-	for _, p := range claimPromises {
+	for _, p := range slices.Concat(claimPromises, claimAbilities) {
 		t.Run(p.name, func(t *testing.T) { p.check(t, open(t)) })
 	}
 }

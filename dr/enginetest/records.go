@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,9 +14,9 @@ import (
 )
 
 // Records tests that records keep their promises. open returns records that
-// are empty.
+// are empty. Abilities that they have are tested, too.
 func Records(t *testing.T, open func(t T) dr.Records) {
-	for _, p := range recordPromises {
+	for _, p := range slices.Concat(recordPromises, recordAbilities) {
 		t.Run(p.name, func(t *testing.T) { p.check(t, open(t)) })
 	}
 }
