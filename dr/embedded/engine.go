@@ -25,6 +25,9 @@ type Options struct {
 	// are claimed in the name of the run and of the journal, "RUN@JOURNAL", so
 	// that engines that were asked for the same run don't both run it. Claims
 	// of a journal that is lost are released by that name, which ErrBusy tells.
+	// An engine can be given others only once no run is open: ErrNotAllowed.
+	// While they can't be reached, what claims or has ended waits, and its
+	// Status tells why.
 	Claims dr.Claims
 
 	// Parallel is how many actions run at once, over all runs; what is over

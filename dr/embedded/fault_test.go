@@ -48,12 +48,13 @@ func TestEveryWriteFails(t *testing.T) {
 	for _, end := range []string{"done", "failed", "cancelled"} {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
-			everyWriteFails(t, end, errDisk)
+			everyWriteFails(t, end, errDisk, func() Options { return Options{} })
 		})
 	}
 }
 
-func everyWriteFails(t *testing.T, end string, errDisk error) {
+// everyWriteFails opens each history's engines with what options returns.
+func everyWriteFails(t *testing.T, end string, errDisk error, options func() Options) {
 	cuts := 0
 	for n := int64(1); ; n++ {
 		hit := false
@@ -65,7 +66,9 @@ func everyWriteFails(t *testing.T, end string, errDisk error) {
 				}
 				return nil
 			}
-			history(t, end, cut, errDisk)
+			o := options()
+			o.Intercept = cut
+			history(t, end, o, errDisk)
 		}
 		if !hit {
 			break
@@ -76,7 +79,7 @@ func everyWriteFails(t *testing.T, end string, errDisk error) {
 	t.Logf("%d cuts", cuts)
 }
 
-func history(t *testing.T, end string, cut func(Write) error, errDisk error) {
+func history(t *testing.T, end string, o Options, errDisk error) {
 	x := &effects{made: map[string]int{}}
 	path := filepath.Join(t.TempDir(), "journal")
 	acts := dr.Actions{"do": x.make, "undo": x.make, "fail": func(context.Context, *dr.Call) (json.RawMessage, error) {
@@ -93,7 +96,7 @@ func history(t *testing.T, end string, cut func(Write) error, errDisk error) {
 	if end == "failed" {
 		p.Steps[4].Action = "fail"
 	}
-	for o := (Options{Intercept: cut}); ; o = (Options{}) {
+	for ; ; o.Intercept = nil {
 		e, err := Open(path, o)
 		require.NoError(t, err)
 		s, err := oneLife(e, acts, end, p)

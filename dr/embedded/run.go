@@ -3,6 +3,7 @@ package embedded
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type run struct {
 	seen     *dr.Run // what is durable
 	gone     bool    // it was taken back: there is no such run
 	progress map[string][]dr.Progress
+	trouble  string        // why it can't claim, or give back, at present
 	changed  chan struct{} // closed at the next change; nil while nobody watches
 }
 
@@ -297,6 +299,9 @@ func (r *run) status(watch bool) (dr.Status, <-chan struct{}, error) {
 			s.Steps[i].Progress = append([]dr.Progress(nil), p...)
 		}
 	}
+	if r.trouble != "" && !r.seen.Ended() {
+		s.Reason = strings.TrimPrefix(s.Reason+"; "+r.trouble, "; ")
+	}
 	if !watch || r.seen.Ended() {
 		return s, nil, nil
 	}
@@ -323,6 +328,17 @@ func (r *run) beat(step string, p dr.Progress) {
 	}
 	r.progress[step] = append(all, p)
 	r.wake()
+}
+
+// troubled lets everybody see what the run's claims wait for; "": nothing any
+// more.
+func (r *run) troubled(by string) {
+	r.view.Lock()
+	defer r.view.Unlock()
+	if r.trouble != by {
+		r.trouble = by
+		r.wake()
+	}
 }
 
 // until is how long a deadline is off, from the wall clock: deadlines are of

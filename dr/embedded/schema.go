@@ -43,6 +43,8 @@ ALTER TABLE owner ADD COLUMN journal TEXT; -- tells this journal from all others
 UPDATE owner SET journal = lower(hex(randomblob(8)));
 `, `
 CREATE TABLE past(id TEXT PRIMARY KEY) WITHOUT ROWID; -- of runs that were purged: never used again
+`, `
+ALTER TABLE run ADD COLUMN outside INTEGER; -- 1: its claims are Options.Claims', 0: this file's; NULL: not known, it is older
 `}
 
 // lockFile keeps other processes out.

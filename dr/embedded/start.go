@@ -185,7 +185,7 @@ func (w *writer) unknown(id dr.RunID) error {
 }
 
 func (w *writer) insert(id dr.RunID, plan []byte) (n int64, err error) {
-	err = w.row(`INSERT INTO run(id, fold, plan) VALUES(?, ?, ?) RETURNING n`, id, dr.FoldRev, plan).Scan(&n)
+	err = w.row(`INSERT INTO run(id, fold, plan, outside) VALUES(?, ?, ?, ?) RETURNING n`, id, dr.FoldRev, plan, w.e.o.Claims != nil).Scan(&n)
 	return n, err
 }
 

@@ -221,7 +221,26 @@ func (e *Engine) loadOpen() error {
 	for _, r := range runs {
 		e.live[r.id] = r
 	}
-	return nil
+	return e.claimsElsewhere()
+}
+
+// claimsElsewhere refuses to go on with runs that have claimed elsewhere than
+// where this engine would look: they would be given back where they aren't held,
+// and another engine that shares the right ones could take what such a run holds.
+func (e *Engine) claimsElsewhere() error {
+	var id dr.RunID
+	err := e.db.QueryRow(`SELECT id FROM run WHERE ended IS NULL AND outside <> ? ORDER BY n LIMIT 1`, e.o.Claims != nil).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return explain(err)
+	}
+	where := "in this file, and Options.Claims names others"
+	if e.o.Claims == nil {
+		where = "in other claims, which Options.Claims must name"
+	}
+	return fmt.Errorf("%w: run %s is open, and holds its claims %s (open it as before until that run has ended)", dr.ErrNotAllowed, id, where)
 }
 
 // replay makes runs of rows that are ordered by run and event. open: the last

@@ -233,7 +233,9 @@ func (r *run) outside(t *turn, s *serving, k key, do func(context.Context) (dr.E
 				break
 			}
 			r.e.log.Warn("claims can't be reached", "run", r.id, "task", k.kind, "err", err)
+			r.troubled(fmt.Sprintf("its claims can't be reached, and are tried again: %v", err))
 		}
+		r.troubled("")
 		_ = r.tell(func() (*dr.Event, error) { // a dead engine has said so elsewhere
 			delete(r.hand, k)
 			if err != nil || !r.wants(k.kind) {
