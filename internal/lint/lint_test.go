@@ -33,6 +33,7 @@ var layers = []struct {
 	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
+	{"dr/transfer", []string{"dr"}},
 	{"backend", []string{"dr"}},
 	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                          // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}},    // page blobs are points and replicas
