@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -45,6 +46,9 @@ func (o *Old) Save(ctx context.Context, p dr.Protection) (dr.Protection, error) 
 	// set after this look; and no mark is ever taken away by a save.
 	if p.Version > 0 {
 		now, err := o.r.Load(ctx, p.ID)
+		if errors.Is(err, dr.ErrNotFound) {
+			return o.r.Save(ctx, p)
+		}
 		if err != nil {
 			return dr.Protection{}, err
 		}

@@ -179,9 +179,6 @@ func (m *mover) move(ctx context.Context, id dr.ProtectionID) (moved bool, held 
 	if err != nil {
 		return false, "", err
 	}
-	if p.Run != moving && p.Run != gone {
-		return false, p.Run, nil
-	}
 	if p.Run == moving && m.o.Hold != nil {
 		if err := m.o.Hold(ctx, id); err != nil {
 			return false, "", err

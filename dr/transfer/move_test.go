@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"path/filepath"
 	"strconv"
@@ -195,7 +194,7 @@ func TestAbort(t *testing.T) {
 
 // breaking are records whose n-th call fails, before or after its effect.
 type breaking struct {
-	*embedded.Engine
+	*memory
 	left  *atomic.Int64
 	after bool
 }
@@ -213,21 +212,17 @@ func (b breaking) broken(do func() error) error {
 var errBroken = errors.New("the process died")
 
 func (b breaking) Load(ctx context.Context, id dr.ProtectionID) (p dr.Protection, err error) {
-	err = b.broken(func() error { p, err = b.Engine.Load(ctx, id); return err })
+	err = b.broken(func() error { p, err = b.memory.Load(ctx, id); return err })
 	return p, err
 }
 
 func (b breaking) Save(ctx context.Context, p dr.Protection) (q dr.Protection, err error) {
-	err = b.broken(func() error { q, err = b.Engine.Save(ctx, p); return err })
+	err = b.broken(func() error { q, err = b.memory.Save(ctx, p); return err })
 	return q, err
 }
 
 func (b breaking) Import(ctx context.Context, p dr.Protection) error {
-	return b.broken(func() error { return b.Engine.Import(ctx, p) })
-}
-
-func (b breaking) Protections(ctx context.Context) iter.Seq2[dr.Protection, error] {
-	return b.Engine.Protections(ctx)
+	return b.broken(func() error { return b.memory.Import(ctx, p) })
 }
 
 // TestMoveIsCutOff at its first call, then at its second, before and after it,
@@ -238,7 +233,7 @@ func TestMoveIsCutOff(t *testing.T) {
 	for n := int64(1); ; n++ {
 		hit := false
 		for _, after := range []bool{false, true} {
-			here, there := open(t), open(t)
+			here, there := inMemory(), inMemory()
 			var left atomic.Int64
 			left.Store(n)
 			from := Leaving(here)
