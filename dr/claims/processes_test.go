@@ -35,14 +35,18 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if owner := os.Getenv(childEnv); owner != "" {
-		if err := child(owner); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var err error
+	if owner, dir := os.Getenv(childEnv), os.Getenv(rivalEnv); owner != "" {
+		err = child(owner)
+	} else if dir != "" {
+		err = rival(dir)
+	} else {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 func childClaims() (*Claims, error) {

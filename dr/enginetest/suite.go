@@ -1,6 +1,7 @@
 // Package enginetest is what every dr.Orchestrator must pass: each promise of
 // the contract as a named subtest, a matrix of crashes, and random storms of
-// them; likewise for dr.Claims and dr.Records.
+// them; likewise for dr.Claims and dr.Records. [Together] tests two engines of
+// different processes over the same claims.
 //
 // The suite's actions keep a ledger of every call and every effect, by
 // Call.Key. An engine passes if each effect happened once, in an order that
