@@ -34,6 +34,7 @@ var layers = []struct {
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
 	{"dr/transfer", []string{"dr"}},
+	{"dr/postgres", []string{"dr", "replication/fleet"}}, // a module of its own
 	{"backend", []string{"dr"}},
 	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                          // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}},    // page blobs are points and replicas
