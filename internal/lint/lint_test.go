@@ -50,6 +50,8 @@ var layers = []struct {
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication", "replication/scheduler"}},
 	{"replication/scheduler", []string{"dr", "backend", "recoverypoint", "replication"}},
+	{"replication/fleet", []string{"dr", "backend", "recoverypoint", "replication", "replication/scheduler"}},
+	{"replication/fleet/", []string{"dr", "replication/fleet"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},
 	{"failover/recoveryplan", []string{"dr", "dr/jobs", "backend", "recoverypoint", "replication", "failover", "failback", "failover/networks", "failover/readiness"}}, // plans fail back, too
 	{"failover/drillreport", []string{"dr", "backend", "failover", "failover/recoveryplan"}},
