@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -78,6 +81,130 @@ func (s *Store) Release(ctx context.Context, resource, owner string) error {
 			WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), epoch)
 		return err
 	})
+}
+
+// Raise implements [dr.EpochRaiser].
+func (s *Store) Raise(ctx context.Context, resource string, atLeast uint64) error {
+	if resource == "" || atLeast >= math.MaxInt64 {
+		return fmt.Errorf("%w: raise epoch of %q to %d", dr.ErrInvalid, resource, atLeast)
+	}
+	return s.try(ctx, "raise epoch of "+resource, func(ctx context.Context) error {
+		for {
+			c, err := s.claim(ctx, resource)
+			if err != nil || uint64(c.epoch) >= atLeast {
+				return err
+			}
+			if c.owner != nil {
+				return refuse("%s: %w: held by %s under epoch %d", resource, dr.ErrBusy, c.owner, c.epoch)
+			}
+			var won bool
+			if c.epoch == 0 {
+				won, err = s.swap(ctx, `INSERT INTO @.claim(resource, epoch) VALUES($1::bytea, $2::bigint) ON CONFLICT DO NOTHING
+					RETURNING `+durable, []byte(resource), int64(atLeast))
+			} else {
+				won, err = s.swap(ctx, `UPDATE @.claim SET epoch = $2::bigint WHERE resource = $1::bytea AND owner IS NULL AND epoch = $3::bigint
+					RETURNING `+durable, []byte(resource), int64(atLeast), c.epoch)
+			}
+			if won || err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// Seize implements [dr.ClaimSeizer].
+func (s *Store) Seize(ctx context.Context, resource, from, to string) (epoch uint64, err error) {
+	if resource == "" || from == "" {
+		return 0, fmt.Errorf("%w: seize %q from %q: both must be named", dr.ErrInvalid, resource, from)
+	}
+	var next []byte // nil: nobody
+	if to != "" {
+		next = []byte(to)
+	}
+	var tried int64 // the epoch that an attempt would have given
+	err = s.try(ctx, "seize "+resource, func(ctx context.Context) error {
+		for {
+			c, err := s.claim(ctx, resource)
+			if err != nil {
+				return err
+			}
+			if tried != 0 && c.epoch == tried && string(c.owner) == to {
+				epoch = uint64(tried)
+				return nil // an attempt whose answer was lost
+			}
+			if string(c.owner) != from {
+				held := "nobody holds it"
+				if c.owner != nil {
+					held = "held by " + string(c.owner)
+				}
+				return refuse("%s: %w: %s, not by %s", resource, dr.ErrConflict, held, from)
+			}
+			tried = c.epoch + 1
+			won, err := s.swap(ctx, `UPDATE @.claim SET owner = $3::bytea, epoch = epoch + 1, since = clock_timestamp()
+				WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $4::bigint RETURNING `+durable, []byte(resource), []byte(from), next, c.epoch)
+			if err != nil {
+				return err
+			}
+			if won {
+				epoch = uint64(tried)
+				return nil
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return epoch, nil
+}
+
+// Claims implements [dr.ClaimLister]. They are read in pages, as records are;
+// Since is by the database's clock.
+func (s *Store) Claims(ctx context.Context) iter.Seq2[dr.Claim, error] {
+	return func(yield func(dr.Claim, error) bool) {
+		last := []byte{}
+		for {
+			var rows []dr.Claim
+			err := s.try(ctx, "list claims", func(ctx context.Context) error {
+				rows = rows[:0]
+				return s.each(ctx, func(r pgx.Rows) error {
+					var resource, owner []byte
+					var epoch int64
+					var since time.Time
+					err := r.Scan(&resource, &owner, &epoch, &since)
+					rows = append(rows, dr.Claim{Resource: string(resource), Owner: string(owner), Epoch: uint64(epoch), Since: since.UTC()})
+					return err
+				}, `SELECT resource, owner, epoch, since FROM @.claim WHERE resource > $1::bytea ORDER BY resource LIMIT $2::int`, last, page)
+			})
+			if err != nil {
+				yield(dr.Claim{}, err)
+				return
+			}
+			for _, c := range rows {
+				if !yield(c, nil) {
+					return
+				}
+			}
+			if len(rows) < page {
+				return
+			}
+			last = []byte(rows[len(rows)-1].Resource)
+		}
+	}
+}
+
+// each calls f with each row.
+func (s *Store) each(ctx context.Context, f func(pgx.Rows) error, sql string, args ...any) error {
+	rows, err := s.pool.Query(ctx, s.q(sql), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // claim reads how a resource stands.

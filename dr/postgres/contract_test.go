@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr/enginetest"
 	"github.com/lifeboat-dr/lifeboat/dr/postgres"
 	"github.com/lifeboat-dr/lifeboat/internal/pgtest"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet/fleettest"
 )
 
 var schemas atomic.Int64
@@ -30,12 +33,22 @@ func TestContract(t *testing.T) {
 	c := pgtest.Start(t, pgtest.Options{})
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			dsn := c.DSN("") + "&default_query_exec_mode=" + mode
 			t.Run("claims", func(t *testing.T) {
 				enginetest.Claims(t, func(t enginetest.T) dr.Claims { return open(t, dsn, newSchema()) })
 			})
 			t.Run("records", func(t *testing.T) {
 				enginetest.Records(t, func(t enginetest.T) dr.Records { return open(t, dsn, newSchema()) })
+			})
+			t.Run("leases", func(t *testing.T) {
+				fleettest.Leases(t, fleettest.LeasesEnv{TTL: 900 * time.Millisecond, Open: func(t fleettest.T) fleet.Leases { return open(t.(enginetest.T), dsn, newSchema()).Leases() }})
+			})
+			t.Run("fencer", func(t *testing.T) {
+				fleettest.Fencer(t, func(t fleettest.T) (fleet.Leases, dr.Records) {
+					s := open(t.(enginetest.T), dsn, newSchema())
+					return s.Leases(), s
+				})
 			})
 		})
 	}

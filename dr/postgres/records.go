@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 )
 
 // page is how many records a listing reads at once: about a megabyte.
@@ -44,6 +45,43 @@ func decode(id, body []byte) (p dr.Protection, err error) {
 	return p, nil
 }
 
+// fence is the shard for which a save acts; none if shard is nil.
+type fence struct {
+	shard []byte
+	epoch int64
+}
+
+func fenceOf(ctx context.Context) (f fence) {
+	if shard, epoch, ok := fleet.Fence(ctx); ok {
+		f.shard = []byte(shard)
+		if epoch <= math.MaxInt64 {
+			f.epoch = int64(epoch)
+		}
+	}
+	return f
+}
+
+// FencesShards implements [fleet.Fencer]: a save for a shard holds the row of its
+// lease still until it is durable, so that no takeover comes between.
+func (s *Store) FencesShards() bool { return true }
+
+// overtaken refuses what is done for a shard under an epoch that isn't its
+// newest.
+func (s *Store) overtaken(ctx context.Context, f fence) error {
+	if f.shard == nil {
+		return nil
+	}
+	var epoch int64
+	err := s.pool.QueryRow(ctx, s.q(`SELECT epoch FROM @.shard WHERE shard = $1::bytea`), f.shard).Scan(&epoch)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if epoch != f.epoch {
+		return refuse("%w: shard %s is not held under epoch %d any more, but %d", dr.ErrFenced, f.shard, f.epoch, epoch)
+	}
+	return nil
+}
+
 // saved is a record as it is stored.
 type saved struct {
 	version, epoch int64 // 0: there is none
@@ -67,10 +105,10 @@ func (s *Store) Save(ctx context.Context, p dr.Protection) (dr.Protection, error
 	if err != nil {
 		return dr.Protection{}, fmt.Errorf("protection %s: %w: %v", p.ID, dr.ErrInvalid, err)
 	}
-	save := newUUID()
+	save, fence := newUUID(), fenceOf(ctx)
 	err = s.try(ctx, "save protection "+string(p.ID), func(ctx context.Context) error {
 		for {
-			won, err := s.put(ctx, p, was, save, body)
+			won, err := s.put(ctx, p, was, save, body, fence)
 			if won || err != nil {
 				return err
 			}
@@ -85,6 +123,11 @@ func (s *Store) Save(ctx context.Context, p dr.Protection) (dr.Protection, error
 				if won || err != nil {
 					return err
 				}
+			}
+			if err := s.overtaken(ctx, fence); err != nil {
+				return err
+			}
+			switch {
 			case int64(p.Epoch) < now.epoch:
 				return refuse("%w: saved under epoch %d, this is %d", dr.ErrFenced, now.epoch, p.Epoch)
 			case int64(was) != now.version:
@@ -100,15 +143,20 @@ func (s *Store) Save(ctx context.Context, p dr.Protection) (dr.Protection, error
 }
 
 // put stores the record if the one that is there allows it.
-func (s *Store) put(ctx context.Context, p dr.Protection, was uint64, save string, body []byte) (bool, error) {
+func (s *Store) put(ctx context.Context, p dr.Protection, was uint64, save string, body []byte, f fence) (bool, error) {
 	id, epoch, text := []byte(p.ID), int64(p.Epoch), string(body)
 	if was == 0 {
-		return s.swap(ctx, `INSERT INTO @.protection(id, version, epoch, save, body) VALUES($1::bytea, 1, $2::bigint, $3::uuid, $4::json)
-			ON CONFLICT DO NOTHING RETURNING `+durable, id, epoch, save, text)
+		const insert = `INSERT INTO @.protection(id, version, epoch, save, body)
+			SELECT $1::bytea, 1, $2::bigint, $3::uuid, $4::json WHERE ` + held + ` ON CONFLICT DO NOTHING RETURNING ` + durable
+		return s.swap(ctx, insert, id, epoch, save, text, f.shard, f.epoch)
 	}
-	return s.swap(ctx, `UPDATE @.protection SET version = version + 1, epoch = $2::bigint, save = $3::uuid, body = $4::json
-		WHERE id = $1::bytea AND version = $5::bigint AND epoch <= $2::bigint RETURNING `+durable, id, epoch, save, text, int64(was))
+	const update = `UPDATE @.protection SET version = version + 1, epoch = $2::bigint, save = $3::uuid, body = $4::json
+		WHERE id = $1::bytea AND version = $7::bigint AND epoch <= $2::bigint AND ` + held + ` RETURNING ` + durable
+	return s.swap(ctx, update, id, epoch, save, text, f.shard, f.epoch, int64(was))
 }
+
+// held is true for who acts for no shard, or under its newest epoch.
+const held = `($5::bytea IS NULL OR EXISTS(SELECT FROM @.shard WHERE shard = $5::bytea AND epoch = $6::bigint FOR KEY SHARE))`
 
 func (s *Store) saved(ctx context.Context, id dr.ProtectionID) (r saved, err error) {
 	err = s.pool.QueryRow(ctx, s.q(`SELECT version, epoch, save::text FROM @.protection WHERE id = $1::bytea`), []byte(id)).Scan(&r.version, &r.epoch, &r.save)
@@ -157,19 +205,12 @@ type row struct{ id, body []byte }
 func (s *Store) page(ctx context.Context, after []byte) (rows []row, err error) {
 	err = s.try(ctx, "list protections", func(ctx context.Context) error {
 		rows = rows[:0]
-		got, err := s.pool.Query(ctx, s.q(`SELECT id, body FROM @.protection WHERE id > $1::bytea ORDER BY id LIMIT $2::int`), after, page)
-		if err != nil {
-			return err
-		}
-		defer got.Close()
-		for got.Next() {
+		return s.each(ctx, func(got pgx.Rows) error {
 			var r row
-			if err := got.Scan(&r.id, &r.body); err != nil {
-				return err
-			}
+			err := got.Scan(&r.id, &r.body)
 			rows = append(rows, r)
-		}
-		return got.Err()
+			return err
+		}, `SELECT id, body FROM @.protection WHERE id > $1::bytea ORDER BY id LIMIT $2::int`, after, page)
 	})
 	return rows, err
 }

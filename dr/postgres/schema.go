@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,31 @@ CREATE TABLE @.protection(
 	save    uuid NOT NULL,     -- of whoever saved it last: tells a lost answer from somebody else's save
 	body    json NOT NULL
 ) WITH (fillfactor = 80);
+CREATE TABLE @.fleet(
+	one        boolean PRIMARY KEY CHECK(one), -- whoever changes leases locks this row
+	generation bigint NOT NULL,
+	layout     text NOT NULL
+);
+INSERT INTO @.fleet VALUES(true, 0, '');
+CREATE TABLE @.member(
+	id         bytea PRIMARY KEY,
+	generation bigint NOT NULL,
+	ttl        interval NOT NULL,
+	until      timestamptz NOT NULL,
+	body       json NOT NULL
+) WITH (fillfactor = 50);
+CREATE TABLE @.shard(
+	shard      bytea PRIMARY KEY,
+	member     bytea,          -- NULL: given back
+	epoch      bigint NOT NULL CHECK(epoch > 0), -- kept for ever
+	generation bigint NOT NULL,
+	taking     uuid,           -- of the call that took it
+	since      timestamptz NOT NULL,
+	until      timestamptz NOT NULL,
+	-- A save holds its shard's epoch still by FOR KEY SHARE, which waits for
+	-- changes of what is unique, and for no renewal.
+	UNIQUE(shard, epoch)
+) WITH (fillfactor = 50);
 `}}
 
 type migration struct {
@@ -153,12 +179,12 @@ func (s *Store) sound(ctx context.Context) error {
 // has to stay. Run it as the schema's owner, again after an upgrade. "" is the
 // default schema.
 func Grants(schema, role string) string {
-	if schema == "" {
-		schema = defaultSchema
-	}
+	schema = cmp.Or(schema, defaultSchema)
 	s, r := pgx.Identifier{schema}.Sanitize(), pgx.Identifier{role}.Sanitize()
 	return strings.NewReplacer("@", s, "ROLE", r).Replace(`GRANT USAGE ON SCHEMA @ TO ROLE;
 GRANT SELECT ON @.lifeboat_schema TO ROLE;
-GRANT SELECT, INSERT, UPDATE ON @.claim, @.protection TO ROLE;
+GRANT SELECT, INSERT, UPDATE ON @.claim, @.protection, @.shard TO ROLE;
+GRANT SELECT, UPDATE ON @.fleet TO ROLE;
+GRANT SELECT, INSERT, UPDATE, DELETE ON @.member TO ROLE;
 `)
 }
