@@ -39,7 +39,7 @@ type meeting struct {
 // transaction of its own can't arrive late: until it ends the others wait.
 func (s *Store) meet(ctx context.Context, op string, f func(ctx context.Context, tx pgx.Tx, m meeting) error) error {
 	return s.try(ctx, op, func(ctx context.Context) error {
-		return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		return s.transact(ctx, func(tx pgx.Tx) error {
 			var how, limit string
 			if err := tx.QueryRow(ctx, `SELECT `+durable+`, set_config('idle_in_transaction_session_timeout', '3s', true)`).Scan(&how, &limit); err != nil {
 				return err

@@ -78,15 +78,18 @@ type version struct{ at, floor int }
 // lock; it is done whole or not at all.
 func (s *Store) migrate(ctx context.Context) error {
 	return s.try(ctx, "open schema "+s.o.Schema, func(ctx context.Context) error {
+		if err := s.sound(ctx); err != nil {
+			return err
+		}
 		// First without rights to change anything, and without the lock.
 		v, err := s.version(ctx, s.pool)
 		if err != nil {
 			return err
 		}
 		if v.at >= len(migrations) {
-			return s.sound(ctx)
+			return nil
 		}
-		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		return s.transact(ctx, func(tx pgx.Tx) error {
 			const lock = `SELECT pg_advisory_xact_lock(hashtextextended('lifeboat schema ' || $1::text, 0)), ` + durable
 			if _, err := tx.Exec(ctx, lock, s.o.Schema); err != nil {
 				return err
@@ -97,10 +100,6 @@ func (s *Store) migrate(ctx context.Context) error {
 			}
 			return s.upgrade(ctx, tx, v)
 		})
-		if err != nil {
-			return err
-		}
-		return s.sound(ctx)
 	})
 }
 
@@ -141,8 +140,7 @@ func (s *Store) upgrade(ctx context.Context, tx pgx.Tx, v version) error {
 	}
 	var b strings.Builder
 	if v.at == 0 {
-		b.WriteString(`CREATE SCHEMA IF NOT EXISTS ` + s.schema + `;
-			CREATE TABLE @.lifeboat_schema(one boolean PRIMARY KEY CHECK(one), program text NOT NULL, version int NOT NULL, floor int NOT NULL);
+		b.WriteString(`CREATE TABLE @.lifeboat_schema(one boolean PRIMARY KEY CHECK(one), program text NOT NULL, version int NOT NULL, floor int NOT NULL);
 			INSERT INTO @.lifeboat_schema VALUES(true, '` + program + `', 0, 0);`)
 	}
 	floor := v.floor
@@ -152,7 +150,16 @@ func (s *Store) upgrade(ctx context.Context, tx pgx.Tx, v version) error {
 	}
 	fmt.Fprintf(&b, `UPDATE @.lifeboat_schema SET version = %d, floor = %d;`, len(migrations), floor)
 	// Several statements go in the simple protocol only.
-	_, err := tx.Conn().PgConn().Exec(ctx, s.q(b.String())).ReadAll()
+	sql := s.q(b.String())
+	// IF NOT EXISTS would ask for the right to make one, though it is there.
+	var there bool
+	if err := tx.QueryRow(ctx, `SELECT EXISTS(SELECT FROM pg_namespace WHERE nspname = $1::text)`, s.o.Schema).Scan(&there); err != nil {
+		return err
+	}
+	if !there {
+		sql = `CREATE SCHEMA ` + s.schema + `;` + sql
+	}
+	_, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
 	return err
 }
 

@@ -127,6 +127,19 @@ func (s *Store) Close() error {
 // q puts the schema's name into SQL, where it says "@.".
 func (s *Store) q(sql string) string { return strings.ReplaceAll(sql, "@.", s.schema+".") }
 
+// transact runs f in a transaction, and commits it if f returns nil.
+func (s *Store) transact(ctx context.Context, f func(tx pgx.Tx) error) error {
+	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		_ = tx.Rollback(ctx) // a connection that can't is closed
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
 // durable is a column that makes the transaction it is read in wait for the
 // disk, whatever the server, the role or a pooler in between has set. Unlike a
 // setting of the session it can't be lost on the way. A stronger setting stays.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -68,6 +69,7 @@ func passes(err error) bool {
 	case "":
 	case "40001", "40P01", // serialization failure, deadlock
 		"57P01", "57P02", "57P03", "57P05", // shutdown, crash, not started yet, idle session
+		"25P03", // stood still within a transaction
 		"53300", // too many connections
 		"55P03", // a lock's timeout
 		"25006": // read only: what was the primary has become a standby
@@ -80,7 +82,7 @@ func passes(err error) bool {
 	}
 	return as[*pgconn.ConnectError](err) || pgconn.SafeToRetry(err) || as[net.Error](err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
 func as[T error](err error) bool {
