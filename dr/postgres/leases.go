@@ -40,21 +40,30 @@ type meeting struct {
 func (s *Store) meet(ctx context.Context, op string, f func(ctx context.Context, tx pgx.Tx, m meeting) error) error {
 	return s.try(ctx, op, func(ctx context.Context) error {
 		return s.transact(ctx, func(tx pgx.Tx) error {
-			var how, limit string
-			if err := tx.QueryRow(ctx, `SELECT `+durable+`, set_config('idle_in_transaction_session_timeout', '3s', true)`).Scan(&how, &limit); err != nil {
-				return err
-			}
+			var b pgx.Batch // a round trip
+			b.Queue(`SELECT ` + durable + `, set_config('idle_in_transaction_session_timeout', '3s', true)`)
+			b.Queue(s.q(`SELECT generation, layout FROM @.fleet FOR UPDATE`))
+			b.Queue(`SELECT clock_timestamp()`)
 			var m meeting
-			err := tx.QueryRow(ctx, s.q(`SELECT generation, layout FROM @.fleet FOR UPDATE`)).Scan(&m.generation, &m.layout)
+			var how, limit string
+			got := tx.SendBatch(ctx, &b)
+			err := first(got.QueryRow().Scan(&how, &limit), got.QueryRow().Scan(&m.generation, &m.layout), got.QueryRow().Scan(&m.now), got.Close())
 			if err != nil {
-				return err
-			}
-			if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&m.now); err != nil {
 				return err
 			}
 			return f(ctx, tx, m)
 		})
 	})
+}
+
+// first is the first error: in a batch the others only repeat it.
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Renew implements [fleet.Leases].
@@ -76,18 +85,22 @@ func (l *Leases) Renew(ctx context.Context, who fleet.Member) (v fleet.View, err
 		case g == m.generation && who.Layout != m.layout:
 			return refuse("%w: worker %s has another layout than the fleet under generation %d", dr.ErrConflict, who.Name, g)
 		}
-		var b pgx.Batch
+		var b pgx.Batch // another
 		until := m.now.Add(who.TTL)
 		b.Queue(l.s.q(`UPDATE @.shard SET until = $3::timestamptz WHERE member = $1::bytea AND until > $2::timestamptz`), []byte(who.ID), m.now, until)
 		b.Queue(l.s.q(`DELETE FROM @.member WHERE until <= $2::timestamptz AND id <> $1::bytea`), []byte(who.ID), m.now)
 		b.Queue(l.s.q(`INSERT INTO @.member(id, generation, ttl, until, body) VALUES($1::bytea, $2::bigint, $3::bigint * interval '1 ms', $4::timestamptz, $5::json)
 			ON CONFLICT(id) DO UPDATE SET generation = excluded.generation, ttl = excluded.ttl, until = excluded.until, body = excluded.body`),
 			[]byte(who.ID), int64(who.Generation), who.TTL.Milliseconds(), until, string(body))
-		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-			return err
+		b.Queue(l.s.q(view))
+		got := tx.SendBatch(ctx, &b)
+		for range b.Len() - 1 {
+			if _, err := got.Exec(); err != nil {
+				return first(err, got.Close())
+			}
 		}
-		v, err = l.s.view(ctx, tx)
-		return err
+		v, err = scanView(got.QueryRow())
+		return first(err, got.Close())
 	})
 	if err != nil {
 		return fleet.View{}, err
@@ -176,7 +189,7 @@ func (l *Leases) Leave(ctx context.Context, member string) error {
 // View implements [fleet.Leases].
 func (l *Leases) View(ctx context.Context) (v fleet.View, err error) {
 	err = l.s.try(ctx, "view", func(ctx context.Context) error {
-		v, err = l.s.view(ctx, l.s.pool)
+		v, err = scanView(l.s.pool.QueryRow(ctx, l.s.q(view)))
 		return err
 	})
 	if err != nil {
@@ -193,14 +206,17 @@ type leaseRow struct {
 }
 
 // view reads all in one statement, so that it is one moment.
-func (s *Store) view(ctx context.Context, db querier) (v fleet.View, err error) {
+const view = `WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
+	SELECT now, generation, layout,
+		(SELECT json_agg(body ORDER BY id) FROM @.member WHERE until > now),
+		(SELECT json_agg(json_build_object('shard', encode(shard, 'hex'), 'member', encode(member, 'hex'), 'epoch', epoch, 'generation', s.generation,
+			'since', (extract(epoch FROM since) * 1000000)::bigint, 'left', (extract(epoch FROM until - now) * 1000000)::bigint) ORDER BY shard)
+			FROM @.shard AS s WHERE until > now)
+	FROM t, @.fleet`
+
+func scanView(row pgx.Row) (v fleet.View, err error) {
 	var members, leases []byte
-	err = db.QueryRow(ctx, s.q(`WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-		SELECT now, generation, layout,
-			(SELECT json_agg(body ORDER BY id) FROM @.member WHERE until > now),
-			(SELECT json_agg(json_build_object('shard', encode(shard, 'hex'), 'member', encode(member, 'hex'), 'epoch', epoch, 'generation', s.generation,
-				'since', (extract(epoch FROM since) * 1000000)::bigint, 'left', (extract(epoch FROM until - now) * 1000000)::bigint) ORDER BY shard) FROM @.shard AS s WHERE until > now)
-		FROM t, @.fleet`)).Scan(&v.Time, &v.Generation, &v.Layout, &members, &leases)
+	err = row.Scan(&v.Time, &v.Generation, &v.Layout, &members, &leases)
 	if err != nil {
 		return v, err
 	}
@@ -219,7 +235,7 @@ func (s *Store) view(ctx context.Context, db querier) (v fleet.View, err error) 
 	for _, r := range rows {
 		shard, err1 := hex.DecodeString(r.Shard)
 		member, err2 := hex.DecodeString(r.Member)
-		if err := errors.Join(err1, err2); err != nil {
+		if err := first(err1, err2); err != nil {
 			return v, refuse("%w: leases: %v", dr.ErrCorrupt, err)
 		}
 		v.Leases = append(v.Leases, fleet.Lease{Shard: fleet.Shard(shard), Member: string(member), Epoch: r.Epoch, Generation: r.Generation,
