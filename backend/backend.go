@@ -9,6 +9,35 @@ import (
 
 // Backend is one platform at one place: a vCenter, a Hyper-V host, a
 // subscription, a group of physical machines.
+//
+// # Fences
+//
+// Whoever runs a machine's flow holds a claim on it, and its calls carry the
+// claim's epoch ([dr.WithFences]). A worker that stood still while another took
+// its claim over must do nothing when it wakes. So Prepare, Draft and a draft's
+// Commit, Start, Stop, Shutdown and Remove heed the fences of their context:
+//
+//   - Before such a call has any effect, the backend durably remembers its
+//     epochs beside the machine, where all processes see them ([Fences] says
+//     what is kept, and for how long), also when the call has nothing to do.
+//   - A call under a lower epoch than a remembered one is ErrFenced, without
+//     any effect.
+//   - A draft is its opener's: it is bound to the fences of Draft's context. Once
+//     a higher epoch is remembered, its Commit is ErrFenced; so are writes from
+//     then on where the backend can tell, and from the next Draft of the machine
+//     on everywhere.
+//   - Calls without fences are nobody's claim: they aren't refused, and raise
+//     nothing.
+//
+// Resources are independent of each other: a machine may be in several
+// protections. Capture, Release and what only reads heed no fences: they leave a
+// machine as it is, replication makes them without a claim, and what they leave
+// behind is swept. What a machine remembers goes with it when it is removed.
+//
+// Where the platform takes conditional requests, the effect itself depends on
+// nobody having raised an epoch since it was checked. Elsewhere a call that was
+// admitted may still take effect after a newer one's, if its process stood still
+// in between: each backend's docs say where, and how long that can last.
 type Backend interface {
 	Source
 	Target

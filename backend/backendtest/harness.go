@@ -75,6 +75,10 @@ type Harness struct {
 	// draft, rather than believe what it can't be sure of: in random histories
 	// their changes may be lost. What the suite asks for by name may not.
 	Forgets bool
+	// Unfenced says that the backend remembers no fences, as its own docs must
+	// say too: what needs them is skipped. A worker that was paused while
+	// another took over can do harm there.
+	Unfenced bool
 	// Live returns the present backend as it is where Backend isn't: with
 	// images of running machines that are dr.Settler, where Backend copies
 	// them at once so that they last. Optional; nil: Backend.

@@ -431,7 +431,7 @@ func TestSuiteFindsEveryLie(t *testing.T) {
 	t.Run("honest", func(t *testing.T) {
 		require.Empty(t, record(lying(nil)))
 	})
-	for _, m := range slices.Concat(mutants, trackerMutants) {
+	for _, m := range slices.Concat(mutants, trackerMutants, fencesMutants) {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			var groups []string

@@ -55,6 +55,7 @@ var groups = []struct {
 	{"Holds", holdsPromises},
 	{"Power", powerPromises},
 	{"Remove", removePromises},
+	{"Fences", fencesPromises},
 	{"Ability", abilityPromises},
 	{"Concurrent", concurrentPromises},
 	{"History", historyPromises},

@@ -50,7 +50,8 @@ func liveHarness(t testing.TB, o Options) backendtest.Harness {
 	l.clean("left by an earlier run")
 	t.Cleanup(func() { l.clean("left by this run") })
 	return backendtest.Harness{
-		Backend: hideGuest(v),
+		Unfenced: true,
+		Backend:  hideGuest(v),
 		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			id, err := l.make(disks)
 			if err == nil {

@@ -12,6 +12,10 @@
 // process: open images and drafts die, captures, torn marks and what machines
 // hold stay.
 //
+// Fences are remembered with the machine, and a change and the check of who may
+// make it are one step: a call that was passed over never takes effect, nor does
+// a write of its draft.
+//
 // Abilities are not methods of Backend: they are found with dr.As, because
 // [Options] can switch each of them off.
 //

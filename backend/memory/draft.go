@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,8 @@ type draft struct {
 	handle
 	m         *machine
 	torn      *torn // m.torn, unless another draft has taken over
-	done      bool  // committed
+	fences    map[string]uint64
+	done      bool // committed
 	abilities any
 }
 
@@ -40,7 +42,7 @@ func (b *Backend) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.gone("draft"); err != nil {
+	if err := cmp.Or(m.gone("draft"), m.admit(ctx, "draft")); err != nil {
 		return nil, err
 	}
 	if m.on {
@@ -54,7 +56,7 @@ func (b *Backend) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 	}
 	t.point.Cursors = maps.Clone(p.Cursors)
 	m.torn, m.holds, m.virgin = t, "", false
-	d := &draft{handle: handle{b: b, life: b.life.Load()}, m: m, torn: t}
+	d := &draft{handle: handle{b: b, life: b.life.Load()}, m: m, torn: t, fences: dr.Fences(ctx)}
 	d.abilities = d.chain()
 	return d, nil
 }
@@ -80,7 +82,7 @@ func (d *draft) usable() error {
 	case d.m.torn != d.torn:
 		return dr.ErrFenced
 	}
-	return nil
+	return d.m.fences.Passed(d.fences)
 }
 
 // use begins every use of [off, off+n) of a disk; the machine stays locked

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"context"
 	"slices"
 	"sync"
 
@@ -37,6 +38,8 @@ type machine struct {
 	torn *torn
 	// virgin says that the disks were never written.
 	virgin bool
+	// fences is by whom it was changed last; durable, as all here is.
+	fences backend.Fences
 	// frozen is the quiesce in force.
 	frozen *freeze
 	// changed is closed, and replaced, when power or hung change.
@@ -125,6 +128,18 @@ func (m *machine) gone(op string) error {
 	if m.removed {
 		return &dr.Error{Op: op, Machine: m.id, Err: dr.ErrNotFound}
 	}
+	return nil
+}
+
+// admit begins a change of the machine: it refuses whose claim was taken over,
+// and remembers who it is. Nothing can come between it and the change, as both
+// are under m.mu.
+func (m *machine) admit(ctx context.Context, op string) error {
+	next, _, err := m.fences.Admit(ctx)
+	if err != nil {
+		return &dr.Error{Op: op, Machine: m.id, Err: err}
+	}
+	m.fences = next
 	return nil
 }
 

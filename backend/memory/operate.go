@@ -49,6 +49,9 @@ func (b *Backend) shutdown(ctx context.Context, id dr.MachineID) error {
 		return err
 	}
 	defer m.mu.Unlock()
+	if err := m.admit(ctx, "shut down"); err != nil {
+		return err
+	}
 	m.stop(dr.ApplicationConsistent)
 	return nil
 }

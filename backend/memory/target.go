@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -37,7 +38,7 @@ func (b *Backend) Prepare(ctx context.Context, p backend.Placement) (backend.Rep
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.Original != "" {
-		return b.prepareOriginal(p)
+		return b.prepareOriginal(ctx, p)
 	}
 	if p.Key == "" {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Err: fmt.Errorf("%w: placement without key", dr.ErrInvalid)}
@@ -50,16 +51,16 @@ func (b *Backend) Prepare(ctx context.Context, p backend.Placement) (backend.Rep
 	}
 	switch len(found) {
 	case 0:
-		return b.makeReplica(p), nil
+		return b.makeReplica(ctx, p)
 	case 1:
-		return b.reuseReplica(b.machines[found[0]], p)
+		return b.reuseReplica(ctx, b.machines[found[0]], p)
 	}
 	slices.Sort(found)
 	return backend.Replica{}, &dr.Error{Op: "prepare",
 		Err: fmt.Errorf("%w: key %q is carried by machines %q", dr.ErrAmbiguous, p.Key, found), Remedy: "remove those that are not the replica"}
 }
 
-func (b *Backend) prepareOriginal(p backend.Placement) (backend.Replica, error) {
+func (b *Backend) prepareOriginal(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	m := b.machines[p.Original]
 	if m == nil {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: p.Original, Err: dr.ErrNotFound,
@@ -67,6 +68,9 @@ func (b *Backend) prepareOriginal(p backend.Placement) (backend.Replica, error) 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.admit(ctx, "prepare"); err != nil {
+		return backend.Replica{}, err
+	}
 	if m.on {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: m.id, Err: dr.ErrRunning, Remedy: "switch the machine off"}
 	}
@@ -86,7 +90,7 @@ func (b *Backend) prepareOriginal(p backend.Placement) (backend.Replica, error) 
 	return m.replica(), nil
 }
 
-func (b *Backend) makeReplica(p backend.Placement) backend.Replica {
+func (b *Backend) makeReplica(ctx context.Context, p backend.Placement) (backend.Replica, error) {
 	var id dr.MachineID
 	for id == "" || b.machines[id] != nil {
 		b.made++
@@ -100,13 +104,19 @@ func (b *Backend) makeReplica(p backend.Placement) backend.Replica {
 	}
 	m.placement = clonePlacement(p)
 	m.connect()
+	if err := m.admit(ctx, "prepare"); err != nil {
+		return backend.Replica{}, err
+	}
 	b.machines[id] = m
-	return m.replica()
+	return m.replica(), nil
 }
 
-func (b *Backend) reuseReplica(m *machine, p backend.Placement) (backend.Replica, error) {
+func (b *Backend) reuseReplica(ctx context.Context, m *machine, p backend.Placement) (backend.Replica, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.admit(ctx, "prepare"); err != nil {
+		return backend.Replica{}, err
+	}
 	if m.on {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: m.id, Err: dr.ErrRunning, Remedy: "stop the replica"}
 	}
@@ -180,7 +190,7 @@ func (b *Backend) Start(ctx context.Context, id dr.MachineID) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.gone("start"); err != nil {
+	if err := cmp.Or(m.gone("start"), m.admit(ctx, "start")); err != nil {
 		return err
 	}
 	return m.start("start")
@@ -197,8 +207,11 @@ func (b *Backend) Stop(ctx context.Context, id dr.MachineID) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := cmp.Or(m.gone("stop"), m.admit(ctx, "stop")); err != nil {
+		return err
+	}
 	m.stop(dr.CrashConsistent)
-	return m.gone("stop")
+	return nil
 }
 
 // Remove implements backend.Target. A machine that was added, or that Prepare
@@ -215,6 +228,9 @@ func (b *Backend) Remove(ctx context.Context, id dr.MachineID) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.admit(ctx, "remove"); err != nil {
+		return err
+	}
 	m.removed = true
 	m.stop(dr.CrashConsistent)
 	m.captures = nil

@@ -42,7 +42,8 @@ func liveHarness(t testing.TB, o Options, where PlaceOptions) backendtest.Harnes
 	l.clean("left by an earlier run")
 	t.Cleanup(func() { l.clean("left by this run") })
 	return backendtest.Harness{
-		Backend: l.v,
+		Unfenced: true,
+		Backend:  l.v,
 		Machine: func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			return l.make(disks, "")
 		},
