@@ -268,6 +268,9 @@ func (s *served) call() (parts [][]byte, err error) {
 	if s.op.Bulk() {
 		return s.bulk()
 	}
+	if s.ctx, err = s.arg.fenced(s.ctx); err != nil {
+		return nil, err
+	}
 	v, err := s.plain()
 	if err != nil {
 		return nil, err

@@ -45,6 +45,9 @@ func passes(err error) bool {
 // ask makes a call whose argument and answer are JSON, once.
 func ask[R any](ctx context.Context, w *wire, op agentwire.Op, handle uint64, a argument) (R, error) {
 	var r R
+	if w.fences {
+		a.Fences = dr.Fences(ctx)
+	}
 	b, err := agentwire.Marshal(a)
 	if err != nil {
 		return r, fmt.Errorf("%w: %w", dr.ErrInvalid, err)

@@ -18,7 +18,6 @@ func remoteMemory(t testing.TB, o memory.Options) backendtest.Harness {
 		h.Granularity = 64 << 10
 	}
 	h.Histories = 4
-	h.Unfenced = true
 	h.Inventory = backendtest.Simulated(b, b).Inventory // the platform's, whoever asks
 	h.Reopen = func() (backend.Backend, error) {
 		b.Crash()

@@ -207,6 +207,9 @@ func (c *Client) connect(ctx context.Context, replaces string) (*wire, error) {
 		return nil, err
 	}
 	w := newWire(terms)
+	if !w.fences {
+		c.o.Log.Warn("the agent is of an earlier version: it doesn't refuse a worker whose claim was taken over", "addr", c.addr)
+	}
 	w.add(first)
 	g.Session, g.Replaces = terms.Session, ""
 	for len(w.links) <= min(c.o.Links, terms.Links-1) {

@@ -1,6 +1,9 @@
 package remote
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -17,6 +20,26 @@ type argument struct {
 	Names     []dr.PointID       `json:"names,omitempty"`
 	From      string             `json:"from,omitempty"`
 	Ports     []int              `json:"ports,omitempty"`
+	Fences    map[string]uint64  `json:"fences,omitempty"` // of the caller's context
+}
+
+// Bounds on a call's fences: what a client may have an agent's backend remember.
+const (
+	maxFences   = 64
+	maxResource = 512 // bytes
+)
+
+// fenced is ctx for a call, with the fences that came with it.
+func (a argument) fenced(ctx context.Context) (context.Context, error) {
+	if len(a.Fences) > maxFences {
+		return ctx, fmt.Errorf("%w: %d fences, and a call may have %d", dr.ErrInvalid, len(a.Fences), maxFences)
+	}
+	for resource := range a.Fences {
+		if len(resource) > maxResource {
+			return ctx, fmt.Errorf("%w: a fence's name of %d bytes, and it may have %d", dr.ErrInvalid, len(resource), maxResource)
+		}
+	}
+	return dr.WithFences(ctx, a.Fences), nil
 }
 
 // opened answers a call that opens something.

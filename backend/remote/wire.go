@@ -18,11 +18,14 @@ import (
 type wire struct {
 	terms agentwire.Terms
 	runs  bool
-	links []*lane // the first is for all that isn't bulk
-	last  atomic.Uint64
-	calls chan struct{}
-	bulk  chan struct{}
-	away  atomic.Bool // the server said that it goes
+	// fences tells whether the agent heeds them. One of an earlier version
+	// doesn't, and is served all the same: so it was before there were any.
+	fences bool
+	links  []*lane // the first is for all that isn't bulk
+	last   atomic.Uint64
+	calls  chan struct{}
+	bulk   chan struct{}
+	away   atomic.Bool // the server said that it goes
 
 	once sync.Once
 	lost chan struct{}
@@ -59,7 +62,7 @@ type pending struct {
 
 func newWire(t agentwire.Terms) *wire {
 	w := &wire{
-		terms: t, runs: slices.Contains(t.Features, agentwire.FeatureRuns), lost: make(chan struct{}),
+		terms: t, runs: slices.Contains(t.Features, agentwire.FeatureRuns), fences: slices.Contains(t.Features, agentwire.FeatureFences), lost: make(chan struct{}),
 		calls: make(chan struct{}, min(t.Calls, 1<<16)), bulk: make(chan struct{}, min(t.Bulk, 1<<10)),
 	}
 	w.last.Store(agentwire.GreetingID)

@@ -67,6 +67,10 @@
 //	8  8  handle of what is open: an image, a draft, a freeze; 0 for a backend's calls
 //	16    the argument
 //
+// With the feature "fences", a JSON argument may have the field "fences": an object of
+// epochs by resource, 64 at most with names of 512 bytes at most, for which the caller
+// acts. A draft's writes carry none: they are bound to those that it was opened with.
+//
 // The operations have the numbers of the Op constants. The argument is JSON and so
 // is the Result, but for the bulk operations Read, Sums, Write, Zero and Packed. Their
 // argument is a span:

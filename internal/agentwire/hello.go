@@ -18,8 +18,12 @@ const (
 // FeatureRuns says that zeros in bodies don't travel. Without it every body is one run.
 const FeatureRuns = "runs"
 
+// FeatureFences says that calls carry their claims' epochs, and that the server gives
+// them to its backend. Without it whoever was passed over isn't refused.
+const FeatureFences = "fences"
+
 // features are those that this package has.
-var features = []string{FeatureRuns}
+var features = []string{FeatureRuns, FeatureFences}
 
 // Greeting is what a client says first on every connection.
 type Greeting struct {

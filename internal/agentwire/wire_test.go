@@ -179,7 +179,7 @@ func TestAgree(t *testing.T) {
 	v, f, err := Agree(Greeting{Min: 1, Max: 9, Features: []string{"telepathy", FeatureRuns}})
 	require.NoError(t, err)
 	require.Equal(t, 1, v)
-	require.Equal(t, []string{FeatureRuns}, f)
+	require.Equal(t, []string{FeatureRuns}, f, "a client of an earlier version has no fences")
 	for _, g := range []Greeting{{Min: 2, Max: 9}, {}, {Min: 0, Max: 0}} {
 		_, _, err = Agree(g)
 		require.ErrorIs(t, err, dr.ErrUnsupported)
