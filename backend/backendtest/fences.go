@@ -33,7 +33,7 @@ var fenceables = []fenceable{
 	{"Draft", func(ctx context.Context, e *env, _ string, m dr.Machine, id dr.MachineID) error {
 		d, err := e.b.Draft(ctx, id, dr.Point{ID: "late", Time: epoch, Machine: m})
 		if err == nil {
-			e.Cleanup(func() { _ = d.Close() })
+			err = d.Close()
 		}
 		return err
 	}, false, true},

@@ -26,6 +26,8 @@ type draft struct {
 	unsure atomic.Bool
 	// want has the disks that it copies, in their sizes.
 	want dr.Machine
+	// fences are what it was opened under.
+	fences map[string]uint64
 	// sectors are the logical sector sizes of block devices, in bytes.
 	sectors map[dr.DiskID]int64
 
@@ -68,13 +70,16 @@ func (h *Host) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft
 }
 
 func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
-	rec := m.record()
 	if err := p.ID.Validate(); err != nil {
 		return nil, err
 	}
-	if rec == nil {
+	if m.record() == nil {
 		return nil, dr.ErrNotFound
 	}
+	if err := m.admit(ctx); err != nil {
+		return nil, err
+	}
+	rec := m.record()
 	if err := m.stopped(rec); err != nil {
 		return nil, err
 	}
@@ -122,7 +127,7 @@ func (m *machine) begin(ctx context.Context, p dr.Point) (_ *draft, err error) {
 		// Whoever asked what they hold, by Prepare, was told it of others.
 		return nil, fmt.Errorf("%w: a disk is another one, or another content, than when it was found to hold point %s (prepare the machine again)", dr.ErrConflict, rec.holds())
 	}
-	d := &draft{m: m, point: p, disks: opened, want: want, sectors: map[dr.DiskID]int64{}}
+	d := &draft{m: m, point: p, disks: opened, want: want, fences: dr.Fences(ctx), sectors: map[dr.DiskID]int64{}}
 	for id, o := range opened {
 		if d.sectors[id], err = m.sector(o.path); err != nil {
 			return nil, err
@@ -248,6 +253,9 @@ func (d *draft) writable(ctx context.Context, disk dr.DiskID, off, n int64) (ope
 	if d.unsure.Load() {
 		return opened{}, fmt.Errorf("%w: a commit failed, and the torn mark may be off (commit again, or close the draft and copy again)", dr.ErrConflict)
 	}
+	if err := d.passed(); err != nil {
+		return opened{}, err
+	}
 	return d.disks.find(ctx, disk, off, n)
 }
 
@@ -298,6 +306,9 @@ func (d *draft) commit(ctx context.Context, p dr.Point) error {
 		return err
 	}
 	defer release()
+	if err := d.passed(); err != nil {
+		return err
+	}
 	if err := d.disks.sync(); err != nil {
 		d.poisoned = err
 		return err

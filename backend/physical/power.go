@@ -23,10 +23,14 @@ func (h *Host) Start(ctx context.Context, id dr.MachineID) error {
 	fail := func(err error, remedy string) error {
 		return &dr.Error{Op: "start", Machine: id, Err: err, Remedy: remedy}
 	}
+	if m.record() == nil {
+		return fail(dr.ErrNotFound, "")
+	}
+	if err := m.admit(ctx); err != nil {
+		return fail(err, "")
+	}
 	rec := m.record()
 	switch {
-	case rec == nil:
-		return fail(dr.ErrNotFound, "")
 	case rec.Torn != "":
 		return fail(fmt.Errorf("%w: point %s was being copied to it", dr.ErrTorn, rec.Torn), "copy a point to it to the end")
 	case rec.making():
@@ -87,10 +91,13 @@ func (h *Host) off(ctx context.Context, op string, id dr.MachineID, hook Hook, c
 		return err
 	}
 	defer release()
-	rec := m.record()
-	if rec == nil {
+	if m.record() == nil {
 		return &dr.Error{Op: op, Machine: id, Err: dr.ErrNotFound}
 	}
+	if err := m.admit(ctx); err != nil {
+		return &dr.Error{Op: op, Machine: id, Err: err}
+	}
+	rec := m.record()
 	if rec.Power == dr.Off {
 		return nil
 	}

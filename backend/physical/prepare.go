@@ -116,10 +116,13 @@ func (h *Host) original(ctx context.Context, p backend.Placement, o options) (ba
 		return backend.Replica{}, err
 	}
 	defer release()
-	rec := m.record()
-	if rec == nil {
+	if m.record() == nil {
 		return backend.Replica{}, fmt.Errorf("machine %s: %w", p.Original, dr.ErrNotFound)
 	}
+	if err := m.admit(ctx); err != nil {
+		return backend.Replica{}, err
+	}
+	rec := m.record()
 	if err := m.stopped(rec); err != nil {
 		return backend.Replica{}, err
 	}
@@ -254,7 +257,7 @@ func replicaID(p backend.Placement) dr.MachineID {
 }
 
 // prepare makes the machine like p says. The caller holds op.
-func (m *machine) prepare(ctx context.Context, p backend.Placement) (backend.Replica, error) {
+func (m *machine) prepare(ctx context.Context, p backend.Placement) (_ backend.Replica, err error) {
 	m.mu.Lock()
 	rec := m.rec
 	m.mu.Unlock()
@@ -269,10 +272,17 @@ func (m *machine) prepare(ctx context.Context, p backend.Placement) (backend.Rep
 		if !rec.Made || rec.Key != p.Key {
 			return backend.Replica{}, fmt.Errorf("%w: machine %s is another one", dr.ErrExists, m.id)
 		}
+		if err := m.admit(ctx); err != nil {
+			return backend.Replica{}, err
+		}
+		rec = m.record()
 		if err := m.stopped(rec); err != nil {
 			return backend.Replica{}, err
 		}
 		next = rec.clone()
+	}
+	if next.Fences, _, err = next.Fences.Admit(ctx); err != nil {
+		return backend.Replica{}, err
 	}
 	next.like(m.id, p)
 	grow, err := m.missing(next)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
@@ -66,6 +67,9 @@ type record struct {
 	Clean    bool       `json:"clean,omitempty"` // off by Shutdown, not by Stop
 	Epochs   []named    `json:"epochs,omitempty"`
 	Captures []capture  `json:"captures,omitempty"` // not released yet
+
+	// Fences is whose claims have changed the machine.
+	Fences backend.Fences `json:"fences,omitempty"`
 
 	// Snapshots are what captures have kept, each of which is in Captures too.
 	Snapshots []snapshot `json:"snapshots,omitempty"`

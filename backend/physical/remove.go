@@ -37,8 +37,13 @@ func (h *Host) Remove(ctx context.Context, id dr.MachineID) error {
 		return err
 	}
 	defer release()
-	rec = m.record()
 	fail := func(err error) error { return &dr.Error{Op: "remove", Machine: id, Err: err} }
+	if m.record() != nil {
+		if err := m.admit(ctx); err != nil {
+			return fail(err)
+		}
+	}
+	rec = m.record()
 	switch {
 	case rec == nil || rec.Original:
 		return nil

@@ -193,7 +193,7 @@ func harness(t *testing.T, snapshots Snapshotter) backendtest.Harness {
 	var mu sync.Mutex
 	var made atomic.Int64
 	return backendtest.Harness{
-		Unfenced: true,
+
 		Backend:  settled{h},
 		Volatile: true,
 		Live:     func() backend.Backend { return h },
