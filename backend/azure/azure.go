@@ -3,6 +3,7 @@ package azure
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
@@ -39,7 +40,8 @@ type Azure struct {
 	resources *armresources.Client
 	locks     *armlocks.ManagementLocksClient
 
-	width  int // how many calls one operation has in flight
+	trust  time.Duration // see usualTrust
+	width  int           // how many calls one operation has in flight
 	grants grants
 	sizes  sizeTable
 	plain  runtime.Pipeline // for addresses that need no credential
@@ -67,7 +69,7 @@ func Open(o Options) (*Azure, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	a := &Azure{opts: o, groups: append([]string{o.ResourceGroup}, o.Sources...), width: usualWidth, found: map[string]place{}}
+	a := &Azure{opts: o, groups: append([]string{o.ResourceGroup}, o.Sources...), width: usualWidth, trust: usualTrust, found: map[string]place{}}
 	a.grants.init(a)
 	a.plain = runtime.NewPipeline("lifeboat", "v1", runtime.PipelineOptions{}, &a.dataOptions().ClientOptions)
 	clients := patient(o.ARM, o.Poll)

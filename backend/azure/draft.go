@@ -31,6 +31,9 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 	if m.power != dr.Off {
 		return nil, fail("draft", id, "", -1, remedied(dr.ErrRunning, "stop the machine"))
 	}
+	if ctx, err = a.under(ctx, m); err != nil {
+		return nil, fail("draft", id, "", -1, err)
+	}
 	owner := uuid.NewString()
 	untidy := false
 	r, err := a.update(ctx, id, func() (record, error) { return m.current(), nil }, func(r *record) error {
@@ -52,7 +55,7 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 			a.opts.Log.Warn("what an earlier draft has left can't be deleted", "machine", id, "err", explain(err))
 		}
 	}
-	return &draft{a: a, m: m, point: p, owner: owner, gen: r.Gen, disks: map[dr.DiskID]*draftDisk{}}, nil
+	return &draft{a: a, m: m, point: p, owner: owner, gen: r.Gen, fences: dr.Fences(ctx), disks: map[dr.DiskID]*draftDisk{}}, nil
 }
 
 // draft is a machine's disks being written.
@@ -62,6 +65,8 @@ type draft struct {
 	point dr.Point
 	owner string // names the draft, and is the lease of its blobs
 	gen   int
+	// fences are what it was opened under.
+	fences map[string]uint64
 
 	mu     sync.Mutex
 	disks  map[dr.DiskID]*draftDisk // of which a blob was asked for
@@ -176,6 +181,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	if err := ctx.Err(); err != nil {
 		return d.fail("commit", "", -1, err)
 	}
+	ctx = dr.WithFences(ctx, d.fences)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.done {

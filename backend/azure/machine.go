@@ -8,7 +8,9 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
@@ -22,6 +24,8 @@ type machine struct {
 	at     place
 	rec    record
 	has    bool // a record
+	etag   azcore.ETag
+	seen   time.Time // when it was asked for
 	vm     *armcompute.VirtualMachine
 	power  dr.Power
 	halted bool // off, but still allocated: it keeps its host and costs its price
@@ -62,11 +66,11 @@ func (a *Azure) find(ctx context.Context, id dr.MachineID) (*machine, error) {
 	if err := id.Validate(); err != nil {
 		return nil, err
 	}
-	m := &machine{id: id}
-	rec, _, err := a.load(ctx, id)
+	m := &machine{id: id, seen: time.Now()}
+	rec, etag, err := a.load(ctx, id)
 	switch {
 	case err == nil:
-		m.rec, m.has, m.at = rec, true, rec.at()
+		m.rec, m.has, m.etag, m.at = rec, true, etag, rec.at()
 	case !errors.Is(err, dr.ErrNotFound):
 		return nil, err
 	case isReplicaID(id):

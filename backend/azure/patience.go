@@ -26,6 +26,7 @@ func patient(o *arm.ClientOptions, every time.Duration) *arm.ClientOptions {
 		c = *o
 	}
 	c.PerCallPolicies = append(c.PerCallPolicies[:len(c.PerCallPolicies):len(c.PerCallPolicies)], patience{every, 2 * time.Minute})
+	c.PerRetryPolicies = append(c.PerRetryPolicies[:len(c.PerRetryPolicies):len(c.PerRetryPolicies)], guarded{})
 	return &c
 }
 

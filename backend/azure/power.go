@@ -23,6 +23,9 @@ func (a *Azure) Start(ctx context.Context, id dr.MachineID) error {
 	if err != nil {
 		return fail("start", id, "", -1, err)
 	}
+	if ctx, err = a.raise(ctx, m); err != nil {
+		return fail("start", id, "", -1, err)
+	}
 	return fail("start", id, "", -1, a.start(ctx, m))
 }
 
@@ -148,13 +151,19 @@ func (a *Azure) makeVM(ctx context.Context, m *machine, r *record) error {
 	again := m.vm != nil
 	if !again {
 		opts.IfNoneMatch = to.Ptr("*") // one of the name may be anybody's
-	} else if err := a.deallocate(ctx, at); err != nil {
+	} else {
 		// One whose start has failed takes another size only so.
-		return err
+		if err := a.deallocate(ctx, at); err != nil {
+			return err
+		}
+		if err := a.look(ctx, m); err != nil { // that may have changed what is told of it
+			return err
+		}
+		opts.IfMatch = m.unchanged()
 	}
 	poll, err := a.vms.BeginCreateOrUpdate(ctx, at.group, at.name, vm, &opts)
 	resp, err := await(ctx, a, poll, err)
-	if status, _ := codeOf(err); status == http.StatusPreconditionFailed {
+	if status, _ := codeOf(err); status == http.StatusPreconditionFailed && !again {
 		return a.made(ctx, m)
 	}
 	if err != nil {
@@ -248,6 +257,12 @@ func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
 		if err := a.deallocate(ctx, m.at); err != nil {
 			return err
 		}
+		if err := a.look(ctx, m); err != nil { // that may have changed what is told of it
+			return err
+		}
+		if m.vm == nil {
+			return fmt.Errorf("%w: machine %s of resource group %s", dr.ErrNotFound, m.at.name, m.at.group)
+		}
 	}
 	sp := *m.vm.Properties.StorageProfile
 	data := slices.Clone(sp.DataDisks)
@@ -275,7 +290,8 @@ func (a *Azure) swap(ctx context.Context, m *machine, r *record) error {
 		data = append(data, &now)
 	}
 	sp.DataDisks = data
-	p, err := a.vms.BeginUpdate(ctx, m.at.group, m.at.name, armcompute.VirtualMachineUpdate{Properties: &armcompute.VirtualMachineProperties{StorageProfile: &sp}}, nil)
+	p, err := a.vms.BeginUpdate(ctx, m.at.group, m.at.name, armcompute.VirtualMachineUpdate{Properties: &armcompute.VirtualMachineProperties{StorageProfile: &sp}},
+		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: m.unchanged()})
 	if _, err = await(ctx, a, p, err); err != nil {
 		return fmt.Errorf("exchange the machine's disks: %w", explain(err))
 	}
@@ -332,6 +348,9 @@ func (a *Azure) Stop(ctx context.Context, id dr.MachineID) error {
 	if err != nil {
 		return fail("stop", id, "", -1, err)
 	}
+	if ctx, err = a.raise(ctx, m); err != nil {
+		return fail("stop", id, "", -1, err)
+	}
 	if m.vm == nil || m.power == dr.Off && !m.halted {
 		return nil
 	}
@@ -356,6 +375,9 @@ func (a *Azure) deallocate(ctx context.Context, at place) error {
 func (a *Azure) Shutdown(ctx context.Context, id dr.MachineID) error {
 	m, err := a.find(ctx, id)
 	if err != nil {
+		return fail("shut down", id, "", -1, err)
+	}
+	if ctx, err = a.raise(ctx, m); err != nil {
 		return fail("shut down", id, "", -1, err)
 	}
 	if m.vm == nil || m.power == dr.Off && !m.halted {

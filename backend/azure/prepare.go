@@ -49,6 +49,9 @@ func (a *Azure) prepareOriginal(ctx context.Context, p backend.Placement) (backe
 	if err := a.ownAddresses(ctx, m, p); err != nil {
 		return backend.Replica{}, err
 	}
+	if ctx, err = a.under(ctx, m); err != nil {
+		return backend.Replica{}, err
+	}
 	r := m.current()
 	for _, want := range p.Machine.Disks {
 		have := r.disk(want.ID)
@@ -72,6 +75,8 @@ func (a *Azure) prepareOriginal(ctx context.Context, p backend.Placement) (backe
 		}); err != nil {
 			return backend.Replica{}, err
 		}
+	} else if _, err := a.raise(ctx, m); err != nil {
+		return backend.Replica{}, err
 	}
 	return m.replica(&r), nil
 }
@@ -99,6 +104,11 @@ func (a *Azure) prepareReplica(ctx context.Context, p backend.Placement, o Place
 	}
 	if err != nil {
 		return backend.Replica{}, err
+	}
+	if m.has {
+		if ctx, err = a.under(ctx, m); err != nil {
+			return backend.Replica{}, err
+		}
 	}
 	if m.power != dr.Off {
 		return backend.Replica{}, &dr.Error{Op: "prepare", Machine: id, Err: dr.ErrRunning, Remedy: "stop the replica"}

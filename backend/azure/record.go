@@ -51,6 +51,9 @@ type record struct {
 	// groups of others.
 	Rules []string `json:"rules,omitempty"`
 
+	// Fences is whose claims have changed the machine.
+	Fences backend.Fences `json:"fences,omitempty"`
+
 	// New, Torn and Holds are as in backend.Replica. Draft tells the draft that
 	// tore the disks from all others.
 	New   bool       `json:"new,omitempty"`
@@ -222,9 +225,11 @@ var errUnchanged = errors.New("unchanged")
 
 // update changes a record, again on what it became if somebody was faster.
 // change must do nothing else. A record that isn't there is handed out as fresh
-// says, or is dr.ErrNotFound.
+// says, or is dr.ErrNotFound. Whose claim was taken over changes none; who is
+// admitted is remembered with the change.
 func (a *Azure) update(ctx context.Context, id dr.MachineID, fresh func() (record, error), change func(*record) error) (record, error) {
 	for try := 0; ; try++ {
+		at := time.Now()
 		r, etag, err := a.load(ctx, id)
 		if errors.Is(err, dr.ErrNotFound) && fresh != nil {
 			r, err = fresh()
@@ -232,13 +237,22 @@ func (a *Azure) update(ctx context.Context, id dr.MachineID, fresh func() (recor
 		if err != nil {
 			return record{}, err
 		}
+		next, raised, err := r.Fences.Admit(ctx)
+		if err != nil {
+			return r, err
+		}
+		r.Fences = next
 		switch err := change(&r); {
-		case errors.Is(err, errUnchanged):
+		case errors.Is(err, errUnchanged) && !raised:
+			saw(ctx, at)
 			return r, nil
-		case err != nil:
+		case err != nil && !errors.Is(err, errUnchanged):
 			return r, err
 		}
 		_, err = a.save(ctx, &r, etag)
+		if err == nil {
+			saw(ctx, at)
+		}
 		if !errors.Is(err, dr.ErrConflict) || try == 8 {
 			return r, err
 		}

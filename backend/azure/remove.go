@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources"
 
@@ -30,17 +32,23 @@ func (a *Azure) Remove(ctx context.Context, id dr.MachineID) error {
 	if !isReplicaID(id) {
 		return nil // nothing of it was made here
 	}
-	r, _, err := a.load(ctx, id)
+	seen := time.Now()
+	r, etag, err := a.load(ctx, id)
 	if err == nil && r.Reused {
 		return nil
+	}
+	if err == nil {
+		m := &machine{id: id, rec: r, has: true, etag: etag, seen: seen, at: r.at()}
+		ctx, err = a.raise(ctx, m)
+		r, etag = m.rec, m.etag
 	}
 	if err != nil && !errors.Is(err, dr.ErrNotFound) {
 		return fail("remove", id, "", -1, err)
 	}
-	return fail("remove", id, "", -1, a.remove(ctx, id, r))
+	return fail("remove", id, "", -1, a.remove(ctx, id, r, etag))
 }
 
-func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
+func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record, etag azcore.ETag) error {
 	tagged, err := a.tagged(ctx, a.opts.ResourceGroup, id)
 	if err != nil {
 		return err
@@ -80,7 +88,7 @@ func (a *Azure) remove(ctx context.Context, id dr.MachineID, r record) error {
 			return err
 		}
 	}
-	return a.drop(ctx, recordBlob(id))
+	return a.dropRecord(ctx, id, etag)
 }
 
 // named is what a record says that there may be: lists are late.

@@ -306,6 +306,9 @@ func (a *Azure) abortCopy(ctx context.Context, c *blob.Client) error {
 
 // drop deletes a blob, whoever has it leased. One that isn't there is no error.
 func (a *Azure) drop(ctx context.Context, name string) error {
+	if err := recheck(ctx); err != nil {
+		return err
+	}
 	c := a.opts.Staging.NewBlobClient(name)
 	for range 4 {
 		_, err := c.Delete(ctx, &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)})

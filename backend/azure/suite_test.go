@@ -190,12 +190,11 @@ func (r *rig) inventory(t testing.TB) ([]string, error) {
 
 func (r *rig) harness(t testing.TB) backendtest.Harness {
 	return backendtest.Harness{
-		Unfenced: true,
-		Backend:  r.a,
-		Machine:  func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) { return r.add(disks) },
-		Power:    r.power,
-		Write:    r.write,
-		Read:     r.read,
+		Backend: r.a,
+		Machine: func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) { return r.add(disks) },
+		Power:   r.power,
+		Write:   r.write,
+		Read:    r.read,
 		Reopen: func() (backend.Backend, error) {
 			r.a = r.open(t)
 			return r.a, nil
