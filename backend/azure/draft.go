@@ -35,10 +35,10 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 		return nil, fail("draft", id, "", -1, err)
 	}
 	owner := uuid.NewString()
-	untidy := false
+	untidy, torn := false, false
 	r, err := a.update(ctx, id, func() (record, error) { return m.current(), nil }, func(r *record) error {
 		m.refresh(r)
-		untidy, r.Untidy = r.Untidy, true
+		untidy, r.Untidy, torn = r.Untidy, true, r.Torn
 		r.New, r.Torn, r.Holds, r.Draft = false, true, "", owner
 		r.Gen++
 		return nil
@@ -47,6 +47,13 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 		return nil, fail("draft", id, "", -1, err)
 	}
 	m.rec, m.has = r, true
+	if torn { // whoever writes yet, writes to no disk of this draft, also if it leaves that alone
+		for _, x := range r.Disks {
+			if err := a.evict(ctx, x.Blob); err != nil {
+				return nil, fail("draft", id, x.ID, -1, err)
+			}
+		}
+	}
 	if untidy { // an earlier draft may have died
 		if err := a.tidy(ctx, id); err != nil {
 			if !tolerable(err) {

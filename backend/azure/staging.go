@@ -91,6 +91,22 @@ func (s *staged) take(ctx context.Context) error {
 	return err
 }
 
+// evict ends whoever writes to a blob.
+func (a *Azure) evict(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	c, err := lease.NewBlobClient(a.opts.Staging.NewBlobClient(name), nil)
+	if err != nil {
+		return err
+	}
+	_, err = c.BreakLease(ctx, &lease.BlobBreakOptions{BreakPeriod: to.Ptr(int32(0))})
+	if status, _ := codeOf(err); status == http.StatusConflict || isNotFound(err) {
+		return nil // nobody does
+	}
+	return err
+}
+
 // release gives the lease back; one that was taken away is no matter.
 func (s *staged) release(ctx context.Context) error {
 	if s.lease == "" {
