@@ -122,7 +122,7 @@ func (v *VSphere) removeMarked(ctx context.Context, m *machine, name dr.PointID)
 		return err
 	}
 	if s, ok := m.snapshotOf(name); ok {
-		return v.removeSnapshot(ctx, s.ref)
+		return v.removeSnapshot(ctx, m, s.ref)
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func (v *VSphere) release(ctx context.Context, id dr.MachineID, keep func(dr.Poi
 		if !s.ours || !s.mark.Epoch && keep(s.mark.Point) {
 			continue
 		}
-		if err := v.removeSnapshot(ctx, s.ref); err != nil {
+		if err := v.removeSnapshot(ctx, m, s.ref); err != nil {
 			return gone, err
 		}
 		if !s.mark.Epoch && !slices.Contains(gone, s.mark.Point) {

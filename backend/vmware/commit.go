@@ -34,7 +34,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	if err := d.open.shut(); err != nil {
 		return d.fail("close disks", "", -1, err)
 	}
-	if err := d.v.changing(ctx, d.id, func(m *machine) error { return d.publish(ctx, m) }); err != nil {
+	if err := d.v.changing(dr.WithFences(ctx, d.fences), d.id, func(m *machine) error { return d.publish(ctx, m) }); err != nil {
 		return d.fail("commit", "", -1, err)
 	}
 	d.mu.Lock()
@@ -55,7 +55,7 @@ func (d *draft) publish(ctx context.Context, m *machine) error {
 	case mine && !m.record.Torn && m.record.Holds == d.point.ID:
 		return nil // the answer was lost
 	case torn && !(mine && m.record.Torn), !torn && m.record.Draft != d.last:
-		return &explained{fmt.Errorf("%w: another draft of the machine was begun since", dr.ErrConflict), "see that no two processes work on one machine, and copy the point again"}
+		return errOtherDraft
 	}
 	r := m.record
 	cursors, err := d.moment(ctx, m, &r)
@@ -83,14 +83,13 @@ func (d *draft) moment(ctx context.Context, m *machine, r *record) (map[dr.DiskI
 	if err := v.createSnapshot(ctx, m, mark{Point: d.point.ID, Epoch: true}, false); err != nil {
 		return nil, err
 	}
-	next, err := v.look(ctx, m.ref)
+	next, err := v.again(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	if err := writableNow(next); err != nil {
 		return nil, err
 	}
-	next.began = m.began
 	s, ok := next.epochSnapshot(d.point.ID)
 	if !ok {
 		return nil, fmt.Errorf("%w: the snapshot that was made is not in the machine's tree", dr.ErrNotFound)
@@ -167,7 +166,7 @@ func (m *machine) epochSnapshot(p dr.PointID) (snapshot, bool) {
 func (v *VSphere) dropEpochs(ctx context.Context, m *machine) error {
 	for _, s := range m.snapshots() {
 		if s.ours && s.mark.Epoch {
-			if err := v.removeSnapshot(ctx, s.ref); err != nil {
+			if err := v.removeSnapshot(ctx, m, s.ref); err != nil {
 				return err
 			}
 		}

@@ -48,7 +48,14 @@ func (v *VSphere) creation(ctx context.Context, p backend.Placement, o PlaceOpti
 	if err != nil {
 		return creation{}, err
 	}
-	return createSpec(p, o, s, t, used)
+	c, err := createSpec(p, o, s, t, used)
+	if err != nil {
+		return c, err
+	}
+	if c.record.Fences, _, err = c.record.Fences.Admit(ctx); err == nil { // nothing is remembered of what isn't there
+		c.spec.ExtraConfig = append(withoutRecord(c.spec.ExtraConfig), c.record.encode(c.id))
+	}
+	return c, err
 }
 
 // createSpec is the specification of a new machine: built as s says if that is

@@ -166,7 +166,7 @@ func (v *VSphere) customize(ctx context.Context, m *machine, g *guestNet) error 
 	if err != nil {
 		return err
 	}
-	_, err = v.run(ctx, func() (*object.Task, error) {
+	_, err = v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
 		return object.NewVirtualMachine(v.client, m.ref).Customize(ctx, spec)
 	})
 	switch faultOf(err).(type) {

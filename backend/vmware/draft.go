@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/spans"
@@ -27,8 +30,11 @@ type draft struct {
 	// before are the disks' changeIds when the draft was opened.
 	before map[dr.DiskID]string
 
+	ref     types.ManagedObjectReference
+	fences  map[string]uint64 // under which it was opened
 	tearing sync.Mutex
-	torn    bool // the mark is durable
+	torn    bool      // the mark is durable
+	looked  time.Time // when the record was asked for that last had this draft
 
 	mu    sync.Mutex
 	wrote map[dr.DiskID]*spans.Set
@@ -53,7 +59,7 @@ var (
 // of others refuse it: reverting to one would bring back half of what is
 // written.
 func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
-	d := &draft{v: v, id: id, point: p, token: rand.Text(), wrote: map[dr.DiskID]*spans.Set{}, before: map[dr.DiskID]string{}}
+	d := &draft{v: v, id: id, point: p, token: rand.Text(), fences: dr.Fences(ctx), wrote: map[dr.DiskID]*spans.Set{}, before: map[dr.DiskID]string{}}
 	err := v.changing(ctx, id, func(m *machine) error {
 		if err := writableNow(m); err != nil {
 			return err
@@ -69,7 +75,7 @@ func (v *VSphere) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Dr
 		if found != claimed {
 			return errRan
 		}
-		d.found, d.last, d.again = found, m.record.Draft, m.record.Torn
+		d.ref, d.found, d.last, d.again = m.ref, found, m.record.Draft, m.record.Torn
 		d.open = newOpenDisks(v, true)
 		for _, x := range m.disks {
 			at, err := v.placeOf(ctx, x.datastore)
@@ -107,6 +113,9 @@ func writableNow(m *machine) error {
 // errRan says that what Prepare found is no longer so. Whoever relied on it must
 // look again.
 var errRan = &explained{fmt.Errorf("%w: the machine's disks were written since it was prepared: somebody has started it, or reverted it", dr.ErrConflict), "prepare it again"}
+
+// errOtherDraft says that a draft isn't the machine's last one.
+var errOtherDraft = &explained{fmt.Errorf("%w: another draft of the machine was begun since", dr.ErrConflict), "see that no two processes work on one machine, and copy the point again"}
 
 func (d *draft) fail(op string, disk dr.DiskID, off int64, err error) error {
 	return withPoint(fail(op, d.id, disk, off, err), d.point.ID)
@@ -147,9 +156,11 @@ func (d *draft) tear(ctx context.Context) error {
 	d.tearing.Lock()
 	defer d.tearing.Unlock()
 	if d.torn {
-		return nil
+		return d.still(ctx)
 	}
-	err := d.v.changing(ctx, d.id, func(m *machine) error {
+	other := false
+	now := time.Now()
+	err := d.v.changing(dr.WithFences(ctx, d.fences), d.id, func(m *machine) error {
 		if err := writableNow(m); err != nil {
 			return err
 		}
@@ -159,12 +170,16 @@ func (d *draft) tear(ctx context.Context) error {
 		if now, err := d.v.settle(ctx, m); err != nil || now != d.found && !m.record.Torn {
 			return cmp.Or(err, error(errRan))
 		}
-		d.again = d.again || m.record.Torn // by another, which may be writing still
+		other = m.record.Torn // by another, which may be writing still
+		d.again = d.again || other
 		r := m.record
 		r.Torn, r.For, r.Draft, r.Holds, r.New = true, d.point.ID, d.token, "", false
 		return d.v.save(ctx, m, r)
 	})
-	d.torn = err == nil
+	if err == nil && other && d.fences != nil {
+		err = d.settled(ctx)
+	}
+	d.torn, d.looked = err == nil, now
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
@@ -25,6 +26,10 @@ type machine struct {
 	unread error // why the record could not be read; see findAny
 	disks  []vdisk
 	began  bool // tracking was begun by this process just now
+
+	seen    time.Time // when it was asked for
+	guard   guard
+	version string // of the configuration that was read; "" once we have changed it
 }
 
 // machineProps are what describing a machine needs.
@@ -83,10 +88,15 @@ func (v *VSphere) look(ctx context.Context, ref types.ManagedObjectReference) (*
 // lookAny is look for what needs no record.
 func (v *VSphere) lookAny(ctx context.Context, ref types.ManagedObjectReference) (*machine, error) {
 	var props mo.VirtualMachine
+	seen := time.Now()
 	if err := property.DefaultCollector(v.client).RetrieveOne(ctx, ref, machineProps, &props); err != nil {
 		return nil, explain(err)
 	}
-	return machineAny(props)
+	m, err := machineAny(props)
+	if err == nil {
+		m.seen = seen
+	}
+	return m, err
 }
 
 // machineOf makes sense of what was read. A machine whose configuration can't
@@ -108,7 +118,7 @@ func machineAny(props mo.VirtualMachine) (*machine, error) {
 	if props.Config == nil {
 		return nil, fmt.Errorf("vSphere can't read the machine's configuration: it is %s", props.Runtime.ConnectionState)
 	}
-	m := &machine{id: dr.MachineID(strings.ToLower(props.Config.InstanceUuid)), ref: props.Self, config: *props.Config, props: props}
+	m := &machine{id: dr.MachineID(strings.ToLower(props.Config.InstanceUuid)), ref: props.Self, config: *props.Config, props: props, version: props.Config.ChangeVersion}
 	m.record, m.unread = parseRecord(m.config.ExtraConfig, m.id)
 	m.disks = disksOf(m.config.Hardware.Device, m.record.Disks)
 	return m, nil

@@ -42,8 +42,7 @@ func liveHarness(t testing.TB, o Options, where PlaceOptions) backendtest.Harnes
 	l.clean("left by an earlier run")
 	t.Cleanup(func() { l.clean("left by this run") })
 	return backendtest.Harness{
-		Unfenced: true,
-		Backend:  l.v,
+		Backend: l.v,
 		Machine: func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			return l.make(disks, "")
 		},

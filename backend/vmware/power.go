@@ -2,6 +2,7 @@ package vmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,7 +31,9 @@ func (v *VSphere) Start(ctx context.Context, id dr.MachineID) error {
 		if err := v.save(ctx, m, r); err != nil {
 			return err
 		}
-		_, err := v.run(ctx, func() (*object.Task, error) { return object.NewVirtualMachine(v.client, m.ref).PowerOn(ctx) })
+		_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
+			return object.NewVirtualMachine(v.client, m.ref).PowerOn(ctx)
+		})
 		if isAlready(err, types.VirtualMachinePowerStatePoweredOn) {
 			return nil
 		}
@@ -68,7 +71,9 @@ func (v *VSphere) powerOff(ctx context.Context, m *machine) error {
 	if m.off() {
 		return nil
 	}
-	_, err := v.run(ctx, func() (*object.Task, error) { return object.NewVirtualMachine(v.client, m.ref).PowerOff(ctx) })
+	_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
+		return object.NewVirtualMachine(v.client, m.ref).PowerOff(ctx)
+	})
 	if isAlready(err, types.VirtualMachinePowerStatePoweredOff) {
 		return nil
 	}
@@ -94,6 +99,15 @@ func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
 	asked := false
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, pollPower) {
 		m, err := v.findAny(ctx, id)
+		if err == nil {
+			err = v.admit(ctx, m)
+		}
+		if err == nil && m.guard.owed {
+			err = v.rememberLocked(ctx, m)
+			if errors.Is(err, dr.ErrConflict) { // somebody in this process was faster
+				continue
+			}
+		}
 		if err != nil {
 			return fail("shut down", id, "", -1, err)
 		}
@@ -105,7 +119,7 @@ func (v *VSphere) Shutdown(ctx context.Context, id dr.MachineID) error {
 				"resume it, or fail over without shutting down: what is in its memory is lost then"})
 		}
 		if !asked {
-			if err := object.NewVirtualMachine(v.client, m.ref).ShutdownGuest(ctx); err != nil {
+			if err := object.NewVirtualMachine(v.client, m.ref).ShutdownGuest(v.guarded(ctx, m)); err != nil {
 				err = explain(err)
 				switch faultOf(err).(type) {
 				case types.ToolsUnavailable, *types.ToolsUnavailable:
@@ -171,7 +185,7 @@ func oneLine(s string) string {
 }
 
 // changing runs f with the machine as it is now, one change of a machine at a
-// time.
+// time, if the fences of ctx admit it.
 func (v *VSphere) changing(ctx context.Context, id dr.MachineID, f func(*machine) error) error {
 	return v.changingAny(ctx, id, func(m *machine) error {
 		if m.unread != nil {
@@ -192,5 +206,11 @@ func (v *VSphere) changingAny(ctx context.Context, id dr.MachineID, f func(*mach
 	if err != nil {
 		return err
 	}
-	return f(m)
+	if err := v.admit(ctx, m); err != nil {
+		return err
+	}
+	if err := f(m); err != nil {
+		return err
+	}
+	return v.remember(ctx, m)
 }

@@ -163,6 +163,9 @@ func (v *VSphere) makeReplica(ctx context.Context, p backend.Placement, o PlaceO
 			return backend.Replica{}, err
 		}
 	}
+	if err := v.admit(ctx, m); err != nil {
+		return backend.Replica{}, err
+	}
 	if err := v.furnish(ctx, m, c); err != nil {
 		return backend.Replica{}, err
 	}
@@ -223,7 +226,7 @@ func (v *VSphere) reuse(ctx context.Context, m *machine, p backend.Placement, o 
 		if err := v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{DeviceChange: moved}); err != nil {
 			return backend.Replica{}, err
 		}
-		if m, err = v.look(ctx, m.ref); err != nil {
+		if m, err = v.again(ctx, m); err != nil {
 			return backend.Replica{}, err
 		}
 	}
@@ -253,7 +256,7 @@ func (v *VSphere) reuse(ctx context.Context, m *machine, p backend.Placement, o 
 		if err := v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{DeviceChange: changes}); err != nil {
 			return backend.Replica{}, err
 		}
-		if m, err = v.look(ctx, m.ref); err != nil {
+		if m, err = v.again(ctx, m); err != nil {
 			return backend.Replica{}, err
 		}
 	}

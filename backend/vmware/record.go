@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -48,6 +50,8 @@ type record struct {
 	Draft string `json:"draft,omitempty"`
 	// Guest is what the guest is to be told when it starts for the first time.
 	Guest *guestNet `json:"guest,omitempty"`
+	// Fences are the epochs of those who have changed the machine.
+	Fences backend.Fences `json:"fences,omitempty"`
 }
 
 // epoch is a point with a changeId for each disk.
@@ -146,20 +150,28 @@ func (v *VSphere) save(ctx context.Context, m *machine, r record) error {
 	had, _ := object.OptionValueList(m.config.ExtraConfig).GetString(recordKey)
 	want, _ := next.GetOptionValue().Value.(string)
 	if want == had {
+		m.record, m.guard.owed = r, false
 		return nil
 	}
+	var wrote time.Time
 	for n := 1; ; n++ {
+		now := time.Now()
 		is, version, err := v.recordNow(ctx, m)
 		if err != nil {
 			return err
 		}
+		wrote = now
 		if is == want {
 			break // the answer to an earlier attempt was lost
 		}
 		if is != had {
+			if _, err := m.passed(is, now); errors.Is(err, dr.ErrFenced) {
+				return err
+			}
 			return &explained{fmt.Errorf("%w: another process has changed what the machine's record says", dr.ErrConflict), "see that no two of them work on one machine"}
 		}
-		err = v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{ChangeVersion: version, ExtraConfig: []types.BaseOptionValue{next}})
+		m.version = ""
+		err = v.reconfigureAt(ctx, m, types.VirtualMachineConfigSpec{ChangeVersion: version, ExtraConfig: []types.BaseOptionValue{next}})
 		if err == nil {
 			break
 		}
@@ -169,6 +181,7 @@ func (v *VSphere) save(ctx context.Context, m *machine, r record) error {
 	}
 	m.config.ExtraConfig = append(withoutRecord(m.config.ExtraConfig), next)
 	m.record = r
+	m.guard.owed, m.guard.looked = false, wrote
 	return nil
 }
 

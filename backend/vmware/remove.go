@@ -24,7 +24,9 @@ func (v *VSphere) Remove(ctx context.Context, id dr.MachineID) error {
 		if err := v.detachForeign(ctx, m); err != nil {
 			return err
 		}
-		_, err := v.run(ctx, func() (*object.Task, error) { return object.NewVirtualMachine(v.client, m.ref).Destroy(ctx) })
+		_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
+			return object.NewVirtualMachine(v.client, m.ref).Destroy(ctx)
+		})
 		return err
 	})
 	if isNotFound(err) {
@@ -51,18 +53,18 @@ func (v *VSphere) detachForeign(ctx context.Context, m *machine) error {
 		return nil
 	}
 	for _, s := range m.snapshots() {
-		if err := v.removeSnapshot(ctx, s.ref); err != nil {
+		if err := v.removeSnapshot(ctx, m, s.ref); err != nil {
 			return err
 		}
 	}
 	var err error
-	if m, err = v.look(ctx, m.ref); err != nil {
+	if m, err = v.again(ctx, m); err != nil {
 		return err
 	}
 	if err := v.consolidate(ctx, m); err != nil {
 		return err
 	}
-	if m, err = v.look(ctx, m.ref); err != nil {
+	if m, err = v.again(ctx, m); err != nil {
 		return err
 	}
 	return v.reconfigure(ctx, m, types.VirtualMachineConfigSpec{DeviceChange: foreign()})

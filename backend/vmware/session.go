@@ -74,11 +74,17 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	if closed {
 		return errEnded
 	}
+	if err := askGuard(ctx); err != nil {
+		return err
+	}
 	err := s.try(ctx, req, res)
 	if !notAuthenticated(err) || loggingIn(req) {
 		return err
 	}
 	if err := s.login(ctx, turn); err != nil {
+		return err
+	}
+	if err := askGuard(ctx); err != nil {
 		return err
 	}
 	reset(res)

@@ -126,16 +126,16 @@ func (v *VSphere) snapshotConfig(ctx context.Context, ref types.ManagedObjectRef
 // createSnapshot makes a snapshot without memory.
 func (v *VSphere) createSnapshot(ctx context.Context, m *machine, k mark, quiesce bool) error {
 	name := snapshotPrefix + string(k.Point)
-	_, err := v.run(ctx, func() (*object.Task, error) {
+	_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
 		return object.NewVirtualMachine(v.client, m.ref).CreateSnapshot(ctx, name[:min(len(name), 80)], k.encode(), false, quiesce)
 	})
 	return err
 }
 
-// removeSnapshot removes one snapshot, not its children, and merges its disks.
+// removeSnapshot removes one snapshot of m, not its children, and merges its disks.
 // One that is gone is no error.
-func (v *VSphere) removeSnapshot(ctx context.Context, ref types.ManagedObjectReference) error {
-	_, err := v.run(ctx, func() (*object.Task, error) {
+func (v *VSphere) removeSnapshot(ctx context.Context, m *machine, ref types.ManagedObjectReference) error {
+	_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
 		res, err := methods.RemoveSnapshot_Task(ctx, v.client, &types.RemoveSnapshot_Task{This: ref, Consolidate: types.NewBool(true)})
 		if err != nil {
 			return nil, err
@@ -154,7 +154,7 @@ func (v *VSphere) consolidate(ctx context.Context, m *machine) error {
 	if !m.props.Runtime.ConsolidationNeeded {
 		return nil
 	}
-	_, err := v.run(ctx, func() (*object.Task, error) {
+	_, err := v.effect(ctx, m, func(ctx context.Context) (*object.Task, error) {
 		res, err := methods.ConsolidateVMDisks_Task(ctx, v.client, &types.ConsolidateVMDisks_Task{This: m.ref})
 		if err != nil {
 			return nil, err

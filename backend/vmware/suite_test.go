@@ -148,8 +148,7 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 		return id, err
 	}
 	return backendtest.Harness{
-		Unfenced: true,
-		Backend:  v,
+		Backend: v,
 		Machine: func(_ backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			return add(fmt.Sprintf("original-%d", n.Add(1)), disks, nil)
 		},

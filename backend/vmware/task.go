@@ -58,8 +58,17 @@ func (v *VSphere) await(ctx context.Context, ref types.ManagedObjectReference) (
 	}
 }
 
-// reconfigure changes a machine's configuration.
+// reconfigure changes a machine's configuration; see fence.go for a machine that
+// is changed under fences.
 func (v *VSphere) reconfigure(ctx context.Context, m *machine, spec types.VirtualMachineConfigSpec) error {
+	if m.guard.asked != nil {
+		return v.conditional(ctx, m, spec)
+	}
+	return v.reconfigureAt(ctx, m, spec)
+}
+
+// reconfigureAt is reconfigure with the condition that spec has, if any.
+func (v *VSphere) reconfigureAt(ctx context.Context, m *machine, spec types.VirtualMachineConfigSpec) error {
 	_, err := v.run(ctx, func() (*object.Task, error) {
 		return object.NewVirtualMachine(v.client, m.ref).Reconfigure(ctx, spec)
 	})

@@ -21,6 +21,7 @@
 //     changeIds that outlive their snapshot. Epochs end with a power loss, a
 //     revert, and when tracking is disabled. Bugs turns on what real versions
 //     got wrong.
+//   - A changeVersion that is stale is ConcurrentAccess; vcsim ignores it.
 //   - One change of a machine at a time: others wait for their turn, or fail
 //     with TaskInProgress if Options says so. Properties can be read meanwhile.
 //     What vcsim panics on is refused.
@@ -61,6 +62,9 @@
 //     here), and the status of a locked file under /folder (500 here);
 //   - which calls queue behind a task of the same machine and which fail with
 //     TaskInProgress: all do the one or the other here;
+//   - what besides a reconfiguration changes a machine's changeVersion (nothing
+//     here), and whether the call or its task fails when it is stale (the task
+//     here);
 //   - the privileges that methods ask for, beyond what the API's reference
 //     names, and on which object: they are denied everywhere at once;
 //   - the machine of an import whose lease timed out (it stays here), and a

@@ -147,3 +147,24 @@ func TestDestroyForgetsTheDisks(t *testing.T) {
 	require.Equal(t, make([]byte, 3), p)
 	require.Equal(t, mib, again.Size(again.Disks()[0]))
 }
+
+// A reconfiguration says which version of the configuration it is meant for, and
+// is refused for any other: what was changed between isn't lost. vcsim takes it
+// all the same.
+func TestReconfigurationOfAnotherVersion(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, vmwaretest.Options{}, vmwaretest.VMSpec{Name: "web", Off: true})
+	change := func(version, note string) error {
+		task, err := r.obj.Reconfigure(ctx, types.VirtualMachineConfigSpec{ChangeVersion: version, Annotation: note})
+		require.NoError(t, err)
+		return task.Wait(ctx)
+	}
+	seen := r.props("config").Config.ChangeVersion
+	require.NotEmpty(t, seen)
+	require.NoError(t, change(seen, "mine"))
+	err := change(seen, "late")
+	require.True(t, fault.Is(err, &types.ConcurrentAccess{}), "%v", err)
+	require.Equal(t, "mine", r.props("config").Config.Annotation)
+	require.NoError(t, change(r.props("config").Config.ChangeVersion, "again"))
+	require.NoError(t, change("", "whatever it is"))
+}

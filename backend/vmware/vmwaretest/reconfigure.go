@@ -49,11 +49,14 @@ func (s *Simulator) create(ctx *simulator.Context, folder *simulator.Folder, req
 }
 
 // reconfigure adds to vcsim's what it leaves out: locks of files, the refusal
-// to resize under a snapshot, bytes that come and go with their disks, and
+// to resize under a snapshot or what isn't the version that the caller knows, bytes that come and go with their disks, and
 // change tracking.
 func reconfigure(s *Simulator, ctx *simulator.Context, m *simulator.Method) soap.HasFault {
 	req := m.Body.(*types.ReconfigVM_Task)
 	ref := s.vmTask(ctx, req.This, m.Name, func(v *VM, vm *simulator.VirtualMachine) (types.AnyType, types.BaseMethodFault) {
+		if is := req.Spec.ChangeVersion; is != "" && is != vm.Config.ChangeVersion {
+			return nil, &types.ConcurrentAccess{}
+		}
 		if fault := s.backed(ctx, req.Spec.DeviceChange); fault != nil {
 			return nil, fault
 		}
