@@ -156,7 +156,7 @@ func (d *draft) tear(ctx context.Context) error {
 	d.tearing.Lock()
 	defer d.tearing.Unlock()
 	if d.torn {
-		return d.still(ctx)
+		return nil
 	}
 	other := false
 	now := time.Now()
@@ -220,7 +220,11 @@ func (d *draft) zero(ctx context.Context, w writable, off, n int64) error {
 		if err != nil {
 			return err
 		}
-		off, n = off+part, n-part
+		if off, n = off+part, n-part; n > 0 {
+			if err := d.still(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -235,7 +239,11 @@ func (d *draft) zeroBytes(ctx context.Context, w writable, off, n int64) error {
 		if _, err := w.WriteAt(ctx, buf[:part], off); err != nil {
 			return err
 		}
-		off, n = off+part, n-part
+		if off, n = off+part, n-part; n > 0 {
+			if err := d.still(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -246,6 +254,9 @@ func (d *draft) write(ctx context.Context, disk dr.DiskID, off, n int64, f func(
 		w, ok := dr.As[writable](dev)
 		if !ok {
 			return fmt.Errorf("%w: the transport that opened the disk can't write", dr.ErrUnsupported)
+		}
+		if err := d.still(ctx); err != nil {
+			return err
 		}
 		d.mu.Lock()
 		d.wrote[disk].Add(off, n)

@@ -188,8 +188,10 @@ func (v *VSphere) conditional(ctx context.Context, m *machine, spec types.Virtua
 
 // still looks from time to time whether the machine is torn by this draft: its
 // disks are written by other ways than vSphere's API, which refuse nothing.
-// d.tearing is held.
+// It is called right before a write.
 func (d *draft) still(ctx context.Context) error {
+	d.tearing.Lock()
+	defer d.tearing.Unlock()
 	if d.fences == nil || !stale(d.looked, d.v.fresh) {
 		return nil
 	}

@@ -84,9 +84,9 @@ func TestDraftsOfTwoProcesses(t *testing.T) {
 			}
 			write(first)
 			if order != "the second wrote nothing" {
-				write(second)
-				err := first.Commit(ctx, a)
-				require.ErrorIs(t, err, dr.ErrConflict)
+				_, err := second.WriteAt(ctx, p.ids[0], []byte("bytes"), 0)
+				require.ErrorContains(t, err, "locked", "the first has the disk open")
+				require.ErrorIs(t, first.Commit(ctx, a), dr.ErrConflict)
 				require.True(t, p.look().record.Torn)
 			} else {
 				require.ErrorIs(t, second.Commit(ctx, b), dr.ErrConflict)
@@ -97,6 +97,7 @@ func TestDraftsOfTwoProcesses(t *testing.T) {
 			}
 			require.NoError(t, first.Close())
 			if order == "the second commits" {
+				write(second)
 				require.NoError(t, second.Commit(ctx, b))
 				require.NoError(t, second.Commit(ctx, b))
 				require.EqualValues(t, "b", p.holds(p.id, a.Machine).Holds)

@@ -24,7 +24,7 @@ type NBDExport struct {
 // ServeNBD serves a disk over NBD as the default export until ctx ends, in
 // place of nbdkit with the vddk plugin; it returns nil then. It closes
 // l. Writes are tracked like a guest's, and while they are possible the machine
-// can't be powered on. See [Simulator.WriteRaw] for a real nbdkit.
+// can't be powered on and nobody else can open the disk for writing. See [Simulator.WriteRaw] for a real nbdkit.
 func (s *Simulator) ServeNBD(ctx context.Context, l net.Listener, e NBDExport) error {
 	d, release, err := s.device(e)
 	if err != nil {
@@ -65,11 +65,16 @@ func (s *Simulator) device(e NBDExport) (d *nbdDevice, release func(), err error
 			if v.readOnly[key] {
 				return nil, nil, fmt.Errorf("disk %d is attached as nonpersistent", key)
 			}
+			if f.writing {
+				return nil, nil, fmt.Errorf("the file is locked: somebody else has it open for writing")
+			}
 			v.exports++
+			f.writing = true
 			return &nbdDevice{s, f.content, f.track}, func() {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				v.exports--
+				f.writing = false
 			}, nil
 		}
 	}

@@ -21,6 +21,7 @@ type vmdkFile struct {
 	parent  *vmdkFile
 	content *content
 	track   *tracker // shared by all links of a chain
+	writing bool     // it is served to somebody who may write
 }
 
 // tracker is the changed-block tracking of one disk. seq counts snapshots and
