@@ -36,7 +36,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	if err := d.open.shut(); err != nil {
 		return d.fail("close disks", "", -1, err)
 	}
-	if err := d.v.changing(ctx, d.id, func(m *machine) error { return d.publish(ctx, m) }); err != nil {
+	if err := d.v.heeding(dr.WithFences(ctx, d.fences), d.id, func(m *machine) error { return d.publish(ctx, m) }); err != nil {
 		// What is written from now on must be under the other names again.
 		d.tearing.Lock()
 		d.torn = false

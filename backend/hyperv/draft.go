@@ -30,8 +30,10 @@ type draft struct {
 	// write, by disk.
 	before map[dr.DiskID]string
 
+	fences  map[string]uint64 // under which it was opened
 	tearing sync.Mutex
-	torn    bool // the mark is durable
+	guard   *guard // of the mark
+	torn    bool   // the mark is durable
 
 	mu    sync.Mutex
 	wrote map[dr.DiskID]*spans.Set
@@ -56,8 +58,8 @@ var (
 // it; a draft that writes nothing leaves it as it was. Checkpoints of others
 // refuse it: applying one would bring back half of what is written.
 func (v *HyperV) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draft, error) {
-	d := &draft{v: v, id: id, point: p, token: rand.Text(), wrote: map[dr.DiskID]*spans.Set{}, before: map[dr.DiskID]string{}}
-	err := v.changing(ctx, id, func(m *machine) error {
+	d := &draft{v: v, id: id, point: p, token: rand.Text(), fences: dr.Fences(ctx), wrote: map[dr.DiskID]*spans.Set{}, before: map[dr.DiskID]string{}}
+	err := v.heeding(ctx, id, func(m *machine) error {
 		if err := p.ID.Validate(); err != nil {
 			return err
 		}
@@ -158,7 +160,7 @@ func (d *draft) tear(ctx context.Context) error {
 	if err := d.open.shut(); err != nil {
 		return err
 	}
-	err := d.v.changing(ctx, d.id, func(m *machine) error {
+	err := d.v.heeding(dr.WithFences(ctx, d.fences), d.id, func(m *machine) error {
 		if err := m.writableNow(); err != nil {
 			return err
 		}
@@ -181,6 +183,7 @@ func (d *draft) tear(ctx context.Context) error {
 		} else if err := m.hide(ctx); err != nil {
 			return err
 		}
+		d.guard = m.guard
 		for _, x := range m.disks {
 			if o, ok := d.open.disks[x.id]; ok {
 				o.mu.Lock()
@@ -206,7 +209,15 @@ func (d *draft) WriteAt(ctx context.Context, disk dr.DiskID, p []byte, off int64
 }
 
 func (d *draft) write(ctx context.Context, disk dr.DiskID, off int64, p []byte) error {
+	d.tearing.Lock()
+	g := d.guard
+	d.tearing.Unlock()
 	return d.open.lend(ctx, disk, func(f host.Disk) error {
+		// Whoever has passed us can't write meanwhile, as the host lets one at a
+		// time, and waits for us to notice.
+		if err := g.still(ctx); err != nil {
+			return err
+		}
 		d.mu.Lock()
 		d.wrote[disk].Add(off, int64(len(p)))
 		d.mu.Unlock()

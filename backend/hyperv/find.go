@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -24,6 +25,9 @@ type machine struct {
 	kept   map[string]string // its host-only items
 	record record
 	unread error // why the record could not be read
+
+	seen  time.Time // when the record was asked for
+	guard *guard    // under which it is changed
 }
 
 // Types of settings: not localized, unlike captions.
@@ -105,6 +109,7 @@ func (n *node) look(ctx context.Context, id dr.MachineID) (*machine, error) {
 
 // read reads the record and the disks.
 func (m *machine) read(ctx context.Context) error {
+	m.seen = time.Now()
 	kept, err := m.node.v.kept(ctx, m.node, m.settings.Path)
 	switch {
 	case errors.Is(err, dr.ErrCorrupt):
@@ -128,12 +133,23 @@ func (m *machine) read(ctx context.Context) error {
 func (v *HyperV) again(ctx context.Context, m *machine) (*machine, error) {
 	next, err := m.node.look(ctx, m.id)
 	if err != nil && isNotFound(err) { // it has moved
-		return v.find(ctx, m.id)
+		next, err = v.find(ctx, m.id)
+		if err == nil && m.guard != nil {
+			m.guard.moved(next)
+			next.node = next.node.under(m.guard)
+		}
 	}
 	if err == nil && next.unread != nil {
-		return nil, next.unread
+		err = next.unread
 	}
-	return next, err
+	if err == nil {
+		err = m.guard.passed(next.kept, next.seen)
+	}
+	if err != nil {
+		return nil, err
+	}
+	next.guard = m.guard
+	return next, nil
 }
 
 // components are the parts of some settings that are of a class.

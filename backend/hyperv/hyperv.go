@@ -81,6 +81,7 @@ type HyperV struct {
 	nodes   []*node
 	locks   keyed.Locks[string] // by machine or key: what changes one, one at a time
 	buffers *fsys.Pool
+	fresh   time.Duration // freshFor, or a test's
 }
 
 var (
@@ -105,7 +106,7 @@ func Open(ctx context.Context, o Options) (*HyperV, error) {
 	if err := o.complete(); err != nil {
 		return nil, &dr.Error{Op: "open Hyper-V", Err: err}
 	}
-	v := &HyperV{options: o, buffers: fsys.NewPool(1<<20, 8)}
+	v := &HyperV{options: o, buffers: fsys.NewPool(1<<20, 8), fresh: freshFor}
 	for _, n := range o.Nodes {
 		x := &node{v: v, name: n.Name, conn: n.Conn, disks: n.Disks}
 		if err := x.services(ctx); err != nil {

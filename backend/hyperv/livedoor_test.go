@@ -50,8 +50,7 @@ func liveHarness(t testing.TB, o Options) backendtest.Harness {
 	l.clean("left by an earlier run")
 	t.Cleanup(func() { l.clean("left by this run") })
 	return backendtest.Harness{
-		Unfenced: true,
-		Backend:  hideGuest(v),
+		Backend: hideGuest(v),
 		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			id, err := l.make(disks)
 			if err == nil {

@@ -18,7 +18,7 @@ import (
 
 // Start implements backend.Target. What the disks hold is forgotten first.
 func (v *HyperV) Start(ctx context.Context, id dr.MachineID) error {
-	return fail("start", id, "", -1, v.changing(ctx, id, func(m *machine) error {
+	return fail("start", id, "", -1, v.heeding(ctx, id, func(m *machine) error {
 		if m.torn() {
 			return &explained{dr.ErrTorn, "fill its disks from a recovery point first"}
 		}
@@ -49,7 +49,15 @@ func (m *machine) change(ctx context.Context, state uint16) error {
 
 // Stop implements backend.Target.
 func (v *HyperV) Stop(ctx context.Context, id dr.MachineID) error {
-	return fail("stop", id, "", -1, v.changingAny(ctx, id, func(m *machine) error { return m.powerOff(ctx) }))
+	return fail("stop", id, "", -1, v.changingAny(ctx, id, func(m *machine) error {
+		if err := v.admit(ctx, m); err != nil {
+			return err
+		}
+		if err := v.remember(ctx, m); err != nil {
+			return err
+		}
+		return m.powerOff(ctx)
+	}))
 }
 
 func (m *machine) powerOff(ctx context.Context) error {
@@ -66,6 +74,14 @@ func (v *HyperV) Shutdown(ctx context.Context, id dr.MachineID) error {
 	asked := false
 	for wait := v.pace(); ; wait.sleep(ctx) {
 		m, err := v.findAny(ctx, id)
+		if err == nil {
+			err = v.admit(ctx, m)
+		}
+		if err == nil && m.guard.raising() {
+			if err = v.rememberLocked(ctx, m); errors.Is(err, dr.ErrConflict) && ctx.Err() == nil {
+				continue // somebody in this process was faster
+			}
+		}
 		switch {
 		case err == nil && m.off():
 			return nil

@@ -35,7 +35,7 @@ func (v *HyperV) prepare(ctx context.Context, p backend.Placement) (backend.Repl
 	}
 	if p.Original != "" {
 		var r backend.Replica
-		err := v.changing(ctx, p.Original, func(m *machine) error {
+		err := v.heeding(ctx, p.Original, func(m *machine) error {
 			r, err = v.original(ctx, m, p)
 			return err
 		})
@@ -57,6 +57,14 @@ func (v *HyperV) prepare(ctx context.Context, p backend.Placement) (backend.Repl
 	case 1:
 		var r backend.Replica
 		err := v.changing(ctx, found[0], func(m *machine) error {
+			if err := v.admit(ctx, m); err != nil {
+				return err
+			}
+			if m.record.Key != "" { // else whoever made it didn't come to write its record
+				if err := v.remember(ctx, m); err != nil {
+					return err
+				}
+			}
 			r, err = v.reuse(ctx, m, p, o)
 			return err
 		})
@@ -176,6 +184,9 @@ func (v *HyperV) makeReplica(ctx context.Context, p backend.Placement, o PlaceOp
 		return backend.Replica{}, err
 	}
 	defer unlock()
+	if err := v.admit(ctx, m); err != nil {
+		return backend.Replica{}, err
+	}
 	return v.furnish(ctx, m, p, plan)
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -46,6 +47,8 @@ type record struct {
 	// Distrusted is the number of the last moment that isn't believed any more,
 	// not even by the cursors of a point that was stored elsewhere.
 	Distrusted int `json:"distrusted,omitempty"`
+	// Fences are the epochs of those who have changed the machine.
+	Fences backend.Fences `json:"fences,omitempty"`
 }
 
 // captured is a recovery checkpoint that this library asked for.

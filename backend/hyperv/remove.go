@@ -18,7 +18,7 @@ import (
 // The files go first and the machine last: what is cut off in between still has
 // its record, and the next call goes on.
 func (v *HyperV) Remove(ctx context.Context, id dr.MachineID) error {
-	err := v.changing(ctx, id, func(m *machine) error {
+	err := v.heeding(ctx, id, func(m *machine) error {
 		if !m.record.Made {
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -43,7 +44,8 @@ func sumOf(text string) string {
 
 // recordText puts a record together from a machine's host-only items.
 func recordText(kept map[string]string) (string, error) {
-	first := kept[recordName]
+	_, name := generationOf(kept)
+	first := kept[name]
 	if !strings.HasPrefix(first, `{"parts"`) {
 		return first, nil
 	}
@@ -90,13 +92,15 @@ func itemsOf(text string) (first string, parts map[string]string) {
 // read with: else it is ErrConflict. m then carries the record.
 func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	text := r.text(m.id)
-	if text == m.record.text(m.id) && m.unread == nil {
+	raising := m.guard.raising()
+	if text == m.record.text(m.id) && m.unread == nil && !raising {
 		return nil
 	}
 	first, parts := itemsOf(text)
 	if len(parts) > maxParts {
 		return &explained{fmt.Errorf("%w: the record of a machine of %d disks is too large", dr.ErrUnsupported, len(m.disks)), "protect it with an agent inside of the guest"}
 	}
+	at := time.Now()
 	now, err := v.kept(ctx, m.node, m.settings.Path)
 	if err != nil {
 		return err
@@ -104,7 +108,11 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	if now == nil {
 		return errNoExchange
 	}
-	if now[recordName] != m.kept[recordName] && now[recordName] != first {
+	was, name := generationOf(m.kept)
+	if is, _ := generationOf(now); is != was || now[name] != m.kept[name] && (raising || now[name] != first) {
+		if err := m.guard.passed(now, at); err != nil {
+			return err
+		}
 		return &explained{fmt.Errorf("%w: another process has changed what the machine's record says", dr.ErrConflict), "see that no two of them work on one machine"}
 	}
 	fresh := maps.Clone(parts)
@@ -112,17 +120,31 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	if err := v.putItems(ctx, m, now, fresh); err != nil {
 		return err
 	}
-	if now[recordName] != first {
-		if err := v.putItems(ctx, m, now, map[string]string{recordName: first}); err != nil {
+	if raising {
+		name = generationName(was + 1)
+	}
+	if now[name] != first {
+		if err := v.putItems(ctx, m, now, map[string]string{name: first}); err != nil {
 			return err
 		}
 	}
+	if raising { // another may have begun the same one
+		if now, err = v.kept(ctx, m.node, m.settings.Path); err != nil {
+			return err
+		}
+		if now[name] != first {
+			return &explained{fmt.Errorf("%w: another process has begun to change the machine at the same moment", dr.ErrConflict), "see that no two of them work on one machine"}
+		}
+	}
+	m.guard.wrote(at)
 	m.kept, m.record, m.unread = now, r, nil
 	// What a former record's parts were is only in the way.
 	var old []string
-	for name := range now {
-		if _, used := parts[name]; strings.HasPrefix(name, recordName+".") && !used {
-			old = append(old, name)
+	for item := range now {
+		_, used := parts[item]
+		part, generation := strings.HasPrefix(item, recordName+"."), item == recordName || strings.HasPrefix(item, recordName+"@")
+		if part && !used || generation && item != name {
+			old = append(old, item)
 		}
 	}
 	if len(old) == 0 {

@@ -199,8 +199,7 @@ func (s *site) harness() backendtest.Harness {
 	var n atomic.Int64
 	v := s.connect()
 	return backendtest.Harness{
-		Unfenced: true,
-		Backend:  v,
+		Backend: v,
 		Machine: func(t backendtest.T, disks []dr.Disk) (dr.MachineID, error) {
 			id, err := s.add(hypervtest.VMSpec{Name: fmt.Sprintf("original-%d", n.Add(1)), Switches: []string{"production"}, Guest: linux}, disks, nil)
 			t.Cleanup(func() { s.destroy(id) })
