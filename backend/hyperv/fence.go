@@ -20,8 +20,14 @@ import (
 // for only shortly after the record was looked at.
 
 // freshFor is how long a look at the record counts. A worker that stood still
-// for longer looks again before it asks the host for anything.
-const freshFor = 2 * time.Second
+// for longer looks again before it asks the host for anything; if it comes to be this
+// late looksInARow times, it can't tell, and the call is refused for now.
+const (
+	freshFor    = 5 * time.Second
+	looksInARow = 3
+)
+
+var errSlow = &explained{fmt.Errorf("%w: whether the claim still counts could not be told soon enough", dr.ErrBusy), "it is tried again; the host is slow to answer, or this program rarely gets to run"}
 
 // generation is how often an epoch was raised in a record, and the name of the
 // item that it begins with.
@@ -164,18 +170,25 @@ func (g *guard) still(ctx context.Context) error {
 	if g == nil {
 		return nil
 	}
-	now := time.Now()
-	g.mu.Lock()
-	looked, node, settings := g.looked, g.node, g.settings
-	g.mu.Unlock()
-	if now.Sub(looked) <= g.v.fresh && now.Round(0).Sub(looked.Round(0)).Abs() <= g.v.fresh {
-		return nil
+	for looks := 0; ; looks++ {
+		now := time.Now()
+		g.mu.Lock()
+		looked, node, settings := g.looked, g.node, g.settings
+		g.mu.Unlock()
+		switch {
+		case now.Sub(looked) <= g.v.fresh && now.Round(0).Sub(looked.Round(0)).Abs() <= g.v.fresh:
+			return nil
+		case looks == looksInARow:
+			return errSlow
+		}
+		kept, err := g.v.kept(ctx, node, settings)
+		if err != nil {
+			return fmt.Errorf("look whether the claim still counts: %w", err)
+		}
+		if err := g.passed(kept, now); err != nil {
+			return err
+		}
 	}
-	kept, err := g.v.kept(ctx, node, settings)
-	if err != nil {
-		return fmt.Errorf("look whether the claim still counts: %w", err)
-	}
-	return g.passed(kept, now)
 }
 
 // moved says where the machine is now.

@@ -3,6 +3,7 @@ package vmware
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/vmware/govmomi/object"
@@ -18,8 +19,14 @@ import (
 // of those the record is looked at, unless that was a moment ago.
 
 // freshFor is how long a look at the record counts. A worker that stood still
-// for longer looks again before it asks vSphere for anything.
-const freshFor = 2 * time.Second
+// for longer looks again before it asks vSphere for anything; if it comes to be this
+// late looksInARow times, it can't tell, and the call is refused for now.
+const (
+	freshFor    = 5 * time.Second
+	looksInARow = 3
+)
+
+var errSlow = &explained{fmt.Errorf("%w: whether the claim still counts could not be told soon enough", dr.ErrBusy), "it is tried again; vSphere is slow to answer, or this program rarely gets to run"}
 
 // guard is under which fences a machine is changed.
 type guard struct {
@@ -93,16 +100,20 @@ func (v *VSphere) still(ctx context.Context, m *machine) error {
 	if err := v.remember(ctx, m); err != nil {
 		return err
 	}
-	if !stale(m.guard.looked, v.fresh) {
-		return nil
+	for looks := 0; stale(m.guard.looked, v.fresh); looks++ {
+		if looks == looksInARow {
+			return errSlow
+		}
+		now := time.Now()
+		raw, _, err := v.recordNow(ctx, m)
+		if err != nil {
+			return err
+		}
+		if _, err := m.passed(raw, now); err != nil {
+			return err
+		}
 	}
-	now := time.Now()
-	raw, _, err := v.recordNow(ctx, m)
-	if err != nil {
-		return err
-	}
-	_, err = m.passed(raw, now)
-	return err
+	return nil
 }
 
 // stale tells whether the last look was too long ago, by the clock that stands
@@ -192,23 +203,28 @@ func (v *VSphere) conditional(ctx context.Context, m *machine, spec types.Virtua
 func (d *draft) still(ctx context.Context) error {
 	d.tearing.Lock()
 	defer d.tearing.Unlock()
-	if d.fences == nil || !stale(d.looked, d.v.fresh) {
+	if d.fences == nil {
 		return nil
 	}
-	now := time.Now()
-	m := &machine{id: d.id, ref: d.ref, guard: guard{asked: d.fences}}
-	raw, _, err := d.v.recordNow(ctx, m)
-	if err != nil {
-		return err
+	for looks := 0; stale(d.looked, d.v.fresh); looks++ {
+		if looks == looksInARow {
+			return errSlow
+		}
+		now := time.Now()
+		m := &machine{id: d.id, ref: d.ref, guard: guard{asked: d.fences}}
+		raw, _, err := d.v.recordNow(ctx, m)
+		if err != nil {
+			return err
+		}
+		r, err := m.passed(raw, now)
+		if err != nil {
+			return err
+		}
+		if !r.Torn || r.Draft != d.token {
+			return errOtherDraft
+		}
+		d.looked = now
 	}
-	r, err := m.passed(raw, now)
-	if err != nil {
-		return err
-	}
-	if !r.Torn || r.Draft != d.token {
-		return errOtherDraft
-	}
-	d.looked = now
 	return nil
 }
 
