@@ -25,7 +25,7 @@ import (
 var everyStop = flag.Bool("every-stop", false, "let the old worker stand still at every call, not at a sample of them")
 
 // stops are how many calls of each kind are tried of those that a flow makes.
-const stops = 40
+const stops = 25
 
 // still is where a worker on the host stands still: with its n-th call decided
 // and not made, or with the answer there and nothing done about it.

@@ -72,7 +72,7 @@ func TestTheOldWorkerStoodStill(t *testing.T) {
 	rest := orders{URL: w.sim.URL.String(), Disks: served, Epoch: 1, Size: mib, Fresh: int64(20 * time.Millisecond)}
 	v := connect(t, w.o)
 	v.fresh = 5 * time.Duration(rest.Fresh) // it answers in time, also on a busy machine
-	var late []string // what took effect after all
+	var late []string                       // what took effect after all
 	for _, wire := range []bool{false, true} {
 		name := map[bool]string{false: "before the call is decided", true: "before the call is sent"}[wire]
 		t.Run(name, func(t *testing.T) {
