@@ -40,3 +40,36 @@ type Fencer interface {
 func fenced(id dr.ProtectionID, s Shard, epoch uint64) error {
 	return fmt.Errorf("record of protection %s: %w: shard %s is not held under epoch %d any more", id, dr.ErrFenced, s, epoch)
 }
+
+// holdKey is where a cycle's context keeps its hold.
+type holdKey struct{}
+
+// Guard returns records whose Save, in a cycle of a worker, asks first whether
+// the worker still holds the shard by its own clock: dr.ErrFenced. Records that
+// are a [Fencer] are asked both ways. Others have only this, and that a Save
+// whose record somebody else has saved is refused (dr.ErrConflict): a process
+// that stands still between the question and the Save, for longer than its
+// lease, may then note once more a point that it really made before. Saves
+// outside of a worker's cycles pass.
+func Guard(r dr.Records) dr.Records { return guarded{r} }
+
+type guarded struct{ dr.Records }
+
+// Unwrap shows the records' abilities.
+func (g guarded) Unwrap() any { return g.Records }
+
+func (g guarded) Save(ctx context.Context, p dr.Protection) (dr.Protection, error) {
+	if h, ok := ctx.Value(holdKey{}).(*Hold); ok && !h.valid() {
+		return p, fenced(p.ID, h.shard, h.epoch)
+	}
+	return g.Records.Save(ctx, p)
+}
+
+// guards reports whether a stalled worker's saves would be refused.
+func guards(r dr.Records) bool {
+	if _, ok := r.(guarded); ok {
+		return true
+	}
+	f, ok := dr.As[Fencer](r)
+	return ok && f.FencesShards()
+}

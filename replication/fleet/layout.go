@@ -56,7 +56,7 @@ func (l Layout) areas() []Area {
 		all = []Area{{}}
 	}
 	for i := range all {
-		all[i].Shards = cmp.Or(all[i].Shards, l.Shards, 64)
+		all[i].Shards = l.shards(all[i])
 	}
 	return all
 }
@@ -115,27 +115,31 @@ func (a Area) shard(i int) Shard {
 // All machines of a replication group of an area are in one shard. It depends
 // on the layout, the group, or without one the ID, and the pair of sites.
 func (l Layout) Of(p dr.Protection) (Shard, bool) {
-	for _, a := range l.areas() {
-		if a.has(p.Active.Site) && a.has(p.Standby.Site) {
-			key := "group/" + p.Group
-			if p.Group == "" {
-				key = "protection/" + string(p.ID)
-			}
-			return a.shard(jump(sum(key), a.Shards)), true
+	key := "group/" + p.Group
+	if p.Group == "" {
+		key = "protection/" + string(p.ID)
+	}
+	return l.place(key, p.Active.Site, p.Standby.Site)
+}
+
+// OfStore returns the shard whose worker prunes the site's store.
+func (l Layout) OfStore(site string) (Shard, bool) { return l.place("store/"+site, site, site) }
+
+// place finds the shard of a key in the first area that has both sites.
+func (l Layout) place(key, one, other string) (Shard, bool) {
+	if len(l.Areas) == 0 {
+		return Area{}.shard(jump(sum(key), l.shards(Area{}))), true
+	}
+	for _, a := range l.Areas {
+		if a.has(one) && a.has(other) {
+			return a.shard(jump(sum(key), l.shards(a))), true
 		}
 	}
 	return "", false
 }
 
-// OfStore returns the shard whose worker prunes the site's store.
-func (l Layout) OfStore(site string) (Shard, bool) {
-	for _, a := range l.areas() {
-		if a.has(site) {
-			return a.shard(jump(sum("store/"+site), a.Shards)), true
-		}
-	}
-	return "", false
-}
+// shards is how many an area has.
+func (l Layout) shards(a Area) int { return cmp.Or(a.Shards, l.Shards, 64) }
 
 func (a Area) has(site string) bool { return len(a.Sites) == 0 || slices.Contains(a.Sites, site) }
 

@@ -11,7 +11,9 @@ import (
 //
 // A lease is held by one member at a time, from Take until it is released, its
 // member leaves, or its time is over. Each holding of a shard has an epoch
-// higher than any before, whoever held it. A lease whose time is over is never
+// higher than any before, whoever held it: the last one plus 1, and no less than
+// the seconds since 1970 ([NextEpoch]), so that epochs rise even if what was kept
+// of them is lost: platforms remember them, too. A lease whose time is over is never
 // renewed, nobody need have taken it: its holder has stopped acting.
 //
 // All methods are safe for concurrent use, from many processes. An error says
@@ -99,4 +101,9 @@ type View struct {
 	Layout     string   `json:"layout,omitempty"`
 	Members    []Member `json:"members"` // those that live, by ID
 	Leases     []Lease  `json:"leases"`  // those that are held, by shard
+}
+
+// NextEpoch is the epoch of a shard's next holding, after last.
+func NextEpoch(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(0, now.Unix())))
 }

@@ -96,7 +96,7 @@ func (m *Memory) Take(ctx context.Context, member string, shards []Shard) ([]Lea
 		if now.Before(h.until) {
 			continue
 		}
-		h.Lease = Lease{Shard: s, Member: member, Epoch: h.Epoch + 1, Generation: who.Generation, Since: now}
+		h.Lease = Lease{Shard: s, Member: member, Epoch: NextEpoch(h.Epoch, now), Generation: who.Generation, Since: now}
 		h.until = now.Add(who.TTL)
 		m.shards[s] = h
 		h.Left = who.TTL
@@ -175,11 +175,4 @@ func (m *Memory) view(now time.Time) View {
 	slices.SortFunc(v.Members, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
 	slices.SortFunc(v.Leases, func(a, b Lease) int { return strings.Compare(string(a.Shard), string(b.Shard)) })
 	return v
-}
-
-// epoch returns the shard's newest.
-func (m *Memory) epoch(s Shard) uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.shards[s].Epoch
 }

@@ -82,6 +82,15 @@ func (s *Scheduler) begin(ctx context.Context, e *entry, now time.Time) {
 // attempt runs the cycle, and what belongs to its end.
 func (s *Scheduler) attempt(ctx context.Context, r *run, limits []*rate.Limiter) result {
 	res := result{run: r}
+	if s.o.Within != nil {
+		within, done, err := s.o.Within(ctx, r.id)
+		if err != nil {
+			res.at, res.err, res.stopped = s.env.Time(), err, true
+			return res
+		}
+		defer done()
+		ctx = within
+	}
 	res.report, res.err = s.cycle(ctx, r.id, replication.KeepOptions{Limits: limits, Progress: func(p dr.Progress) { r.progress(p, s.env.Time()) }})
 	res.at = s.env.Time()
 	cause := context.Cause(ctx)

@@ -42,6 +42,15 @@ type Options struct {
 	Prune time.Duration
 	// Only, if set, picks the protections that are this scheduler's.
 	Only func(dr.Protection) bool
+	// Within, if set, is asked when a cycle of the protection begins, and returns
+	// the context under which it runs, and its retention and what it notes of a
+	// failure after it; done is called when all of that has ended. That context's
+	// end stops the cycle, which doesn't count as failed; an error keeps it from
+	// beginning, and doesn't either. It must not block. With Only it is how shards
+	// of a fleet come and go: Only is asked at listings, Within at each cycle.
+	Within func(ctx context.Context, id dr.ProtectionID) (within context.Context, done func(), err error)
+	// Pruning, if set, is Within's like for pruning a site's store.
+	Pruning func(ctx context.Context, site string) (within context.Context, done func(), err error)
 	// Observe, if set, is told what happens, by one goroutine at a time and in
 	// order. It must not block: cycles wait for it.
 	Observe func(Event)

@@ -16,6 +16,8 @@ type pruning struct {
 	began time.Time
 	bytes int64
 	err   error
+
+	refused bool // it was not this process's
 }
 
 // prune begins to prune a store that is due, if none is being pruned: it reads
@@ -41,7 +43,14 @@ func (s *Scheduler) prune(ctx context.Context, now time.Time) {
 		s.pruning = site
 		go func() {
 			r := pruning{site: site, began: now}
-			r.bytes, r.err = p.Prune(ctx)
+			ctx, done, err := ctx, func() {}, error(nil)
+			if s.o.Pruning != nil {
+				ctx, done, err = s.o.Pruning(ctx, site)
+			}
+			if r.refused = err != nil; !r.refused {
+				r.bytes, r.err = p.Prune(ctx)
+				done()
+			}
 			s.pruned <- r // Run waits for it
 		}()
 		return
@@ -53,5 +62,8 @@ func (s *Scheduler) prunedStore(p pruning) {
 	defer s.mu.Unlock()
 	now := s.env.Time()
 	s.pruning = ""
+	if p.refused {
+		return
+	}
 	s.tell(Event{Kind: Pruned, Site: p.site, Bytes: p.bytes, Err: p.err, Took: now.Sub(p.began)}, nil, now)
 }

@@ -117,6 +117,7 @@ var leasePromises = []leasePromise{
 		for _, g := range got {
 			require.Equal(t, "a", g.Member)
 			require.NotZero(t, g.Epoch, "zero is no epoch")
+			require.GreaterOrEqual(t, g.Epoch, uint64(g.Since.Unix()), "epochs rise though the table be lost")
 			require.False(t, g.Since.IsZero())
 			require.InDelta(t, l.e.TTL, g.Left, float64(l.e.TTL)/2)
 		}

@@ -1,0 +1,200 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/replication"
+	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
+)
+
+// Keeper keeps the machines of those shards that it is told to, by one scheduler
+// for all of them: so its limits hold for the process, and the records are listed
+// once. It asks nobody whether it may: a [Worker] tells it by leases, an engine
+// whose own units of work are exclusive may do so instead. Its methods are safe
+// for concurrent use.
+type Keeper struct {
+	env    *replication.Env
+	layout Layout
+	sched  *scheduler.Scheduler
+
+	mu     sync.Mutex
+	holds  map[Shard]*Hold
+	shards map[dr.ProtectionID]Shard // of those whose shard is held
+}
+
+// NewKeeper returns one that keeps nothing yet. env.Records must be listable, and
+// either refuse what is fenced ([Fencer]) or be guarded ([Guard]):
+// dr.ErrUnsupported. Of the scheduler's options Only, Within and Pruning must not
+// be set (dr.ErrInvalid); Ramp is 2 seconds if it is 0: a takeover makes a few
+// machines overdue, not all.
+func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, error) {
+	if err := l.Validate(); err != nil {
+		return nil, err
+	}
+	if !guards(env.Records) {
+		return nil, fmt.Errorf("fleet: %w: the records take what a worker saves that stood still: wrap them by Guard", dr.ErrUnsupported)
+	}
+	if o.Only != nil || o.Within != nil || o.Pruning != nil {
+		return nil, fmt.Errorf("fleet: %w: the scheduler's Only, Within and Pruning are the fleet's", dr.ErrInvalid)
+	}
+	k := &Keeper{env: env, layout: l, holds: map[Shard]*Hold{}, shards: map[dr.ProtectionID]Shard{}}
+	if o.Ramp == 0 {
+		o.Ramp = 2 * time.Second
+	}
+	cycle, policies := o.Replicate, o.Policies
+	if cycle == nil {
+		cycle = func(ctx context.Context, id dr.ProtectionID, ko replication.KeepOptions) (replication.Report, error) {
+			return env.KeepGroup(ctx, id, policies, ko)
+		}
+	}
+	o.Replicate = func(ctx context.Context, id dr.ProtectionID, ko replication.KeepOptions) (replication.Report, error) {
+		r, err := cycle(ctx, id, ko)
+		if h, ok := ctx.Value(holdKey{}).(*Hold); ok && errors.Is(err, dr.ErrFenced) {
+			// Somebody else has been given the shard: that counts, whatever is
+			// known here.
+			h.Stop(err)
+			<-ctx.Done()
+		}
+		return r, err
+	}
+	o.Only, o.Within, o.Pruning = k.mine, k.within, k.pruning
+	var err error
+	k.sched, err = scheduler.New(env, o)
+	return k, err
+}
+
+// Run keeps what is held until ctx ends, and what was under way has stopped. It
+// runs once; see scheduler.Scheduler.Run for what it returns.
+func (k *Keeper) Run(ctx context.Context) error { return k.sched.Run(ctx) }
+
+// Scheduler is the one that runs the cycles: for pauses of sites, and its status.
+func (k *Keeper) Scheduler() *scheduler.Scheduler { return k.sched }
+
+// Keep keeps a shard's machines from now on, under the epoch of whatever gave it
+// to this process. dr.ErrBusy: it is held here already, or something of an
+// earlier hold has not ended yet.
+func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
+	ctx, stop := context.WithCancelCause(context.Background())
+	h := &Hold{keeper: k, shard: s, epoch: epoch, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{})}
+	k.mu.Lock()
+	if k.holds[s] != nil {
+		k.mu.Unlock()
+		stop(nil)
+		return nil, fmt.Errorf("fleet: shard %s: %w: it is held here", s, dr.ErrBusy)
+	}
+	k.holds[s] = h
+	k.mu.Unlock()
+	k.sched.Poke()
+	return h, nil
+}
+
+// changed takes a hold out that is over.
+func (k *Keeper) changed(h *Hold) {
+	k.mu.Lock()
+	is := k.holds[h.shard] == h
+	if is {
+		delete(k.holds, h.shard)
+	}
+	k.mu.Unlock()
+	if is {
+		k.sched.Poke()
+	}
+}
+
+// patience is how long a cycle runs on beside a flow: a listing may be older than
+// the cycle, and the flow over.
+const patience = 5 * time.Second
+
+// mine is the scheduler's Only.
+func (k *Keeper) mine(p dr.Protection) bool {
+	s, ok := k.layout.Of(p)
+	k.mu.Lock()
+	h := k.holds[s]
+	if !ok || h == nil {
+		delete(k.shards, p.ID)
+	} else {
+		k.shards[p.ID] = s
+	}
+	k.mu.Unlock()
+	if !ok || h == nil {
+		return false
+	}
+	if p.Run != "" {
+		// A flow of another process can't stop a cycle of this one by Env.Hold.
+		h.interrupt(p.ID, patience, fmt.Errorf("%w: run %s holds protection %s", dr.ErrBusy, p.Run, p.ID))
+	}
+	return true
+}
+
+// within is the scheduler's.
+func (k *Keeper) within(ctx context.Context, id dr.ProtectionID) (context.Context, func(), error) {
+	k.mu.Lock()
+	s, ok := k.shards[id]
+	h := k.holds[s]
+	k.mu.Unlock()
+	if !ok || h == nil {
+		return nil, nil, notHeld(s)
+	}
+	return h.begin(ctx, id)
+}
+
+// pruning is the scheduler's: a store is pruned by one worker.
+func (k *Keeper) pruning(ctx context.Context, site string) (context.Context, func(), error) {
+	s, ok := k.layout.OfStore(site)
+	k.mu.Lock()
+	h := k.holds[s]
+	k.mu.Unlock()
+	if !ok || h == nil {
+		return nil, nil, notHeld(s)
+	}
+	return h.begin(ctx, "")
+}
+
+// Summaries tell how each shard that is held is kept.
+func (k *Keeper) Summaries() map[Shard]Summary {
+	st := k.sched.Status()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := make(map[Shard]Summary, len(k.holds))
+	for s := range k.holds {
+		all[s] = Summary{}
+	}
+	for _, p := range st.Protections {
+		s, ok := k.shards[p.ID]
+		sum, held := all[s]
+		if !ok || !held {
+			continue
+		}
+		if p.Expected {
+			sum.Machines++
+			sum.Oldest = max(sum.Oldest, p.RPO)
+		}
+		if p.Late {
+			sum.Late++
+		}
+		if p.Upkeep.Failures > 0 {
+			sum.Failing++
+		}
+		if p.Running {
+			sum.Running++
+		}
+		all[s] = sum
+	}
+	for s, sum := range all {
+		sum.Oldest = sum.Oldest.Truncate(time.Millisecond)
+		all[s] = sum
+	}
+	return all
+}
+
+// hold returns the shard's; nil if it isn't held.
+func (k *Keeper) hold(s Shard) *Hold {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.holds[s]
+}
