@@ -101,7 +101,9 @@ func (w *Worker) leave(ctx context.Context) {
 	defer cancel()
 	for s, h := range w.heldBy() {
 		w.forget(s, h)
-		w.tell(Event{Kind: Given, Shard: s, Epoch: h.epoch})
+		if errors.Is(h.Cause(), errGiven) {
+			w.tell(Event{Kind: Given, Shard: s, Epoch: h.epoch})
+		}
 	}
 	err := w.o.Leases.Leave(ctx, w.id)
 	w.mu.Lock()
@@ -217,7 +219,7 @@ func (w *Worker) beat(ctx context.Context, ends *sync.WaitGroup) (time.Duration,
 	case err != nil:
 		w.cut(err)
 		w.reap(ctx, ends, nil)
-		return w.o.Beat, nil
+		return max(w.o.Beat/8, w.o.Beat-time.Since(began)), nil
 	}
 	until := began.Add(w.o.TTL - w.o.Margin)
 	w.reached(v, began)
@@ -235,7 +237,9 @@ func (w *Worker) beat(ctx context.Context, ends *sync.WaitGroup) (time.Duration,
 		}
 	}
 	w.reap(ctx, ends, mine)
-	w.balance(ctx, ends, v)
+	if !w.balance(ctx, ends, v) {
+		return w.o.Beat / 8, nil
+	}
 	return w.next(v, began), nil
 }
 
@@ -340,14 +344,13 @@ func (w *Worker) end(ctx context.Context, ends *sync.WaitGroup, s Shard, h *Hold
 		if ctx.Err() != nil {
 			return // Run sees to it
 		}
-		lost := h.Cause()
 		// Whatever may still be under way has been told to stop, and is fenced.
 		w.release(ctx, s)
 		w.forget(s, h)
-		if errors.Is(lost, errGiven) {
+		if errors.Is(h.Cause(), errGiven) {
 			w.tell(Event{Kind: Given, Shard: s, Epoch: h.epoch, Err: err})
-		} else {
-			w.tell(Event{Kind: Lost, Shard: s, Epoch: h.epoch, Err: errors.Join(lost, err)})
+		} else if err != nil {
+			w.keeper.env.Logger().WarnContext(ctx, "a shard was lost", "shard", s, "epoch", h.epoch, "error", err)
 		}
 		w.again()
 	})
@@ -371,8 +374,9 @@ func (w *Worker) release(ctx context.Context, shards ...Shard) {
 	_ = w.o.Leases.Release(ctx, w.id, shards)
 }
 
-// balance gives what is too much, and takes what is free and this worker's.
-func (w *Worker) balance(ctx context.Context, ends *sync.WaitGroup, v View) {
+// balance gives what is too much, and takes what is free and this worker's. It
+// reports false if others were faster to take some of that.
+func (w *Worker) balance(ctx context.Context, ends *sync.WaitGroup, v View) bool {
 	w.mu.Lock()
 	why := ""
 	switch {
@@ -386,7 +390,7 @@ func (w *Worker) balance(ctx context.Context, ends *sync.WaitGroup, v View) {
 		for s, h := range w.heldBy() {
 			w.end(ctx, ends, s, h, why)
 		}
-		return
+		return true
 	}
 	var members []Member
 	for _, m := range v.Members {
@@ -395,8 +399,10 @@ func (w *Worker) balance(ctx context.Context, ends *sync.WaitGroup, v View) {
 		}
 	}
 	holds := make(map[Shard]string, len(v.Leases))
+	older := false
 	for _, l := range v.Leases {
 		holds[l.Shard] = l.Member
+		older = older || l.Generation != v.Generation
 	}
 	quota := share(w.areas, members, holds)
 	var want []Shard
@@ -404,9 +410,7 @@ func (w *Worker) balance(ctx context.Context, ends *sync.WaitGroup, v View) {
 		w.give(ctx, ends, a, quota[i][w.id])
 		want = append(want, w.free(a, quota[i][w.id], holds)...)
 	}
-	if len(want) > 0 {
-		w.take(ctx, want)
-	}
+	return len(want) == 0 || older || w.take(ctx, want)
 }
 
 // give begins to give back what is more than the quota.
@@ -465,14 +469,15 @@ func (w *Worker) free(a Area, quota int, holds map[Shard]string) []Shard {
 	return free[:max(0, min(quota, len(free)))]
 }
 
-// take leases shards and begins to keep them.
-func (w *Worker) take(ctx context.Context, shards []Shard) {
+// take leases shards and begins to keep them. It reports false if some of them
+// were given to others meanwhile.
+func (w *Worker) take(ctx context.Context, shards []Shard) bool {
 	began := time.Now()
 	call, cancel := context.WithTimeout(ctx, w.o.Beat)
 	defer cancel()
 	given, err := w.o.Leases.Take(call, w.id, shards)
 	if err != nil {
-		return // the next beat tells what is so
+		return true // the next beat tells what is so
 	}
 	for _, l := range given {
 		h, err := w.keeper.Keep(l.Shard, l.Epoch)
@@ -484,9 +489,15 @@ func (w *Worker) take(ctx context.Context, shards []Shard) {
 		w.mu.Lock()
 		w.holds[l.Shard] = h
 		w.mu.Unlock()
-		context.AfterFunc(h.ctx, w.again)
 		w.tell(Event{Kind: Taken, Shard: l.Shard, Epoch: l.Epoch})
+		context.AfterFunc(h.ctx, func() {
+			if cause := h.Cause(); !errors.Is(cause, errGiven) {
+				w.tell(Event{Kind: Lost, Shard: l.Shard, Epoch: l.Epoch, Err: cause})
+			}
+			w.again()
+		})
 	}
+	return len(given) == len(shards)
 }
 
 func (w *Worker) tell(e Event) {

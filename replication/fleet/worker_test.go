@@ -1,0 +1,254 @@
+package fleet_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/replication"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
+)
+
+const (
+	ttl      = 30 * time.Second
+	beat     = 5 * time.Second
+	interval = replication.DefaultInterval
+)
+
+func TestWorkersShareTheFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 1000, 100)
+		defer s.end()
+		for _, n := range []string{"a", "b", "c", "d"} {
+			s.start(n)
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, map[string]int{"a": 25, "b": 25, "c": 25, "d": 25}, s.shares())
+		time.Sleep(2 * interval)
+		require.Less(t, s.oldest(), interval+10*time.Second)
+		require.Equal(t, 1000, len(s.cycles), "every machine was kept")
+		require.Zero(t, s.aborted)
+
+		// One joins: each gives it five, and no cycle is stopped for that.
+		s.moved = 0
+		e := s.start("e")
+		time.Sleep(time.Minute)
+		require.Equal(t, map[string]int{"a": 20, "b": 20, "c": 20, "d": 20, "e": 20}, s.shares())
+		require.Equal(t, 20, s.moved)
+		time.Sleep(2 * interval)
+		require.Less(t, s.oldest(), interval+10*time.Second)
+		require.Zero(t, s.aborted)
+
+		// It drains: gracefully.
+		s.moved = 0
+		require.NoError(t, e.Drain(t.Context()))
+		require.NoError(t, <-e.ended)
+		e.ended <- nil
+		time.Sleep(beat + time.Second)
+		require.Equal(t, map[string]int{"a": 25, "b": 25, "c": 25, "d": 25}, s.shares())
+		require.Equal(t, 20, s.moved)
+		require.Zero(t, s.aborted)
+		require.Less(t, s.oldest(), interval+beat+10*time.Second)
+		require.Equal(t, e.count(fleet.Taken), e.count(fleet.Given))
+		require.Zero(t, e.count(fleet.Lost))
+	})
+}
+
+func TestADeadWorkersShardsAreTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 1000, 100)
+		defer s.end()
+		for _, n := range []string{"a", "b", "c", "d"} {
+			s.start(n)
+		}
+		time.Sleep(2*interval + 77*time.Second)
+		s.workers[2].kill()
+		died := time.Now()
+		for len(s.shares()) != 3 || s.shares()[""] > 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, time.Since(died), ttl+200*time.Millisecond)
+		require.Equal(t, map[string]int{"a": 34, "b": 33, "d": 33}, map[string]int{"a": max(s.shares()["a"], 34), "b": s.shares()["b"], "d": s.shares()["d"]})
+		// RPO: what was due meanwhile is made up for at once.
+		var worst time.Duration
+		for time.Since(died) < interval {
+			time.Sleep(time.Second)
+			worst = max(worst, s.oldest())
+		}
+		t.Logf("worst RPO after a takeover: %v", worst)
+		require.Less(t, worst, interval+ttl+10*time.Second)
+		require.Less(t, s.oldest(), interval+10*time.Second)
+	})
+}
+
+func TestAWorkerThatIsCutOffStopsBeforeOthersBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 300, 30)
+		s.took = func(dr.ProtectionID) time.Duration { return 40 * time.Second } // always something under way
+		defer s.end()
+		for _, n := range []string{"a", "b", "c"} {
+			s.start(n)
+		}
+		time.Sleep(interval)
+		a := s.workers[0]
+		a.sever(true)
+		cut := time.Now()
+		for a.count(fleet.Lost) < 10 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, time.Since(cut), ttl-ttl/6+100*time.Millisecond)
+		require.Greater(t, time.Since(cut), ttl/2)
+		require.Positive(t, s.aborted)
+		require.Equal(t, 1, a.count(fleet.Cut))
+		time.Sleep(ttl)
+		require.Zero(t, s.shares()["a"])
+		require.Len(t, a.Status().Holds, 0)
+		require.NotEmpty(t, a.Status().Err)
+		a.sever(false)
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, map[string]int{"a": 10, "b": 10, "c": 10}, s.shares())
+		require.Equal(t, 1, a.count(fleet.Reachable))
+	})
+}
+
+// A cut shorter than the lease changes nothing.
+func TestAShortCutIsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 100, 10)
+		defer s.end()
+		s.start("a")
+		s.start("b")
+		time.Sleep(interval)
+		s.moved = 0
+		s.workers[0].sever(true)
+		time.Sleep(ttl / 2)
+		s.workers[0].sever(false)
+		time.Sleep(interval)
+		require.Zero(t, s.moved)
+		require.Zero(t, s.aborted)
+	})
+}
+
+// Cycles that don't heed their context's end go on after the takeover: what they
+// save is refused.
+func TestACycleThatDoesNotStopIsFenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 100, 10)
+		s.took = func(dr.ProtectionID) time.Duration { return -3 * time.Minute }
+		s.start("a")
+		s.start("b")
+		time.Sleep(interval)
+		s.workers[0].sever(true)
+		time.Sleep(2 * interval)
+		require.Positive(t, s.fenced)
+		s.check()
+		s.took = func(dr.ProtectionID) time.Duration { return time.Second }
+		s.workers[0].sever(false)
+		time.Sleep(interval)
+		s.end()
+	})
+}
+
+func TestAWorkerKeepsWhatItReaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 0, 0)
+		s.layout = fleet.Layout{Generation: 1, Areas: []fleet.Area{
+			{Name: "north", Sites: []string{"berlin", "bonn"}, Shards: 8}, {Name: "south", Sites: []string{"munich", "ulm"}, Shards: 8}}}
+		s.o.Layout = s.layout
+		for i := range 50 {
+			s.machine(2*i, "berlin", "bonn", "")
+			s.machine(2*i+1, "ulm", "munich", "")
+		}
+		s.machine(100, "berlin", "ulm", "") // nobody's
+		defer s.end()
+		s.start("n", "berlin", "bonn")
+		s.start("all")
+		time.Sleep(time.Minute)
+		require.Equal(t, map[string]int{"n": 8, "all": 8}, s.shares())
+		v, _ := s.leases.View(t.Context())
+		for _, st := range fleet.Table(s.layout, v) {
+			require.Equal(t, st.Name == "n", st.Shard[:5] == "north", st)
+		}
+		s.workers[1].kill()
+		time.Sleep(2 * interval)
+		require.Equal(t, map[string]int{"n": 8, "": 8}, s.shares())
+		v, _ = s.leases.View(t.Context())
+		for _, st := range fleet.Table(s.layout, v) {
+			require.Equal(t, st.Shard[:5] == "south", st.Unreached, st)
+		}
+		s.start("s", "munich", "ulm", "hamburg")
+		time.Sleep(2 * interval)
+		require.Equal(t, map[string]int{"n": 8, "s": 8}, s.shares())
+		require.Zero(t, s.cycles["vm-00100"])
+		require.Len(t, s.cycles, 100)
+	})
+}
+
+func TestAFleetIsLaidOutAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 200, 20)
+		defer s.end()
+		s.start("a1")
+		s.start("b1")
+		time.Sleep(interval)
+		require.Equal(t, map[string]int{"a1": 10, "b1": 10}, s.shares())
+		wrong, err := fleet.New(&replication.Env{Records: fleet.Guard(&s.records)}, fleet.Options{Leases: &s.leases, Layout: fleet.Layout{Shards: 21}})
+		require.NoError(t, err)
+		require.ErrorIs(t, wrong.Run(t.Context()), dr.ErrConflict)
+
+		// The workers are started anew one by one.
+		s.layout = fleet.Layout{Generation: 1, Shards: 31}
+		require.NoError(t, s.workers[0].Drain(t.Context()))
+		s.start("a2")
+		time.Sleep(ttl)
+		require.Equal(t, map[string]int{"a2": 31}, s.shares(), "the old one gave all back")
+		require.True(t, s.workers[1].Status().Outdated)
+		require.Equal(t, 1, s.workers[1].count(fleet.Outdated))
+		require.NoError(t, s.workers[1].Drain(t.Context()))
+		s.start("b2")
+		time.Sleep(time.Minute)
+		require.Equal(t, 15, min(s.shares()["a2"], s.shares()["b2"]))
+		time.Sleep(2 * interval)
+		require.Less(t, s.oldest(), interval+10*time.Second)
+		require.Zero(t, s.aborted)
+	})
+}
+
+func TestADrainThatMayNotWaitStopsCycles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 100, 10)
+		s.took = func(dr.ProtectionID) time.Duration { return time.Minute }
+		defer s.end()
+		a := s.start("a")
+		time.Sleep(interval)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		require.ErrorIs(t, a.Drain(ctx), context.DeadlineExceeded)
+		require.Less(t, time.Since(began), 4*time.Second)
+		require.Positive(t, s.aborted)
+		require.Equal(t, map[string]int{"": 10}, s.shares())
+		require.NoError(t, <-a.ended)
+		a.ended <- nil
+	})
+}
+
+func TestGroupsAreWhole(t *testing.T) {
+	l := fleet.Layout{Shards: 100}
+	seen := map[fleet.Shard]bool{}
+	for i := range 50 {
+		p := replication.New(dr.ProtectionID(rune('a'+i)), dr.Place{Site: "berlin"}, "bonn")
+		p.Group = "erp"
+		s, ok := l.Of(p)
+		require.True(t, ok)
+		seen[s] = true
+		p.Swap()
+		again, _ := l.Of(p)
+		require.Equal(t, s, again, "a failover changes nothing")
+	}
+	require.Len(t, seen, 1)
+}
