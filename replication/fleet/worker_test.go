@@ -252,3 +252,21 @@ func TestGroupsAreWhole(t *testing.T) {
 	}
 	require.Len(t, seen, 1)
 }
+
+// Somebody has taken a lease away, or the store's clock is far too fast: the next
+// beat tells.
+func TestALeaseThatIsTakenAwayIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 100, 10)
+		s.took = func(dr.ProtectionID) time.Duration { return time.Minute }
+		defer s.end()
+		a := s.start("a")
+		time.Sleep(interval)
+		require.NoError(t, s.leases.Release(t.Context(), a.ID(), []fleet.Shard{"0003"}))
+		time.Sleep(beat)
+		require.Equal(t, 1, a.count(fleet.Lost))
+		require.Positive(t, s.aborted)
+		time.Sleep(2 * beat)
+		require.Equal(t, map[string]int{"a": 10}, s.shares())
+	})
+}
