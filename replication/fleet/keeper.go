@@ -157,44 +157,36 @@ func (k *Keeper) pruning(ctx context.Context, site string) (context.Context, fun
 
 // Summaries tell how each shard that is held is kept.
 func (k *Keeper) Summaries() map[Shard]Summary {
-	st := k.sched.Status()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	all := make(map[Shard]Summary, len(k.holds))
+	sums := make(map[Shard]*Summary, len(k.holds))
 	for s := range k.holds {
-		all[s] = Summary{}
+		sums[s] = &Summary{}
 	}
-	for _, p := range st.Protections {
-		s, ok := k.shards[p.ID]
-		sum, held := all[s]
-		if !ok || !held {
-			continue
+	k.sched.Glances(func(g scheduler.Glance) {
+		s, ok := k.shards[g.ID]
+		sum := sums[s]
+		if !ok || sum == nil {
+			return
 		}
-		if p.Expected {
+		if g.Expected {
 			sum.Machines++
-			sum.Oldest = max(sum.Oldest, p.RPO)
+			sum.Oldest = max(sum.Oldest, g.RPO)
 		}
-		if p.Late {
+		if g.Late {
 			sum.Late++
 		}
-		if p.Upkeep.Failures > 0 {
+		if g.Failures > 0 {
 			sum.Failing++
 		}
-		if p.Running {
+		if g.Running {
 			sum.Running++
 		}
-		all[s] = sum
-	}
-	for s, sum := range all {
+	})
+	all := make(map[Shard]Summary, len(sums))
+	for s, sum := range sums {
 		sum.Oldest = sum.Oldest.Truncate(time.Millisecond)
-		all[s] = sum
+		all[s] = *sum
 	}
 	return all
-}
-
-// hold returns the shard's; nil if it isn't held.
-func (k *Keeper) hold(s Shard) *Hold {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.holds[s]
 }

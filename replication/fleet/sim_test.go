@@ -225,13 +225,7 @@ func never(ctx context.Context, deaf bool) <-chan struct{} {
 
 // lost reports whether the leases say that the epoch is over.
 func (s *sim) lost(shard fleet.Shard, epoch uint64) bool {
-	v, _ := s.leases.View(context.Background())
-	for _, l := range v.Leases {
-		if l.Shard == shard {
-			return l.Epoch != epoch
-		}
-	}
-	return true
+	return s.leases.Current(shard) != epoch
 }
 
 // act notes that a worker begins or ends to act for a shard.

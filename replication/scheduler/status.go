@@ -140,3 +140,28 @@ func (s *Scheduler) protection(e *entry, now time.Time) Protection {
 	}
 	return p
 }
+
+// Glance is what of a protection's status costs nothing to tell.
+type Glance struct {
+	ID       dr.ProtectionID
+	Expected bool
+	Late     bool
+	Running  bool
+	Failures int           // in a row
+	RPO      time.Duration // of one that expects points
+}
+
+// Glances calls each with every protection, in no order, while the scheduler
+// waits: each must be quick, and must not call the scheduler.
+func (s *Scheduler) Glances(each func(Glance)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.env.Time()
+	for _, e := range s.entries {
+		g := Glance{ID: e.id, Expected: e.expected, Running: e.run != nil, Failures: e.upkeep.Failures}
+		if e.expected {
+			g.RPO, g.Late = e.age(now), e.lateFor(now) > 0
+		}
+		each(g)
+	}
+}
