@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -22,15 +24,24 @@ type Keeper struct {
 	layout Layout
 	sched  *scheduler.Scheduler
 
+	parts atomic.Pointer[[]part]
+
 	mu     sync.Mutex
 	holds  map[Shard]*Hold
 	shards map[dr.ProtectionID]Shard // of those whose shard is held
 }
 
+// part is how much of an area is held here.
+type part struct {
+	Area
+	held int
+}
+
 // NewKeeper returns one that keeps nothing yet. env.Records must be listable, and
 // either refuse what is fenced ([Fencer]) or be guarded ([Guard]):
-// dr.ErrUnsupported. Of the scheduler's options Only, Within and Pruning must not
-// be set (dr.ErrInvalid); Ramp is 2 seconds if it is 0: a takeover makes a few
+// dr.ErrUnsupported. Of the scheduler's options Only, Within, Pruning and
+// Share must not be set (dr.ErrInvalid); its limits of sites, hosts and bandwidth
+// are the fleet's: a keeper uses as much of them as it holds of the shards. Ramp is 2 seconds if it is 0: a takeover makes a few
 // machines overdue, not all.
 func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, error) {
 	if err := l.Validate(); err != nil {
@@ -39,8 +50,8 @@ func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, er
 	if !guards(env.Records) {
 		return nil, fmt.Errorf("fleet: %w: the records take what a worker saves that stood still: wrap them by Guard", dr.ErrUnsupported)
 	}
-	if o.Only != nil || o.Within != nil || o.Pruning != nil {
-		return nil, fmt.Errorf("fleet: %w: the scheduler's Only, Within and Pruning are the fleet's", dr.ErrInvalid)
+	if o.Only != nil || o.Within != nil || o.Pruning != nil || o.Share != nil {
+		return nil, fmt.Errorf("fleet: %w: the scheduler's Only, Within, Pruning and Share are the fleet's", dr.ErrInvalid)
 	}
 	k := &Keeper{env: env, layout: l, holds: map[Shard]*Hold{}, shards: map[dr.ProtectionID]Shard{}}
 	if o.Ramp == 0 {
@@ -62,7 +73,8 @@ func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, er
 		}
 		return r, err
 	}
-	o.Only, o.Within, o.Pruning = k.mine, k.within, k.pruning
+	k.count()
+	o.Only, o.Within, o.Pruning, o.Share = k.mine, k.within, k.pruning, k.share
 	var err error
 	k.sched, err = scheduler.New(env, o)
 	return k, err
@@ -88,6 +100,7 @@ func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
 		return nil, fmt.Errorf("fleet: shard %s: %w: it is held here", s, dr.ErrBusy)
 	}
 	k.holds[s] = h
+	k.count()
 	k.mu.Unlock()
 	k.sched.Poke()
 	return h, nil
@@ -99,11 +112,41 @@ func (k *Keeper) changed(h *Hold) {
 	is := k.holds[h.shard] == h
 	if is {
 		delete(k.holds, h.shard)
+		k.count()
 	}
 	k.mu.Unlock()
 	if is {
 		k.sched.Poke()
 	}
+}
+
+// count notes how much of each area is held.
+func (k *Keeper) count() {
+	var parts []part
+	for _, a := range k.layout.areas() {
+		p := part{Area: a}
+		for n := range a.Shards {
+			if k.holds[a.shard(n)] != nil {
+				p.held++
+			}
+		}
+		parts = append(parts, p)
+	}
+	k.parts.Store(&parts)
+}
+
+// share is the scheduler's: as much of what sites bear as is held of the shards
+// whose machines may use it. As no shard is held twice the workers' shares are
+// never more than all, whoever comes and goes.
+func (k *Keeper) share(sites ...string) float64 {
+	held, all := 0, 0
+	for _, p := range *k.parts.Load() {
+		if !slices.ContainsFunc(sites, func(s string) bool { return !p.has(s) }) {
+			held += p.held
+			all += p.Shards
+		}
+	}
+	return float64(held) / float64(max(1, all))
 }
 
 // patience is how long a cycle runs on beside a flow: a listing may be older than

@@ -76,6 +76,7 @@ type sim struct {
 	records records
 	leases  fleet.Memory
 	o       fleet.Options // of every worker
+	limits  scheduler.Limits
 	took    func(id dr.ProtectionID) time.Duration
 
 	mu      sync.Mutex
@@ -132,7 +133,8 @@ func (s *sim) start(name string, sites ...string) *worker {
 		o.Layout = s.layout
 	}
 	o.Observe = w.observe
-	o.Scheduler.Limits = scheduler.Limits{Total: 1000}
+	o.Scheduler.Limits = s.limits
+	o.Scheduler.Limits.Total = 1000
 	o.Scheduler.Expire = func(context.Context, dr.ProtectionID) ([]dr.PointID, error) { return nil, nil }
 	o.Scheduler.Replicate = func(ctx context.Context, id dr.ProtectionID, _ replication.KeepOptions) (replication.Report, error) {
 		return w.cycle(ctx, env, o.Layout, id)
@@ -340,6 +342,18 @@ func (s *sim) oldest() (age time.Duration) {
 		age = max(age, time.Since(p.Last.Time))
 	}
 	return age
+}
+
+// running counts the cycles under way.
+func (s *sim) running() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, by := range s.acting {
+		for _, k := range by {
+			n += k
+		}
+	}
+	return n
 }
 
 // check fails the test for what has gone wrong.

@@ -270,3 +270,31 @@ func TestALeaseThatIsTakenAwayIsLost(t *testing.T) {
 		require.Equal(t, map[string]int{"a": 10}, s.shares())
 	})
 }
+
+// The limits of a site are the fleet's: its workers never run more cycles there
+// together, whoever comes and goes.
+func TestWorkersShareWhatASiteBears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 400, 40)
+		s.limits.PerSite = 20
+		s.took = func(dr.ProtectionID) time.Duration { return 10 * time.Second }
+		defer s.end()
+		most := 0
+		watch := func(d time.Duration) {
+			for range d / time.Second {
+				time.Sleep(time.Second)
+				most = max(most, s.running())
+			}
+		}
+		s.start("a")
+		watch(interval)
+		require.Equal(t, 20, most)
+		s.start("b")
+		watch(interval)
+		s.start("c")
+		s.workers[0].kill()
+		watch(2 * interval)
+		require.LessOrEqual(t, most, 20)
+		require.Less(t, s.oldest(), interval+time.Minute)
+	})
+}

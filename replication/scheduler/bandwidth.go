@@ -101,22 +101,32 @@ func (w Window) on(d time.Weekday) bool {
 // pipe is a rule with the limiter that all its copies share.
 type pipe struct {
 	Bandwidth
+	sites   []string // that it names
 	limiter *rate.Limiter
 }
 
 func newPipes(rules []Bandwidth) []*pipe {
 	var all []*pipe
 	for _, b := range rules {
-		all = append(all, &pipe{b, rate.NewLimiter(rate.Inf, burst)})
+		p := &pipe{Bandwidth: b, limiter: rate.NewLimiter(rate.Inf, burst)}
+		for _, s := range []string{b.From, b.To} {
+			if s != "" {
+				p.sites = append(p.sites, s)
+			}
+		}
+		all = append(all, p)
 	}
 	return all
 }
 
 // set follows the windows; copies under way feel it at their next request.
-func (p *pipe) set(now time.Time) {
+func (p *pipe) set(now time.Time, share func(sites ...string) float64) {
 	limit := rate.Inf
 	if n := p.At(now); n > 0 {
 		limit = rate.Limit(n)
+		if share != nil {
+			limit = max(1, limit*rate.Limit(share(p.sites...)))
+		}
 	}
 	if p.limiter.Limit() != limit {
 		p.limiter.SetLimitAt(now, limit)

@@ -40,6 +40,11 @@ type Options struct {
 	// Prune is how often each store that can is pruned, one at a time; 0: six
 	// hours, negative: never.
 	Prune time.Duration
+	// Share, if set, tells what part of what sites bear is this process's, from 0
+	// to 1: PerSite, Sites and PerHost are asked for their one site, Bandwidth for
+	// those that it names. Of each limit a process has one place at least. It is
+	// asked often, and must be quick. nil: all. Total is always the process's own.
+	Share func(sites ...string) float64
 	// Only, if set, picks the protections that are this scheduler's.
 	Only func(dr.Protection) bool
 	// Within, if set, is asked when a cycle of the protection begins, and returns

@@ -14,6 +14,36 @@ type queue struct {
 	total   places
 	sites   map[string]*places
 	ready   int
+	share   func(sites ...string) float64 // nil: all
+	shares  map[string]float64            // of each site, when it was last asked
+}
+
+// divide asks for this process's share of each site, and reports whether that has
+// changed.
+func (q *queue) divide() (changed bool) {
+	if q.share == nil {
+		return false
+	}
+	for site := range q.sites {
+		if part, known := q.shares[site]; !known || part != q.share(site) {
+			q.shares[site] = q.share(site)
+			changed = true
+		}
+	}
+	if changed && q.limits.PerHost > 0 {
+		for _, l := range q.lanes {
+			q.refresh(l)
+		}
+	}
+	return changed
+}
+
+// part is this process's of a limit at a site.
+func (q *queue) part(limit int, site string) int {
+	if part, ok := q.shares[site]; ok && limit > 0 {
+		return max(1, int(float64(limit)*part+1e-9))
+	}
+	return limit
 }
 
 // places counts cycles under way against a limit.
@@ -62,7 +92,7 @@ type lane struct {
 }
 
 func newQueue(l Limits) *queue {
-	return &queue{limits: l, classes: map[classKey]*class{}, lanes: map[laneKey]*lane{}, hosts: map[hostKey]*host{}, sites: map[string]*places{}}
+	return &queue{limits: l, classes: map[classKey]*class{}, lanes: map[laneKey]*lane{}, hosts: map[hostKey]*host{}, sites: map[string]*places{}, shares: map[string]float64{}}
 }
 
 func (q *queue) host(site, name string) *host {
@@ -130,7 +160,7 @@ func (q *queue) drop(e *entry) {
 
 // refresh puts a lane where it belongs after its first or its host changed.
 func (q *queue) refresh(l *lane) {
-	if l.ready.len() > 0 && (q.limits.PerHost == 0 || l.host == q.hosts[hostKey{l.class.from, ""}] || l.host.room(q.limits.PerHost, l.class.heavy)) {
+	if l.ready.len() > 0 && (q.limits.PerHost == 0 || l.host == q.hosts[hostKey{l.class.from, ""}] || l.host.room(q.part(q.limits.PerHost, l.class.from), l.class.heavy)) {
 		l.class.lanes.put(l)
 		return
 	}
@@ -144,7 +174,7 @@ func (q *queue) take(now time.Time, open func(site string) bool) *entry {
 	var most float64
 	for _, c := range q.classes {
 		if c.lanes.len() == 0 || !q.total.room(q.limits.Total, c.heavy) || !open(c.from) || !open(c.to) ||
-			!q.site(c.from).room(q.limits.site(c.from), c.heavy) || !q.site(c.to).room(q.limits.site(c.to), c.heavy) {
+			!q.site(c.from).room(q.part(q.limits.site(c.from), c.from), c.heavy) || !q.site(c.to).room(q.part(q.limits.site(c.to), c.to), c.heavy) {
 			continue
 		}
 		e := c.lanes.top().ready.top()

@@ -73,6 +73,7 @@ func New(env *replication.Env, o Options) (*Scheduler, error) {
 		entries: map[dr.ProtectionID]*entry{}, runs: map[*run]bool{}, pauses: map[string]Pause{}, asked: map[dr.ProtectionID]bool{}, prunes: map[string]time.Time{},
 	}
 	s.queue = newQueue(s.o.Limits)
+	s.queue.share = s.o.Share
 	s.waiting = heap[*entry]{less: func(a, b *entry) bool { return a.due.Before(b.due) }, at: func(e *entry) *int { return &e.waitAt }}
 	s.lates = heap[*entry]{less: func(a, b *entry) bool { return a.lateFrom().Before(b.lateFrom()) }, at: func(e *entry) *int { return &e.lateAt }}
 	if s.cycle == nil {
@@ -144,8 +145,9 @@ func (s *Scheduler) turn(ctx context.Context, ending bool) (next time.Duration, 
 	if !ending {
 		maps.DeleteFunc(s.pauses, func(_ string, p Pause) bool { return p.over(now) })
 		for _, p := range s.pipes {
-			p.set(now)
+			p.set(now, s.o.Share)
 		}
+		s.queue.divide()
 		s.wake(now)
 		s.tellLate(now)
 		for {
