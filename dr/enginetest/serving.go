@@ -120,7 +120,7 @@ var servePromises = []promise{
 		if !ok {
 			e.Skipf("it can't watch")
 		}
-		e.start("r", plan(gate("g"), step("a", "g")))
+		e.start("r", plan(step("before"), gate("g", "before"), step("a", "g")))
 		var seen []dr.Status
 		for s, err := range w.Watch(e.ctx(), "r") {
 			require.NoError(e, err)

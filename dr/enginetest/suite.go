@@ -55,6 +55,12 @@ type State interface {
 	Kill()
 }
 
+// Patient is an ability of states whose engines take long to notice a death:
+// how long a test may wait for anything. Others have 20 seconds.
+type Patient interface {
+	Patience() time.Duration
+}
+
 // Factory makes new state.
 type Factory func(t T) State
 
@@ -74,7 +80,13 @@ func promises() []promise {
 // Run tests the promises one by one. Random ones log their seed.
 func Run(t *testing.T, f Factory) {
 	for _, p := range promises() {
-		t.Run(p.name, func(t *testing.T) { p.check(newEnv(t, f(t), patience)) })
+		t.Run(p.name, func(t *testing.T) {
+			s, wait := f(t), patience
+			if p, ok := s.(Patient); ok {
+				wait = p.Patience()
+			}
+			p.check(newEnv(t, s, wait))
+		})
 	}
 }
 

@@ -1,0 +1,109 @@
+package temporal
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	sdk "go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// answer sets what the workflow can be asked, and told.
+func (x *interp) answer() error {
+	queries := map[string]any{
+		statusQuery: func() (seen, error) { return see(x.fold.Status()) },
+		needsQuery:  func(queues []string) ([]string, error) { return x.fold.Needs(queues...), nil },
+		resultQuery: func(step string) (packed, error) {
+			if st, ok := x.fold.Status().Step(step); ok {
+				return pack(st.Result)
+			}
+			return packed{}, fmt.Errorf("no step %q: %w", step, dr.ErrNotFound)
+		},
+		// Of a run that has ended: what a decision would come to.
+		decideQuery: func(in decideInput) (answered, error) {
+			_, err := x.fold.Decide(in.Step, in.Decision, time.Time{})
+			return answerOf(err), nil
+		},
+	}
+	for _, name := range sorted(queries) {
+		if err := workflow.SetQueryHandler(x.ctx, name, queries[name]); err != nil {
+			return err
+		}
+	}
+	err := workflow.SetUpdateHandlerWithOptions(x.ctx, claimedUpdate, func(ctx workflow.Context) error {
+		if err := workflow.Await(ctx, func() bool { return x.over() || !x.wants(dr.TaskClaim) }); err != nil {
+			return err
+		}
+		if x.refused != "" {
+			return sdk.NewNonRetryableApplicationError(x.refused, refusedType, nil)
+		}
+		return nil
+	}, workflow.UpdateHandlerOptions{})
+	if err != nil {
+		return err
+	}
+	decide := func(in decideInput) func() (*dr.Event, error) {
+		return func() (*dr.Event, error) { return x.fold.Decide(in.Step, in.Decision, x.now()) }
+	}
+	err = workflow.SetUpdateHandlerWithOptions(x.ctx, decideUpdate, func(ctx workflow.Context, in decideInput) error {
+		return x.tell(ctx, decide(in))
+	}, workflow.UpdateHandlerOptions{Validator: func(in decideInput) error {
+		_, err := decide(in)()
+		return sendable(err)
+	}})
+	if err != nil {
+		return err
+	}
+	cancel := func(in cancelInput) func() (*dr.Event, error) {
+		return func() (*dr.Event, error) { return x.fold.Cancel(in.Why, x.now()) }
+	}
+	return workflow.SetUpdateHandlerWithOptions(x.ctx, cancelUpdate, func(ctx workflow.Context, in cancelInput) error {
+		return x.tell(ctx, cancel(in))
+	}, workflow.UpdateHandlerOptions{Validator: func(in cancelInput) error {
+		_, err := cancel(in)()
+		return sendable(err)
+	}})
+}
+
+// tell has something recorded, and waits until it is.
+func (x *interp) tell(ctx workflow.Context, make func() (*dr.Event, error)) error {
+	done := false
+	var err error
+	x.post(func() {
+		err = x.change(make)
+		done = true
+	})
+	if err := workflow.Await(ctx, func() bool { return done }); err != nil {
+		return err
+	}
+	return sendable(err)
+}
+
+// maxSeen is how many bytes of results a status carries; larger ones are asked
+// for one by one.
+const maxSeen = 512 << 10
+
+// see packs a status so that it fits into a payload.
+func see(s dr.Status) (seen, error) {
+	var left []string
+	carried := 0
+	for i := range s.Steps {
+		st := &s.Steps[i]
+		if carried += len(st.Result); carried > maxSeen {
+			carried -= len(st.Result)
+			left = append(left, st.ID)
+			st.Result = nil
+		}
+	}
+	p, err := pack(s)
+	return seen{Status: p, Left: left}, err
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func itoa(n int) string { return strconv.Itoa(n) }

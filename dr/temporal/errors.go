@@ -1,0 +1,130 @@
+package temporal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.temporal.io/api/serviceerror"
+	sdk "go.temporal.io/sdk/temporal"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// ErrUnreachable: Temporal can't be reached, or doesn't do what it is asked;
+// the error says what can be done about it. What was asked may have happened.
+var ErrUnreachable = errors.New("Temporal can't be reached")
+
+// sentinels are the errors that cross from the workflow to who asked it, under
+// the names that they have there.
+var sentinels = map[string]error{
+	"lifeboat.invalid":    dr.ErrInvalid,
+	"lifeboat.notFound":   dr.ErrNotFound,
+	"lifeboat.conflict":   dr.ErrConflict,
+	"lifeboat.notAllowed": dr.ErrNotAllowed,
+	"lifeboat.busy":       dr.ErrBusy,
+	"lifeboat.corrupt":    dr.ErrCorrupt,
+}
+
+// refusedType is how a workflow fails whose locks were held by another run: it
+// never was a run.
+const refusedType = "lifeboat.busy"
+
+// sendable gives an error a name by which said finds its sentinel again.
+func sendable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return sdk.NewNonRetryableApplicationError(err.Error(), answerOf(err).Kind, nil)
+}
+
+// answered is how a query answers with an error of ours: one that it returned
+// would lose its name on the way.
+type answered struct {
+	Kind string `json:"kind,omitempty"` // of sentinels; "": no error
+	Msg  string `json:"msg,omitempty"`
+}
+
+func answerOf(err error) answered {
+	if err == nil {
+		return answered{}
+	}
+	for _, name := range sorted(sentinels) {
+		if errors.Is(err, sentinels[name]) {
+			return answered{name, err.Error()}
+		}
+	}
+	return answered{"lifeboat.other", err.Error()}
+}
+
+func (a answered) err() error {
+	if a.Kind == "" {
+		return nil
+	}
+	return &remote{a.Msg, sentinels[a.Kind]}
+}
+
+// remote is an error that the workflow answered with.
+type remote struct {
+	msg  string
+	kind error
+}
+
+func (r *remote) Error() string { return r.msg }
+func (r *remote) Unwrap() error { return r.kind }
+
+// said returns what the workflow answered, or nil if err isn't its answer.
+func said(err error) error {
+	var a *sdk.ApplicationError
+	if !errors.As(err, &a) {
+		return nil
+	}
+	kind := sentinels[a.Type()]
+	if kind == nil {
+		return nil
+	}
+	return &remote{a.Message(), kind}
+}
+
+// explain names what an error of Temporal's means for who runs this.
+func explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	var (
+		namespace   *serviceerror.NamespaceNotFound
+		invalidNS   *serviceerror.NamespaceInvalidState
+		denied      *serviceerror.PermissionDenied
+		unavailable *serviceerror.Unavailable
+		deadline    *serviceerror.DeadlineExceeded
+		exhausted   *serviceerror.ResourceExhausted
+		invalid     *serviceerror.InvalidArgument
+	)
+	e := &dr.Error{Op: op, Err: fmt.Errorf("%w: %w", ErrUnreachable, err), Off: -1}
+	switch {
+	case errors.As(err, &namespace):
+		e.Remedy = "create the namespace, with a retention of 30 days or more, or name another in the client's options"
+	case errors.As(err, &invalidNS):
+		e.Remedy = "the namespace is deprecated or deleted: name another in the client's options"
+	case errors.As(err, &denied):
+		e.Remedy = "the client's certificate or API key must be allowed to write in this namespace"
+	case errors.As(err, &invalid):
+		e.Err, e.Remedy = fmt.Errorf("%w: %w", dr.ErrInvalid, err), "the server refuses this by its limits"
+	case errors.As(err, &exhausted):
+		e.Remedy = "the server is at its limits: try again later, or raise the namespace's rate limits"
+	case errors.As(err, &unavailable), errors.As(err, &deadline), errors.Is(err, context.DeadlineExceeded):
+		e.Remedy = "check that the server is up, and that a process with an open engine, and not Options.NoDriver, drives its queue"
+	}
+	return e
+}
+
+// gone reports whether Temporal says that there is no such open workflow.
+func gone(err error) bool {
+	var nf *serviceerror.NotFound
+	return errors.As(err, &nf)
+}
+
+func notFound(id dr.RunID) error { return fmt.Errorf("run %s: %w", id, dr.ErrNotFound) }

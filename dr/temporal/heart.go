@@ -1,0 +1,157 @@
+package temporal
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	sdk "go.temporal.io/sdk/temporal"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// heart tells Temporal that the worker of an attempt lives, and how far it has
+// come, and stops the attempt when Temporal says so, or can't be reached for so
+// long that it may give the attempt to another.
+type heart struct {
+	c             client.Client
+	token         []byte
+	workflow, run string
+	limit         time.Duration // of silence
+	halt          context.CancelCauseFunc
+
+	mu       sync.Mutex
+	now      beat
+	fresh    chan struct{} // there is progress to be told
+	heard    time.Time     // when the last heartbeat that was heard had been sent
+	quit     context.CancelFunc
+	finished chan struct{}
+}
+
+// beat is what heartbeats tell.
+type beat struct {
+	Step     string        `json:"step"`
+	Progress []dr.Progress `json:"progress,omitempty"`
+}
+
+// maxDisks is of how many disks a heartbeat tells.
+const maxDisks = 200
+
+func newHeart(c client.Client, i activity.Info, step string, halt context.CancelCauseFunc) *heart {
+	h := &heart{c: c, token: i.TaskToken, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
+		halt: halt, now: beat{Step: step}, fresh: make(chan struct{}, 1), heard: time.Now(), finished: make(chan struct{})}
+	var ctx context.Context
+	ctx, h.quit = context.WithCancel(context.Background())
+	go h.loop(ctx)
+	return h
+}
+
+// stop ends the heart.
+func (h *heart) stop() {
+	h.quit()
+	<-h.finished
+}
+
+// beat keeps the latest progress of each disk, to be told with the next beat.
+func (h *heart) beat(p dr.Progress) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := slices.Clone(h.now.Progress)
+	if i := slices.IndexFunc(all, func(o dr.Progress) bool { return o.Disk == p.Disk }); i >= 0 {
+		all[i] = p
+	} else if len(all) < maxDisks {
+		all = append(all, p)
+	}
+	h.now.Progress = all
+	select {
+	case h.fresh <- struct{}{}:
+	default:
+	}
+}
+
+// Heartbeats come four times within the limit, so that one may be lost, and at
+// least every five seconds, so that a cancelled action stops soon. Progress is
+// told no more often than each half second.
+const (
+	slowest = 5 * time.Second
+	quick   = 500 * time.Millisecond
+)
+
+func (h *heart) loop(ctx context.Context) {
+	defer close(h.finished)
+	every := min(h.limit/4, slowest)
+	for {
+		t := time.NewTimer(every)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		case <-h.fresh:
+			t.Stop()
+			if !pause(ctx, min(every, quick)) {
+				return
+			}
+		}
+		if !h.tell(ctx) {
+			return
+		}
+	}
+}
+
+// tell beats once. False: the attempt is over, whatever its action does.
+func (h *heart) tell(ctx context.Context) bool {
+	sent := time.Now()
+	err := h.send(ctx)
+	switch {
+	case err == nil:
+		h.heard = sent
+		return true
+	case ctx.Err() != nil:
+		return false
+	case canceled(err):
+		h.halt(errCancelled) // and goes on beating: the action takes its time to stop
+		h.heard = sent
+		return true
+	case over(err):
+		h.halt(errGone)
+		return false
+	}
+	// A little before Temporal's own count ends, which began later.
+	if time.Since(h.heard) > h.limit*3/4 {
+		h.halt(errLost)
+	}
+	return true
+}
+
+func (h *heart) send(ctx context.Context) error {
+	h.mu.Lock()
+	b := h.now
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, max(h.limit/4, 100*time.Millisecond))
+	defer cancel()
+	return h.c.RecordActivityHeartbeat(ctx, h.token, b)
+}
+
+// confirm asks Temporal whether the attempt is still this worker's, and wanted.
+func (h *heart) confirm(ctx context.Context) error {
+	return h.c.RecordActivityHeartbeat(ctx, h.token, beat{Step: h.now.Step})
+}
+
+func canceled(err error) bool {
+	var c *sdk.CanceledError
+	return errors.As(err, &c)
+}
+
+// over reports whether Temporal says that the attempt, or its run, isn't open
+// any more.
+func over(err error) bool {
+	var nf *serviceerror.NotFound
+	var ns *serviceerror.NamespaceNotFound
+	return errors.As(err, &nf) || errors.As(err, &ns)
+}

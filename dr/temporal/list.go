@@ -1,0 +1,119 @@
+package temporal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// listed is a run that Temporal's visibility shows.
+type listed struct {
+	planned
+	at time.Time // of its first workflow run
+}
+
+// Runs yields the runs that Temporal still has, oldest first, each as it is
+// when it is reached. How long that is after a run has ended is the namespace's
+// retention. A run that another process has just started may be missing: what
+// Temporal lists lags by some moments.
+func (e *Engine) Runs(ctx context.Context) iter.Seq2[dr.Status, error] {
+	return func(yield func(dr.Status, error) bool) {
+		all, err := e.list(ctx, false)
+		if err != nil {
+			yield(dr.Status{}, err)
+			return
+		}
+		for _, l := range all {
+			s, err := e.Status(ctx, l.Run)
+			if errors.Is(err, dr.ErrNotFound) { // past its retention meanwhile, or never a run
+				continue
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// list returns the engine's runs, oldest first, each once, with those started
+// here that visibility may not show yet.
+func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
+	if err := e.dead(); err != nil {
+		return nil, err
+	}
+	query := fmt.Sprintf("TaskQueue = %s AND WorkflowType IN (%s)", quote(e.o.Queue), quote(workflowName(dr.FoldRev)))
+	if open {
+		query += ` AND ExecutionStatus = "Running"`
+	} else {
+		query += ` AND ExecutionStatus != "Failed"` // their locks were refused
+	}
+	byID := map[dr.RunID]listed{}
+	req := &workflowservice.ListWorkflowExecutionsRequest{Query: query, PageSize: 500}
+	for {
+		page, err := e.c.ListWorkflow(ctx, req)
+		if err != nil {
+			return nil, explain("list runs", err)
+		}
+		for _, w := range page.GetExecutions() {
+			l, ok := e.listedOf(w)
+			if old, dup := byID[l.Run]; ok && (!dup || l.at.Before(old.at)) {
+				byID[l.Run] = l
+			}
+		}
+		if req.NextPageToken = page.GetNextPageToken(); len(req.NextPageToken) == 0 {
+			break
+		}
+	}
+	e.mu.Lock()
+	for id, s := range e.recent {
+		if _, ok := byID[id]; !ok {
+			byID[id] = listed{s.what, s.at}
+		}
+	}
+	e.mu.Unlock()
+	all := make([]listed, 0, len(byID))
+	for _, l := range byID {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b listed) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Run), string(b.Run))
+	})
+	return all, nil
+}
+
+func (e *Engine) listedOf(w *workflowpb.WorkflowExecutionInfo) (listed, bool) {
+	id, ok := strings.CutPrefix(w.GetExecution().GetWorkflowId(), e.workflowID(""))
+	if !ok {
+		return listed{}, false
+	}
+	l := listed{planned: planned{Run: dr.RunID(id)}, at: w.GetStartTime().AsTime()}
+	if p := w.GetMemo().GetFields()[planMemo]; p != nil {
+		// Without it, because this client has another codec, the run is asked.
+		_ = e.decode(&commonpb.Payloads{Payloads: []*commonpb.Payload{p}}, &l.planned)
+	}
+	return l, true
+}
+
+// quote makes a literal of Temporal's query language.
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// reach asks Temporal something that costs little, to see that it can be.
+func (e *Engine) reach(ctx context.Context) error {
+	_, err := e.c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{PageSize: 1})
+	return explain("open engine", err)
+}

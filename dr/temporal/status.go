@@ -1,0 +1,180 @@
+package temporal
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"reflect"
+	"strings"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// info is what Temporal itself knows of a run.
+type info struct {
+	closed  bool
+	status  enums.WorkflowExecutionStatus
+	runID   string
+	ended   time.Time
+	pending []*workflowpb.PendingActivityInfo
+}
+
+// describe returns ErrNotFound for a workflow that isn't there, or whose locks
+// were refused, so that it never was a run.
+func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, error) {
+	d, err := e.c.DescribeWorkflowExecution(ctx, e.workflowID(id), "")
+	if gone(err) {
+		return info{}, notFound(id)
+	}
+	if err != nil {
+		return info{}, explain(op+" of run "+string(id), err)
+	}
+	w := d.GetWorkflowExecutionInfo()
+	i := info{status: w.GetStatus(), runID: w.GetExecution().GetRunId(), pending: d.GetPendingActivities(),
+		closed: w.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING}
+	if t := w.GetCloseTime(); t != nil {
+		i.ended = t.AsTime()
+	}
+	if i.status == enums.WORKFLOW_EXECUTION_STATUS_FAILED {
+		return info{}, notFound(id)
+	}
+	return i, nil
+}
+
+// ask queries the workflow.
+func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, answer any, args ...any) error {
+	if err := e.dead(); err != nil {
+		return err
+	}
+	v, err := e.c.QueryWorkflow(ctx, e.workflowID(id), "", query, args...)
+	if gone(err) {
+		return notFound(id)
+	}
+	if err != nil {
+		return explain(op+" of run "+string(id), err)
+	}
+	if err := v.Get(answer); err != nil {
+		return fmt.Errorf("%s of run %s: %w: %v", op, id, dr.ErrCorrupt, err)
+	}
+	return nil
+}
+
+// Status tells where the run is: that of an open one from its workflow, with
+// the progress that its workers told last; that of an ended one from what the
+// workflow came to, also while nobody drives. A run whose workflow was
+// terminated in Temporal is shown as failed, with what is to be done about it.
+func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
+	if err := e.dead(); err != nil {
+		return dr.Status{}, err
+	}
+	for n := 0; ; n++ {
+		i, err := e.describe(ctx, "status", id)
+		if err != nil {
+			return dr.Status{}, err
+		}
+		var got seen
+		switch i.status {
+		case enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW:
+			if !pause(ctx, 10*time.Millisecond) { // there is a newer one by now
+				return dr.Status{}, ctx.Err()
+			}
+			continue
+		case enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
+			if err := e.c.GetWorkflow(ctx, e.workflowID(id), i.runID).Get(ctx, &got); err != nil {
+				return dr.Status{}, explain("status of run "+string(id), err)
+			}
+		default:
+			if err := e.ask(ctx, "status", id, statusQuery, &got); err != nil {
+				return dr.Status{}, err
+			}
+		}
+		s, err := e.whole(ctx, id, got)
+		if err != nil {
+			return dr.Status{}, err
+		}
+		switch {
+		case s.State.Ended(), i.status == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
+		case i.closed:
+			what := strings.ToLower(i.status.String())
+			s.State, s.Ending, s.Ended = dr.RunFailed, dr.RunFailed, i.ended
+			s.Reason = "its workflow was ended in Temporal (" + what + "), so nothing was undone, and its locks are still claimed in the name of the run: see what it did, then release them"
+		default:
+			e.progress(&s, i.pending)
+		}
+		return s, nil
+	}
+}
+
+// whole fetches the results that didn't fit.
+func (e *Engine) whole(ctx context.Context, id dr.RunID, got seen) (s dr.Status, err error) {
+	if err := got.Status.open(&s); err != nil {
+		return s, fmt.Errorf("status of run %s: %w", id, err)
+	}
+	for _, left := range got.Left {
+		var p packed
+		if err := e.ask(ctx, "results", id, resultQuery, &p, left); err != nil {
+			return s, err
+		}
+		for i := range s.Steps {
+			if s.Steps[i].ID != left {
+				continue
+			}
+			if err := p.open(&s.Steps[i].Result); err != nil {
+				return s, fmt.Errorf("result of step %s of run %s: %w", left, id, err)
+			}
+		}
+	}
+	return s, nil
+}
+
+// progress adds what the workers have told with their heartbeats. What can't
+// be read, because this client has another codec, is left out.
+func (e *Engine) progress(s *dr.Status, pending []*workflowpb.PendingActivityInfo) {
+	for _, a := range pending {
+		if a.GetActivityType().GetName() != stepName || len(a.GetHeartbeatDetails().GetPayloads()) == 0 {
+			continue
+		}
+		var b beat
+		if err := e.decode(a.GetHeartbeatDetails(), &b); err != nil {
+			continue
+		}
+		for i := range s.Steps {
+			if s.Steps[i].ID == b.Step && len(b.Progress) > 0 {
+				s.Steps[i].Progress = b.Progress
+			}
+		}
+	}
+}
+
+func (e *Engine) decode(p *commonpb.Payloads, v any) error { return e.o.Converter.FromPayloads(p, v) }
+
+// Watch yields the run's status as it changes. It asks Temporal, at first
+// often, and at longer and longer intervals, of up to two seconds, while
+// nothing changes.
+func (e *Engine) Watch(ctx context.Context, id dr.RunID) iter.Seq2[dr.Status, error] {
+	return func(yield func(dr.Status, error) bool) {
+		const first, most = 50 * time.Millisecond, 2 * time.Second
+		var last dr.Status
+		wait := first
+		for n := 0; ; n++ {
+			s, err := e.Status(ctx, id)
+			if err == nil && n > 0 && reflect.DeepEqual(s, last) {
+				wait = min(wait*3/2, most)
+			} else {
+				if !yield(s, err) || err != nil || s.State.Ended() {
+					return
+				}
+				last, wait = s, first
+			}
+			if !pause(ctx, wait) {
+				yield(dr.Status{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
