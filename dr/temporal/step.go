@@ -44,12 +44,20 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 		}
 	}
 	if err == nil {
-		err = s.e.c.SignalWorkflow(a.ctx, h.workflow, h.run, begunSignal, begun{o.Seq})
+		err = context.Cause(a.ctx)
+	}
+	// From here on serving may end, and the action is called all the same: it
+	// finds its context ended, and what it says of that is recorded.
+	if err == nil {
+		err = s.e.c.SignalWorkflow(ctx, h.workflow, h.run, begunSignal, begun{o.Seq})
 	}
 	if err == nil {
-		err = h.confirm(a.ctx)
+		err = h.confirm(ctx)
 	}
-	if err != nil || a.ctx.Err() != nil {
+	if cause := context.Cause(a.ctx); err == nil && !errors.Is(cause, errEnding) {
+		err = cause
+	}
+	if err != nil {
 		a.log.Debug("a step was not begun", "err", err)
 		return outcome{Kind: outcomeStopped, Err: "the attempt was not begun"}, nil
 	}

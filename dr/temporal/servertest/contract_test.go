@@ -64,9 +64,9 @@ func (l *link) dial(t enginetest.T) client.Client {
 
 type quiet struct{}
 
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
+func (quiet) Debug(string, ...any)        {}
+func (quiet) Info(string, ...any)         {}
+func (quiet) Warn(string, ...any)         {}
 func (quiet) Error(msg string, kv ...any) { fmt.Println(msg, kv) }
 
 // state is the runs of one queue on the server.
@@ -100,8 +100,19 @@ func newClaims(t enginetest.T) dr.Claims {
 func (s *state) Open() (o dr.Orchestrator, err error) {
 	s.link = newLink()
 	s.c = s.link.dial(s.t)
-	s.e, err = temporal.Open(s.c, s.o)
-	return s.e, err
+	if s.e, err = temporal.Open(s.c, s.o); err != nil {
+		return nil, err
+	}
+	return polite{s.e}, nil
+}
+
+// polite asks for the status no more often than a console would. The suite asks
+// each millisecond, which keeps a small machine from doing anything else.
+type polite struct{ *temporal.Engine }
+
+func (p polite) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
+	time.Sleep(25 * time.Millisecond)
+	return p.Engine.Status(ctx, id)
 }
 
 func (s *state) Kill() {

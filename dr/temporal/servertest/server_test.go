@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	// What the tests do is mostly to wait for a death to be noticed.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", "16")
+		_ = flag.Set("test.parallel", "8")
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	server = temporaltest.NewServer()
