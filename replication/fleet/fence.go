@@ -3,29 +3,38 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// Fence returns the shard for which ctx acts, and the epoch of its lease; false
-// if it acts for none. Records that are kept beside the leases refuse a Save
+// leasedKey is where a context says that it acts under a lease.
+type leasedKey struct{}
+
+// leased is a shard and the epoch of its lease.
+type leased struct {
+	shard Shard
+	epoch uint64
+}
+
+// Fence returns the shard for which ctx acts under a lease, and the lease's epoch;
+// false if it acts for none. Records that are kept beside the leases refuse a Save
 // whose epoch isn't the shard's newest with dr.ErrFenced, in the statement that
 // saves: that is what the check is exact with, and it costs no write. See
 // [Guard] for others.
 func Fence(ctx context.Context) (Shard, uint64, bool) {
-	for resource, epoch := range dr.Fences(ctx) {
-		if s, ok := strings.CutPrefix(resource, fencePrefix); ok {
-			return Shard(s), epoch, true
-		}
-	}
-	return "", 0, false
+	l, ok := ctx.Value(leasedKey{}).(leased)
+	return l.shard, l.epoch, ok
 }
 
 // WithFence returns a context that acts for a shard under the epoch of its
 // lease. A worker sets it on each cycle, so that it reaches records, stores and
-// platforms alike.
+// platforms alike: these by dr.Fences, as the resource [Shard.Resource].
 func WithFence(ctx context.Context, s Shard, epoch uint64) context.Context {
+	return context.WithValue(withEpoch(ctx, s, epoch), leasedKey{}, leased{s, epoch})
+}
+
+// withEpoch is WithFence for epochs that are not of leases.
+func withEpoch(ctx context.Context, s Shard, epoch uint64) context.Context {
 	return dr.WithFences(ctx, map[string]uint64{s.Resource(): epoch})
 }
 

@@ -20,6 +20,7 @@ type Hold struct {
 	keeper *Keeper
 	shard  Shard
 	epoch  uint64
+	leased bool // the epoch is a lease's
 	since  time.Time
 	ctx    context.Context
 	stop   context.CancelCauseFunc
@@ -152,7 +153,11 @@ func (h *Hold) begin(ctx context.Context, id dr.ProtectionID) (context.Context, 
 	if h.closing || h.ctx.Err() != nil || !h.until.IsZero() && !now.Before(h.until) {
 		return nil, nil, notHeld(h.shard)
 	}
-	ctx, stop := context.WithCancelCause(context.WithValue(WithFence(ctx, h.shard, h.epoch), holdKey{}, h))
+	fence := withEpoch
+	if h.leased {
+		fence = WithFence
+	}
+	ctx, stop := context.WithCancelCause(context.WithValue(fence(ctx, h.shard, h.epoch), holdKey{}, h))
 	heed := context.AfterFunc(h.ctx, func() { stop(context.Cause(h.ctx)) })
 	h.work++
 	if id != "" {

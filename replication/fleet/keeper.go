@@ -90,9 +90,20 @@ func (k *Keeper) Scheduler() *scheduler.Scheduler { return k.sched }
 // Keep keeps a shard's machines from now on, under the epoch of whatever gave it
 // to this process. dr.ErrBusy: it is held here already, or something of an
 // earlier hold has not ended yet.
+//
+// The epoch, which must rise with each holding, reaches platforms and stores by
+// dr.WithFences. It is not one of [Leases]: records are fenced by [Guard] only, which
+// they need to be wrapped by (dr.ErrUnsupported).
 func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
+	if _, ok := k.env.Records.(guarded); !ok {
+		return nil, fmt.Errorf("fleet: shard %s: %w: without a lease the records must be wrapped by Guard", s, dr.ErrUnsupported)
+	}
+	return k.keep(s, epoch, false)
+}
+
+func (k *Keeper) keep(s Shard, epoch uint64, leased bool) (*Hold, error) {
 	ctx, stop := context.WithCancelCause(context.Background())
-	h := &Hold{keeper: k, shard: s, epoch: epoch, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{})}
+	h := &Hold{keeper: k, shard: s, epoch: epoch, leased: leased, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{})}
 	k.mu.Lock()
 	if k.holds[s] != nil {
 		k.mu.Unlock()

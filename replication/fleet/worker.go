@@ -480,7 +480,7 @@ func (w *Worker) take(ctx context.Context, shards []Shard) bool {
 		return true // the next beat tells what is so
 	}
 	for _, l := range given {
-		h, err := w.keeper.Keep(l.Shard, l.Epoch)
+		h, err := w.keeper.keep(l.Shard, l.Epoch, true)
 		if err != nil {
 			w.release(ctx, l.Shard) // something of an earlier hold has not ended
 			continue
