@@ -8,9 +8,9 @@
 // standard library's. Namespaces are made over the server's HTTP API. So every
 // module's tests may use it.
 //
-// The version is the one that dr/temporal's go.mod names. It is built there once,
-// which takes minutes if Go's build cache is cold, and kept in the
-// repository's .cache. All four services run in one process, with four shards
+// The version is the one that the go.mod of dr/temporal/servertest names. It is
+// built there once, which takes minutes if Go's build cache is cold, and kept
+// in the repository's .cache. All four services run in one process, with four shards
 // of history.
 //
 // Tests that need it are skipped without PostgreSQL or where it can't be
