@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/dr/observe"
+	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
+)
+
+// maxBody bounds what a request may say: a recovery plan is the longest.
+const maxBody = 4 << 20
+
+// handler is all that this worker answers: see doc.go.
+func (w *worker) handler() http.Handler {
+	in := http.NewServeMux()
+	in.Handle("GET /metrics", promhttp.HandlerFor(w.watch.metrics, promhttp.HandlerOpts{}))
+	in.HandleFunc("GET /status", w.serveStatus)
+	in.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+		r := w.board.read()
+		answer(rw, readyStatus(r), r)
+	})
+	w.route(in, "GET /protections", w.listProtections)
+	w.route(in, "POST /protections", w.addProtections)
+	w.route(in, "GET /protections/{id}", w.showProtection)
+	w.route(in, "POST /protections/{id}/pause", w.pause)
+	w.route(in, "POST /protections/{id}/resume", w.resume)
+	w.route(in, "GET /runs", w.listRuns)
+	w.route(in, "POST /runs", w.startRuns)
+	w.route(in, "GET /runs/{run}", w.showRun)
+	w.route(in, "POST /runs/{run}/decide", w.decide)
+	w.route(in, "POST /runs/{run}/cancel", w.cancel)
+
+	mux := http.NewServeMux()
+	mux.Handle("/", w.users.admit(in))
+	// Balancers and monitors have no token, and are told no more than yes or no.
+	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "alive\n") })
+	if w.users != nil {
+		mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, r *http.Request) {
+			if _, ok := w.users.who(r); ok {
+				in.ServeHTTP(rw, r)
+				return
+			}
+			rw.WriteHeader(readyStatus(w.board.read()))
+		})
+	}
+	return mux
+}
+
+func readyStatus(r readiness) int {
+	if r.Ready {
+		return http.StatusOK
+	}
+	return http.StatusServiceUnavailable
+}
+
+// route has a request answered by f once everything was reached.
+func (w *worker) route(mux *http.ServeMux, pattern string, f func(p *plant, r *http.Request) (any, error)) {
+	mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
+		p := w.plant()
+		if p == nil {
+			answer(rw, http.StatusServiceUnavailable, w.board.read())
+			return
+		}
+		if r.Body = http.MaxBytesReader(rw, r.Body, maxBody); r.Method != http.MethodGet && r.Header.Get("Content-Type") != "application/json" {
+			refuse(rw, http.StatusUnsupportedMediaType, "want Content-Type: application/json")
+			return
+		}
+		v, err := f(p, r)
+		if err != nil {
+			refuse(rw, statusOf(err), err.Error())
+			return
+		}
+		answer(rw, http.StatusOK, v)
+	})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // whoever asked has gone
+}
+
+func refuse(w http.ResponseWriter, status int, why string) {
+	answer(w, status, map[string]string{"error": why})
+}
+
+func statusOf(err error) int {
+	for _, s := range []struct {
+		err    error
+		status int
+	}{
+		{dr.ErrNotFound, http.StatusNotFound},
+		{dr.ErrInvalid, http.StatusBadRequest},
+		{dr.ErrUnsupported, http.StatusNotImplemented},
+		{dr.ErrRunExists, http.StatusConflict}, {dr.ErrBusy, http.StatusConflict}, {dr.ErrNotAllowed, http.StatusConflict},
+		{dr.ErrConflict, http.StatusConflict}, {dr.ErrExists, http.StatusConflict},
+	} {
+		if errors.Is(err, s.err) {
+			return s.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// read reads a request's body; an empty one is the zero value.
+func read[T any](r *http.Request) (v T, err error) {
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		return v, fmt.Errorf("%w: %v", dr.ErrInvalid, err)
+	}
+	if len(raw) > 0 {
+		err = strict(raw, &v)
+	}
+	return v, err
+}
+
+func (w *worker) listRuns(p *plant, r *http.Request) (any, error) {
+	l, ok := dr.As[dr.RunLister](p.runs)
+	if !ok {
+		return nil, fmt.Errorf("%w: this engine lists no runs", dr.ErrUnsupported)
+	}
+	all := []dr.Status{}
+	state, flow := dr.RunState(r.FormValue("state")), r.FormValue("flow")
+	for s, err := range l.Runs(r.Context()) {
+		if err != nil {
+			return nil, err
+		}
+		if (state == "" || s.State == state) && (flow == "" || s.Flow == flow) && (r.FormValue("open") == "" || !s.State.Ended()) {
+			s.Steps = nil // GET /runs/ID has them
+			all = append(all, s)
+		}
+	}
+	return all, nil
+}
+
+// showRun returns a run's status; with ?wait=30s when it has ended or waits for
+// a person, or after that time.
+func (w *worker) showRun(p *plant, r *http.Request) (any, error) {
+	run := dr.RunID(r.PathValue("run"))
+	wait := r.FormValue("wait")
+	if wait == "" {
+		return p.runs.Status(r.Context(), run)
+	}
+	d, err := time.ParseDuration(wait)
+	if err != nil || d <= 0 || d > 10*time.Minute {
+		return nil, fmt.Errorf("%w: wait=%s: want a time up to 10m", dr.ErrInvalid, wait)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), d)
+	defer cancel()
+	s, err := dr.WaitUntil(ctx, p.runs, run, func(s dr.Status) bool {
+		return s.State == dr.RunWaiting || s.State == dr.RunStuck
+	})
+	if err != nil && ctx.Err() != nil && r.Context().Err() == nil {
+		return p.runs.Status(r.Context(), run)
+	}
+	return s, err
+}
+
+func (w *worker) decide(p *plant, r *http.Request) (any, error) {
+	d, err := read[struct {
+		Step    string     `json:"step"`
+		Verdict dr.Verdict `json:"verdict"`
+		By      string     `json:"by,omitempty"`
+		Note    string     `json:"note,omitempty"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	run := dr.RunID(r.PathValue("run"))
+	by := asker(r.Context(), d.By)
+	err = p.runs.Decide(r.Context(), run, d.Step, dr.Decision{Verdict: d.Verdict, By: by, Note: d.Note})
+	if err != nil {
+		return nil, err
+	}
+	return p.runs.Status(r.Context(), run)
+}
+
+func (w *worker) cancel(p *plant, r *http.Request) (any, error) {
+	d, err := read[struct {
+		By  string `json:"by,omitempty"`
+		Why string `json:"why,omitempty"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	run := dr.RunID(r.PathValue("run"))
+	if err := p.runs.Cancel(observe.By(r.Context(), asker(r.Context(), d.By)), run, d.Why); err != nil {
+		return nil, err
+	}
+	return p.runs.Status(r.Context(), run)
+}
+
+// status is the answer of /status.
+type status struct {
+	Worker  string    `json:"worker"`
+	Engine  string    `json:"engine"`
+	Time    time.Time `json:"time"`
+	Ready   readiness `json:"ready"`
+	Sites   []string  `json:"sites"`
+	Queues  []string  `json:"queues,omitempty"`
+	Replica any       `json:"replication,omitempty"` // scheduler.Status
+	Fleet   any       `json:"fleet,omitempty"`
+}
+
+// serveStatus tells where everything is. Protections are many: ?protections=1
+// adds them.
+func (w *worker) serveStatus(rw http.ResponseWriter, r *http.Request) {
+	s := status{Worker: w.o.name, Engine: w.o.engine, Time: time.Now().UTC(), Ready: w.board.read(), Queues: w.o.queues}
+	for name := range sorted(w.sites.Sites) {
+		s.Sites = append(s.Sites, name)
+	}
+	if p := w.plant(); p != nil && p.repl != nil {
+		st := p.repl.Status()
+		if all, _ := strconv.ParseBool(r.FormValue("protections")); !all {
+			st.Protections = []scheduler.Protection{}
+		}
+		s.Replica = st
+		if f, ok := p.repl.(interface{ Fleet(context.Context) any }); ok {
+			s.Fleet = f.Fleet(r.Context())
+		}
+	}
+	slices.Sort(s.Sites)
+	answer(rw, http.StatusOK, s)
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/dr/embedded"
+)
+
+// records are what a worker needs of them: the scheduler lists them.
+type records interface {
+	dr.Records
+	dr.RecordLister
+}
+
+// engine is an orchestrator with what is behind it.
+type engine struct {
+	dr.Orchestrator
+	records records
+	// cheap says that listing all runs costs little.
+	cheap bool
+}
+
+// probe reports whether journal and records answer, by asking for what isn't
+// there.
+func (e *engine) probe(ctx context.Context) (run, record error) {
+	if _, err := e.Status(ctx, "readiness-probe"); err != nil && !errors.Is(err, dr.ErrNotFound) {
+		run = err
+	}
+	if _, err := e.records.Load(ctx, "readiness-probe"); err != nil && !errors.Is(err, dr.ErrNotFound) {
+		record = err
+	}
+	return run, record
+}
+
+// opener opens what an engine needs, and closes all of it again.
+type opener struct {
+	o     options
+	log   *slog.Logger
+	store map[string]*shared // by what named them: records and claims are often one
+	all   closers
+}
+
+// shared is a place that keeps records, claims, or both.
+type shared struct {
+	records records
+	claims  dr.Claims
+}
+
+// Close closes what was opened, the engine first.
+func (p *opener) Close() error { return p.all.Close() }
+
+// open opens records and claims and then the engine.
+func (p *opener) open(ctx context.Context) (*engine, error) {
+	p.store = map[string]*shared{}
+	var keeps records
+	var claims dr.Claims
+	if p.o.records != "" && p.o.records != p.o.journal {
+		s, err := p.place(ctx, p.o.records)
+		if err != nil {
+			return nil, fmt.Errorf("records: %w", err)
+		}
+		if keeps = s.records; keeps == nil {
+			return nil, fmt.Errorf("%w: -records %s keeps no records", dr.ErrInvalid, p.o.records)
+		}
+	}
+	if p.o.claims != "" {
+		s, err := p.place(ctx, p.o.claims)
+		if err != nil {
+			return nil, fmt.Errorf("claims: %w", err)
+		}
+		claims = s.claims
+	}
+	if p.o.engine == "temporal" {
+		o, err := openTemporal(ctx, p.o.temporal, claims, p.log)
+		if err != nil {
+			return nil, fmt.Errorf("temporal: %w", err)
+		}
+		p.all = append(p.all, o)
+		return &engine{Orchestrator: o.Orchestrator, records: keeps}, nil
+	}
+	e, err := embedded.Open(p.o.journal, embedded.Options{Claims: claims, Parallel: p.o.parallel, Keep: p.o.keep, Log: p.log})
+	if err != nil {
+		return nil, err
+	}
+	p.all = append(p.all, e)
+	if keeps == nil {
+		keeps = e
+	}
+	return &engine{Orchestrator: e, records: keeps, cheap: true}, nil
+}
+
+// served is an orchestrator that is closed together with its connection.
+type served struct {
+	dr.Orchestrator
+	io.Closer
+}
+
+// place opens what a specification names, once.
+func (p *opener) place(ctx context.Context, spec string) (*shared, error) {
+	if s := p.store[spec]; s != nil {
+		return s, nil
+	}
+	s, c, err := openPlace(ctx, spec, p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.store[spec], p.all = s, append(p.all, c)
+	return s, nil
+}
+
+// openPlace knows the places by their scheme: a file is SQLite's.
+func openPlace(ctx context.Context, spec string, log *slog.Logger) (*shared, io.Closer, error) {
+	switch scheme, rest, ok := strings.Cut(spec, ":"); {
+	case ok && (scheme == "postgres" || scheme == "postgresql"):
+		return openPostgres(ctx, spec, log)
+	case ok && (scheme == "dir" || scheme == "azblob"):
+		c, end, err := openClaims(ctx, scheme, rest)
+		return &shared{claims: c}, end, err
+	}
+	e, err := embedded.Open(spec, embedded.Options{Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &shared{e, e}, e, nil
+}
