@@ -15,6 +15,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/observe"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
 )
 
@@ -203,14 +204,14 @@ func (w *worker) cancel(p *plant, r *http.Request) (any, error) {
 
 // status is the answer of /status.
 type status struct {
-	Worker  string    `json:"worker"`
-	Engine  string    `json:"engine"`
-	Time    time.Time `json:"time"`
-	Ready   readiness `json:"ready"`
-	Sites   []string  `json:"sites"`
-	Queues  []string  `json:"queues,omitempty"`
-	Replica any       `json:"replication,omitempty"` // scheduler.Status
-	Fleet   any       `json:"fleet,omitempty"`
+	Worker  string            `json:"worker"`
+	Engine  string            `json:"engine"`
+	Time    time.Time         `json:"time"`
+	Ready   readiness         `json:"ready"`
+	Sites   []string          `json:"sites"`
+	Queues  []string          `json:"queues,omitempty"`
+	Replica *scheduler.Status `json:"replication,omitempty"`
+	Fleet   *fleet.Status     `json:"fleet,omitempty"`
 }
 
 // serveStatus tells where everything is. Protections are many: ?protections=1
@@ -225,9 +226,10 @@ func (w *worker) serveStatus(rw http.ResponseWriter, r *http.Request) {
 		if all, _ := strconv.ParseBool(r.FormValue("protections")); !all {
 			st.Protections = []scheduler.Protection{}
 		}
-		s.Replica = st
-		if f, ok := p.repl.(interface{ Fleet(context.Context) any }); ok {
-			s.Fleet = f.Fleet(r.Context())
+		s.Replica = &st
+		if f, ok := p.repl.(*sharing); ok {
+			st := f.Fleet()
+			s.Fleet = &st
 		}
 	}
 	slices.Sort(s.Sites)

@@ -13,14 +13,6 @@ func openTemporal(context.Context, temporalOptions, dr.Claims, *slog.Logger) (se
 	return served{}, fmt.Errorf("%w yet", dr.ErrUnsupported)
 }
 
-func openPostgres(context.Context, string, *slog.Logger) (*shared, io.Closer, error) {
-	return nil, nil, fmt.Errorf("%w yet", dr.ErrUnsupported)
-}
-
-func openClaims(context.Context, string, string) (dr.Claims, io.Closer, error) {
-	return nil, nil, fmt.Errorf("%w yet", dr.ErrUnsupported)
-}
-
 func importRecords(context.Context, []string, io.Writer) error {
 	return fmt.Errorf("%w yet", dr.ErrUnsupported)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/embedded"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 )
 
 // records are what a worker needs of them: the scheduler lists them.
@@ -22,20 +23,35 @@ type records interface {
 type engine struct {
 	dr.Orchestrator
 	records records
+	claims  dr.Claims    // nil: the engine's own
+	leases  fleet.Leases // nil: none are kept beside the records
 	// cheap says that listing all runs costs little.
 	cheap bool
 }
 
-// probe reports whether journal and records answer, by asking for what isn't
-// there.
-func (e *engine) probe(ctx context.Context) (run, record error) {
-	if _, err := e.Status(ctx, "readiness-probe"); err != nil && !errors.Is(err, dr.ErrNotFound) {
-		run = err
+// probes report whether journal, records and claims answer, by asking for what
+// isn't there.
+func (e *engine) probes() map[string]func(context.Context) error {
+	there := func(err error) error {
+		if errors.Is(err, dr.ErrNotFound) {
+			return nil
+		}
+		return err
 	}
-	if _, err := e.records.Load(ctx, "readiness-probe"); err != nil && !errors.Is(err, dr.ErrNotFound) {
-		record = err
+	all := map[string]func(context.Context) error{
+		"engine": func(ctx context.Context) error {
+			_, err := e.Status(ctx, "readiness-probe")
+			return there(err)
+		},
+		"records": func(ctx context.Context) error {
+			_, err := e.records.Load(ctx, "readiness-probe")
+			return there(err)
+		},
 	}
-	return run, record
+	if e.claims != nil {
+		all["claims"] = func(ctx context.Context) error { return probeClaims(ctx, e.claims) }
+	}
+	return all
 }
 
 // opener opens what an engine needs, and closes all of it again.
@@ -50,6 +66,7 @@ type opener struct {
 type shared struct {
 	records records
 	claims  dr.Claims
+	leases  fleet.Leases
 }
 
 // Close closes what was opened, the engine first.
@@ -60,6 +77,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 	p.store = map[string]*shared{}
 	var keeps records
 	var claims dr.Claims
+	var leases fleet.Leases
 	if p.o.records != "" && p.o.records != p.o.journal {
 		s, err := p.place(ctx, p.o.records)
 		if err != nil {
@@ -68,6 +86,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 		if keeps = s.records; keeps == nil {
 			return nil, fmt.Errorf("%w: -records %s keeps no records", dr.ErrInvalid, p.o.records)
 		}
+		leases = s.leases
 	}
 	if p.o.claims != "" {
 		s, err := p.place(ctx, p.o.claims)
@@ -82,7 +101,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 			return nil, fmt.Errorf("temporal: %w", err)
 		}
 		p.all = append(p.all, o)
-		return &engine{Orchestrator: o.Orchestrator, records: keeps}, nil
+		return &engine{Orchestrator: o.Orchestrator, records: keeps, claims: claims, leases: leases}, nil
 	}
 	e, err := embedded.Open(p.o.journal, embedded.Options{Claims: claims, Parallel: p.o.parallel, Keep: p.o.keep, Log: p.log})
 	if err != nil {
@@ -92,7 +111,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 	if keeps == nil {
 		keeps = e
 	}
-	return &engine{Orchestrator: e, records: keeps, cheap: true}, nil
+	return &engine{Orchestrator: e, records: keeps, claims: claims, leases: leases, cheap: true}, nil
 }
 
 // served is an orchestrator that is closed together with its connection.
@@ -116,16 +135,17 @@ func (p *opener) place(ctx context.Context, spec string) (*shared, error) {
 
 // openPlace knows the places by their scheme: a file is SQLite's.
 func openPlace(ctx context.Context, spec string, log *slog.Logger) (*shared, io.Closer, error) {
-	switch scheme, rest, ok := strings.Cut(spec, ":"); {
-	case ok && (scheme == "postgres" || scheme == "postgresql"):
+	scheme, rest, _ := strings.Cut(spec, ":")
+	switch {
+	case isPostgres(spec):
 		return openPostgres(ctx, spec, log)
-	case ok && (scheme == "dir" || scheme == "azblob"):
-		c, end, err := openClaims(ctx, scheme, rest)
-		return &shared{claims: c}, end, err
+	case scheme == "dir" || scheme == "azblob":
+		c, err := openClaims(scheme, rest)
+		return &shared{claims: c}, nil, err
 	}
 	e, err := embedded.Open(spec, embedded.Options{Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
-	return &shared{e, e}, e, nil
+	return &shared{records: e, claims: e}, e, nil
 }

@@ -21,6 +21,7 @@ type options struct {
 
 	replicate bool
 	fleet     int
+	lease     time.Duration
 	cycles    int
 	parallel  int
 	scripts   string
@@ -64,6 +65,7 @@ func serveFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.temporal.codecKeyFile, "codec-key-file", "", "temporal: file with the key that payloads are encrypted with")
 	f.BoolVar(&o.replicate, "replicate", true, "run replication cycles; without -fleet in one worker only")
 	f.IntVar(&o.fleet, "fleet", 0, "share replication among workers in so many shards; needs records on PostgreSQL")
+	f.DurationVar(&o.lease, "lease", 30*time.Second, "fleet: how long a worker that isn't heard of keeps its shards")
 	f.IntVar(&o.cycles, "cycles", 64, "replication cycles at a time")
 	f.IntVar(&o.parallel, "parallel", 64, "steps at a time")
 	f.StringVar(&o.scripts, "scripts", "", "folder of the programs that recovery plans may run")
@@ -90,9 +92,6 @@ func parseServe(args []string) (options, error) {
 	if err := parse(serveFlags(&o), args); err != nil {
 		return o, err
 	}
-	postgres := func(s string) bool {
-		return strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://")
-	}
 	switch {
 	case o.sites == "":
 		return o, wrongUsage("serve: -sites is needed")
@@ -100,22 +99,24 @@ func parseServe(args []string) (options, error) {
 		return o, wrongUsage("serve: -engine %q: want embedded or temporal", o.engine)
 	case o.engine == "embedded" && o.journal == "":
 		return o, wrongUsage("serve: -engine embedded needs -journal")
+	case passwordIn(o.records) || passwordIn(o.claims):
+		return o, wrongUsage("serve: a password in an argument can be read by every user of this host: use PGPASSFILE or PGPASSWORD")
 	case o.engine == "temporal" && o.journal != "":
 		return o, wrongUsage("serve: -journal is the embedded engine's; name the file in -records if that is meant")
 	case o.engine == "temporal" && o.records == "":
 		return o, wrongUsage("serve: -engine temporal needs -records")
-	case o.engine == "temporal" && o.claims == "" && !postgres(o.records):
+	case o.engine == "temporal" && o.claims == "" && !isPostgres(o.records):
 		return o, wrongUsage("serve: -engine temporal needs -claims")
 	case (o.temporal.cert == "") != (o.temporal.key == ""):
 		return o, wrongUsage("serve: -tls-cert and -tls-key go together")
-	case o.fleet < 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
+	case o.fleet < 0 || o.lease <= 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
 		return o, wrongUsage("serve: -fleet, -cycles, -parallel, -drain and -keep count upwards")
-	case o.fleet > 0 && !postgres(o.records):
+	case o.fleet > 0 && !isPostgres(o.records):
 		return o, wrongUsage("serve: -fleet needs -records postgres://..., where the workers' leases are")
 	case !loopback(o.listen) && o.tokenFile == "":
 		return o, wrongUsage("serve: -listen %s can be reached from elsewhere: that needs -token-file", o.listen)
 	}
-	if o.claims == "" && postgres(o.records) {
+	if o.claims == "" && isPostgres(o.records) {
 		o.claims = o.records
 	}
 	return o, nil

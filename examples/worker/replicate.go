@@ -19,20 +19,18 @@ type replicator interface {
 }
 
 // newReplicator returns what runs the cycles of the protections whose sites
-// this worker reaches.
+// this worker reaches: all of them, or its share of a fleet's.
 func (w *worker) newReplicator(p *plant) (replicator, error) {
-	return scheduler.New(p.env, scheduler.Options{
+	o := scheduler.Options{
 		Policies: w.sites.Policies,
 		Limits:   scheduler.Limits{Total: w.o.cycles},
 		Observe:  w.watch.observe(w.log),
-		Only: func(d dr.Protection) bool {
-			if !reaches(p.env.Sites, d) {
-				return false
-			}
-			w.objectives.Store(d.ID, w.objectiveOf(d)) // it sees every record at each listing
-			return true
-		},
-	})
+	}
+	if w.o.fleet > 0 {
+		return w.share(p, o)
+	}
+	o.Only = func(d dr.Protection) bool { return reaches(p.env.Sites, d) }
+	return scheduler.New(p.env, o)
 }
 
 func reaches(sites replication.Sites, d dr.Protection) bool {
@@ -41,19 +39,13 @@ func reaches(sites replication.Sites, d dr.Protection) bool {
 	return active && standby
 }
 
-// objectiveOf is the RPO that a protection's policy wants; 0: none.
-func (w *worker) objectiveOf(d dr.Protection) time.Duration {
+// objective is the RPO that a protection's policy wants; 0: none.
+func (w *worker) objective(d dr.Protection) time.Duration {
 	policy, _, err := w.sites.Policies.Of(d)
 	if err != nil {
 		return 0
 	}
 	return policy.RPO
-}
-
-func (w *worker) objective(id dr.ProtectionID) time.Duration {
-	v, _ := w.objectives.Load(id)
-	d, _ := v.(time.Duration)
-	return d
 }
 
 // health is a protection's health, as GET /protections/ID tells it.

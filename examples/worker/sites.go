@@ -19,6 +19,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 	"github.com/lifeboat-dr/lifeboat/replication"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 )
 
 // sitesFile is what -sites names: a file, or a folder whose *.json files are
@@ -26,6 +27,10 @@ import (
 type sitesFile struct {
 	Sites    map[string]siteSpec  `json:"sites"`
 	Policies replication.Policies `json:"policies,omitempty"` // beside the presets
+	// Areas and Generation are the fleet's layout, for -fleet where not every
+	// worker reaches every site.
+	Areas      []fleet.Area `json:"areas,omitempty"`
+	Generation uint64       `json:"generation,omitempty"`
 }
 
 // siteSpec says of what kind a site's platform and its store of points are;
@@ -83,6 +88,7 @@ func (all *sitesFile) add(name string) error {
 		all.Sites[site] = s
 	}
 	maps.Copy(all.Policies, f.Policies)
+	all.Areas, all.Generation = append(all.Areas, f.Areas...), max(all.Generation, f.Generation)
 	return errors.Join(errs...)
 }
 

@@ -22,6 +22,8 @@ import (
 	"github.com/lifeboat-dr/lifeboat/failover"
 	"github.com/lifeboat-dr/lifeboat/failover/recoveryplan"
 	"github.com/lifeboat-dr/lifeboat/replication"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
+	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
 )
 
 // errNotDrained says that the drain took longer than it may.
@@ -37,10 +39,12 @@ type worker struct {
 	users *users
 	watch *watch
 
-	objectives sync.Map // RPOs by protection
-
 	mu     sync.Mutex
 	opened *plant // nil: not yet
+
+	// Those are guard's alone.
+	listed     time.Time
+	objectives map[dr.ProtectionID]time.Duration
 }
 
 // plant is what a worker works with.
@@ -179,6 +183,9 @@ func (w *worker) patient(ctx context.Context, part string, try func(context.Cont
 func (w *worker) assemble(p *plant, sites replication.Sites) (err error) {
 	p.runs = observe.Orchestrator(p.engine.Orchestrator, observe.Join(observe.Log(w.log), p.pokes))
 	p.env = &replication.Env{Sites: sites, Records: p.engine.records, Log: w.log}
+	if w.o.fleet > 0 {
+		p.env.Records = fleet.Guard(p.engine.records)
+	}
 	p.plans = &recoveryplan.Env{Replication: p.env, Runs: p.runs, Callbacks: callbacks(), Scripts: w.o.scripts}
 	p.act, err = dr.Merge(replication.Actions(p.env), failover.Actions(p.env), failback.Actions(p.env), recoveryplan.Actions(p.plans), ownActions())
 	if err != nil {
@@ -257,11 +264,26 @@ func (w *worker) guard(ctx context.Context) {
 			continue
 		}
 		if p.repl != nil {
-			w.watch.follow(p.repl.Status(), w.objective) // would hang with the scheduler
+			st := p.repl.Status() // would hang with the scheduler
+			w.follow(ctx, p, st)
 		}
 		notify("WATCHDOG=1")
 		w.probe(ctx, p)
 	}
+}
+
+// follow has metrics tell of the machines that this worker keeps. Objectives
+// come with the records, which are read once a while.
+func (w *worker) follow(ctx context.Context, p *plant, s scheduler.Status) {
+	if time.Since(w.listed) > 5*time.Minute {
+		w.listed, w.objectives = time.Now(), map[dr.ProtectionID]time.Duration{}
+		for d, err := range p.engine.records.Protections(ctx) {
+			if err == nil {
+				w.objectives[d.ID] = w.objective(d)
+			}
+		}
+	}
+	w.watch.follow(s, func(id dr.ProtectionID) time.Duration { return w.objectives[id] })
 }
 
 // probe asks everything at once: one that hangs must not hide the others.
@@ -269,11 +291,9 @@ func (w *worker) probe(ctx context.Context, p *plant) {
 	ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
 	defer cancel()
 	var all sync.WaitGroup
-	all.Go(func() {
-		run, record := p.engine.probe(ctx)
-		w.board.set("engine", run)
-		w.board.set("records", record)
-	})
+	for part, ask := range p.engine.probes() {
+		all.Go(func() { w.board.set(part, ask(ctx)) })
+	}
 	for name, s := range p.env.Sites {
 		all.Go(func() { w.board.set("site "+name, probeSite(ctx, s)) })
 	}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
+	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
+)
+
+// sharing is this worker's part of a fleet, as a replicator.
+type sharing struct {
+	*fleet.Worker
+	drain time.Duration
+}
+
+// share has this worker keep its share of the fleet's machines.
+func (w *worker) share(p *plant, o scheduler.Options) (replicator, error) {
+	leases := p.engine.leases
+	if leases == nil {
+		return nil, fmt.Errorf("%w: where these records are no leases are kept, so -fleet can't be", dr.ErrUnsupported)
+	}
+	var sites []string
+	if len(w.sites.Areas) > 0 { // without areas whoever takes part reaches every site
+		for name := range sorted(w.sites.Sites) {
+			sites = append(sites, name)
+		}
+	}
+	f, err := fleet.New(p.env, fleet.Options{
+		Leases: leases, Name: w.o.name, Sites: sites, TTL: w.o.lease, Finish: w.o.drain / 2,
+		Layout:    fleet.Layout{Generation: w.sites.Generation, Shards: w.o.fleet, Areas: w.sites.Areas},
+		Scheduler: o, Observe: shardLog(w.log),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sharing{f, w.o.drain}, nil
+}
+
+// Run takes part until ctx ends, and then gives everything back: cycles under
+// way may end before others go on.
+func (s *sharing) Run(ctx context.Context) error {
+	lasting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Worker.Run(lasting) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	draining, cancel := context.WithTimeout(lasting, s.drain*3/4)
+	defer cancel()
+	if err := s.Drain(draining); err != nil {
+		stop()
+		<-ended
+		return err
+	}
+	return ctx.Err()
+}
+
+// Status implements replicator.
+func (s *sharing) Status() scheduler.Status { return s.Keeper().Scheduler().Status() }
+
+// Poke implements replicator.
+func (s *sharing) Poke(ids ...dr.ProtectionID) { s.Keeper().Scheduler().Poke(ids...) }
+
+// Fleet is what /status tells of the shards.
+func (s *sharing) Fleet() fleet.Status { return s.Worker.Status() }
+
+// shardLog tells the log what becomes of this worker's shards.
+func shardLog(log *slog.Logger) func(fleet.Event) {
+	return func(e fleet.Event) {
+		level := slog.LevelInfo
+		if e.Err != nil || e.Kind == fleet.Outdated {
+			level = slog.LevelWarn
+		}
+		args := []any{"shard", e.Shard, "epoch", e.Epoch}
+		if e.Why != "" {
+			args = append(args, "why", e.Why)
+		}
+		if e.Err != nil {
+			args = append(args, "err", e.Err)
+		}
+		log.Log(context.Background(), level, string(e.Kind), args...)
+	}
+}
