@@ -1,0 +1,120 @@
+package permachine_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/permachine"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/pointstoretest"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
+)
+
+// It is a store like any other.
+func TestContract(t *testing.T) {
+	pointstoretest.Run(t, pointstoretest.Harness{Histories: 5, Open: func(testing.TB) recoverypoint.PointStore {
+		return permachine.New(permachine.Options{Open: func(context.Context, dr.MachineID) (recoverypoint.PointStore, error) {
+			return memstore.New(memstore.Options{Deferred: true}), nil
+		}})
+	}})
+}
+
+func vaults(t *testing.T, root string) *permachine.Store {
+	s := permachine.New(permachine.Options{Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+		return vault.OpenDir(filepath.Join(root, permachine.Name(m)), vault.Options{PageCache: 1 << 20})
+	}})
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+func point(m dr.MachineID) dr.Point {
+	return dr.Point{ID: "p", Machine: dr.Machine{ID: m, Disks: []dr.Disk{{ID: "os", Size: 1 << 20}}}}
+}
+
+// Two processes write at once, each for its machine: one vault refuses that.
+func TestManyWriters(t *testing.T) {
+	root := t.TempDir()
+	one, other := vaults(t, root), vaults(t, root)
+	a, err := one.Create(t.Context(), point("a"))
+	require.NoError(t, err)
+	b, err := other.Create(t.Context(), point("b"))
+	require.NoError(t, err, "another machine's store is another")
+	_, err = other.Create(t.Context(), point("a"))
+	require.ErrorIs(t, err, dr.ErrBusy)
+	for _, d := range []dr.Draft{a, b} {
+		require.NoError(t, d.Commit(t.Context(), dr.Point{ID: "p"}))
+		require.NoError(t, d.Close())
+	}
+	for _, m := range []dr.MachineID{"a", "b"} {
+		p, err := recoverypoint.Newest(t.Context(), one, m)
+		require.NoError(t, err)
+		require.Equal(t, m, p.Machine.ID)
+	}
+	_, err = one.Prune(t.Context())
+	require.NoError(t, err)
+	for d, err := range one.Scrub(t.Context()) {
+		t.Fatal(d, err)
+	}
+}
+
+func TestOpenedOnce(t *testing.T) {
+	var mu sync.Mutex
+	opened := 0
+	bad := errors.New("not now")
+	s := permachine.New(permachine.Options{Open: func(context.Context, dr.MachineID) (recoverypoint.PointStore, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if opened++; opened == 1 {
+			return nil, bad
+		}
+		return memstore.New(memstore.Options{}), nil
+	}})
+	require.ErrorIs(t, s.Process(t.Context(), "a"), bad)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() { _ = s.Process(t.Context(), "a") })
+	}
+	all.Wait()
+	require.Equal(t, 2, opened, "one that failed is tried again, one that didn't is kept")
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.Process(t.Context(), "a"), fs.ErrClosed)
+	require.ErrorIs(t, s.Process(t.Context(), "b"), fs.ErrClosed)
+}
+
+func TestName(t *testing.T) {
+	seen := map[string]dr.MachineID{}
+	for _, m := range []dr.MachineID{"a", "A", "b/c", "b-c", "b.c", "h-1", "m-a", "", "_41", dr.MachineID(strings.Repeat("x", 198)), dr.MachineID(strings.Repeat("x", 199)), "../..", "ä"} {
+		n := permachine.Name(m)
+		require.NotContains(t, seen, strings.ToLower(n), "%q", m)
+		seen[strings.ToLower(n)] = m
+		require.Empty(t, strings.Trim(n, "abcdefghijklmnopqrstuvwxyz0123456789-_"), n)
+		require.LessOrEqual(t, len(n), 200)
+		back, ok := permachine.Machine(n)
+		require.Equal(t, strings.HasPrefix(n, "m-"), ok, n)
+		if ok {
+			require.Equal(t, m, back)
+		}
+	}
+}
+
+// A name is a machine's, or nobody's.
+func FuzzMachine(f *testing.F) {
+	for _, n := range []string{"m-a", "m-_41", "m-_4", "m-__", "h-00", "m-_61", ""} {
+		f.Add(n)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if m, ok := permachine.Machine(name); ok && permachine.Name(m) != name {
+			t.Fatal(name, m)
+		}
+	})
+}
