@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -20,6 +22,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/examples/worker/bucket"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/permachine"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
 
@@ -129,6 +132,9 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 		// PassphraseFile holds what a new vault is encrypted with, and an
 		// encrypted one opened.
 		PassphraseFile string `json:"passphraseFile,omitempty"`
+		// PerMachine keeps a vault for each machine in the folder, which several
+		// workers need: one process at a time writes to a vault.
+		PerMachine bool `json:"perMachine,omitempty"`
 	}
 	if err := strict(raw, &s); err != nil {
 		return nil, nil, err
@@ -141,7 +147,18 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 		}
 		o.Keys = vault.Passphrase(phrase)
 	}
-	v, err := vault.OpenDir(at.path(s.Folder), o)
+	root := at.path(s.Folder)
+	if s.PerMachine {
+		o.PageCache = pageCache
+		v := permachine.New(permachine.Options{
+			Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+				return vault.OpenDir(filepath.Join(root, permachine.Name(m)), o)
+			},
+			Machines: func(context.Context) iter.Seq2[dr.MachineID, error] { return machinesIn(root) },
+		})
+		return v, v, os.MkdirAll(root, 0o700)
+	}
+	v, err := vault.OpenDir(root, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -169,9 +186,55 @@ func openBucket(ctx context.Context, raw json.RawMessage, at place) (recoverypoi
 		tr.CloseIdleConnections()
 		return err
 	})
-	v, err := vault.Open(ctx, b, vault.Options{})
-	if err != nil {
+	if _, _, err := b.ReadHead(ctx, "reachable"); err != nil {
 		return nil, nil, errors.Join(err, end.Close())
 	}
+	v := permachine.New(permachine.Options{
+		Open: func(ctx context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+			return vault.Open(ctx, bucket.Prefix(b, "vaults/"+permachine.Name(m)+"/"), vault.Options{PageCache: pageCache})
+		},
+		Machines: func(ctx context.Context) iter.Seq2[dr.MachineID, error] { return machinesOf(ctx, b) },
+	})
 	return v, closers{end, v}, nil
+}
+
+// pageCache is one machine's, of which a worker has thousands: it maps 1.6 GiB
+// of disk.
+const pageCache = 1 << 20
+
+// machinesIn yields the machines that have a vault in the folder.
+func machinesIn(root string) iter.Seq2[dr.MachineID, error] {
+	return func(yield func(dr.MachineID, error) bool) {
+		all, err := os.ReadDir(root)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, e := range all {
+			if m, ok := permachine.Machine(e.Name()); ok && !yield(m, nil) {
+				return
+			}
+		}
+	}
+}
+
+// machinesOf yields the machines that have a vault in the bucket.
+func machinesOf(ctx context.Context, b vault.Bucket) iter.Seq2[dr.MachineID, error] {
+	return func(yield func(dr.MachineID, error) bool) {
+		last := ""
+		for o, err := range b.List(ctx, "vaults/") {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			name, _, _ := strings.Cut(strings.TrimPrefix(o.Name, "vaults/"), "/")
+			if name == last {
+				continue
+			}
+			last = name
+			if m, ok := permachine.Machine(name); ok && !yield(m, nil) {
+				return
+			}
+		}
+	}
 }

@@ -23,6 +23,7 @@ type options struct {
 	fleet     int
 	lease     time.Duration
 	cycles    int
+	list      time.Duration
 	parallel  int
 	scripts   string
 
@@ -67,6 +68,7 @@ func serveFlags(o *options) *flag.FlagSet {
 	f.IntVar(&o.fleet, "fleet", 0, "share replication among workers in so many shards; needs records on PostgreSQL")
 	f.DurationVar(&o.lease, "lease", 30*time.Second, "fleet: how long a worker that isn't heard of keeps its shards")
 	f.IntVar(&o.cycles, "cycles", 64, "replication cycles at a time")
+	f.DurationVar(&o.list, "list", time.Minute, "how often replication looks for new and changed records")
 	f.IntVar(&o.parallel, "parallel", 64, "steps at a time")
 	f.StringVar(&o.scripts, "scripts", "", "folder of the programs that recovery plans may run")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9090", "address of health, metrics and runs; others than loopback need -token-file")
@@ -109,7 +111,7 @@ func parseServe(args []string) (options, error) {
 		return o, wrongUsage("serve: -engine temporal needs -claims")
 	case (o.temporal.cert == "") != (o.temporal.key == ""):
 		return o, wrongUsage("serve: -tls-cert and -tls-key go together")
-	case o.fleet < 0 || o.lease <= 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
+	case o.fleet < 0 || o.lease <= 0 || o.list <= 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
 		return o, wrongUsage("serve: -fleet, -cycles, -parallel, -drain and -keep count upwards")
 	case o.fleet > 0 && !isPostgres(o.records):
 		return o, wrongUsage("serve: -fleet needs -records postgres://..., where the workers' leases are")

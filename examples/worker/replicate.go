@@ -24,6 +24,7 @@ func (w *worker) newReplicator(p *plant) (replicator, error) {
 	o := scheduler.Options{
 		Policies: w.sites.Policies,
 		Limits:   scheduler.Limits{Total: w.o.cycles},
+		List:     w.o.list,
 		Observe:  w.watch.observe(w.log),
 	}
 	if w.o.fleet > 0 {

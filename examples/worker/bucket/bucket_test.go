@@ -22,6 +22,17 @@ func TestServed(t *testing.T) {
 	buckettest.Run(t, func(t testing.TB) vault.Bucket { return serve(t, bucket.New()) })
 }
 
+// A part of a bucket is one, and knows nothing of the others.
+func TestPrefix(t *testing.T) {
+	buckettest.Run(t, func(t testing.TB) vault.Bucket {
+		b := bucket.New()
+		w, err := b.Create(t.Context(), "v/other/a")
+		require.NoError(t, err)
+		require.NoError(t, w.Commit(t.Context()))
+		return bucket.Prefix(b, "v/m-1/")
+	})
+}
+
 func serve(t testing.TB, b vault.Bucket) *bucket.Client {
 	s := httptest.NewServer(bucket.Handler(b))
 	c := bucket.Dial(s.URL, s.Client())

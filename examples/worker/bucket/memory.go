@@ -24,9 +24,12 @@ type Memory struct {
 	mu      sync.RWMutex
 	objects map[string][]byte // never changed once they are here
 	heads   map[string]head
-	swaps   uint64
-	locks   map[string]int // shared holders, or -1
-	bytes   int64
+	// names are those of objects and heads by their first two folders: a bucket
+	// of thousands of vaults is listed by the vault.
+	names map[string]map[string]struct{}
+	swaps uint64
+	locks map[string]int // shared holders, or -1
+	bytes int64
 }
 
 type head struct {
@@ -36,7 +39,7 @@ type head struct {
 
 // New returns an empty bucket.
 func New() *Memory {
-	return &Memory{objects: map[string][]byte{}, heads: map[string]head{}, locks: map[string]int{}}
+	return &Memory{objects: map[string][]byte{}, heads: map[string]head{}, names: map[string]map[string]struct{}{}, locks: map[string]int{}}
 }
 
 // Size returns how many objects and heads there are, and their bytes.
@@ -61,8 +64,28 @@ func (m *Memory) put(name string, data []byte) error {
 		return fmt.Errorf("%w: object %s", dr.ErrExists, name)
 	}
 	m.objects[name] = data
+	m.note(name)
 	m.bytes += int64(len(data))
 	return nil
+}
+
+// folder is the part of a name up to its second '/', or "".
+func folder(name string) string {
+	if i := strings.IndexByte(name, '/'); i >= 0 {
+		if j := strings.IndexByte(name[i+1:], '/'); j >= 0 {
+			return name[:i+1+j+1]
+		}
+	}
+	return ""
+}
+
+func (m *Memory) note(name string) {
+	f := m.names[folder(name)]
+	if f == nil {
+		f = map[string]struct{}{}
+		m.names[folder(name)] = f
+	}
+	f[name] = struct{}{}
 }
 
 // ReadAt implements vault.Bucket.
@@ -94,14 +117,18 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[vault.Object
 	return func(yield func(vault.Object, error) bool) {
 		var all []vault.Object
 		m.mu.RLock()
-		for name, data := range m.objects {
-			if strings.HasPrefix(name, prefix) {
-				all = append(all, vault.Object{Name: name, Size: int64(len(data))})
+		add := func(names map[string]struct{}) {
+			for name := range names {
+				if strings.HasPrefix(name, prefix) {
+					all = append(all, vault.Object{Name: name, Size: int64(len(m.objects[name]) + len(m.heads[name].data))})
+				}
 			}
 		}
-		for name, h := range m.heads {
-			if strings.HasPrefix(name, prefix) {
-				all = append(all, vault.Object{Name: name, Size: int64(len(h.data))})
+		if strings.Count(prefix, "/") >= 2 {
+			add(m.names[folder(prefix)])
+		} else {
+			for _, names := range m.names {
+				add(names)
 			}
 		}
 		m.mu.RUnlock()
@@ -130,6 +157,13 @@ func (m *Memory) Delete(ctx context.Context, name string) error {
 	defer m.mu.Unlock()
 	m.bytes -= int64(len(m.objects[name]))
 	delete(m.objects, name)
+	if _, there := m.heads[name]; !there {
+		if f := m.names[folder(name)]; f != nil {
+			if delete(f, name); len(f) == 0 {
+				delete(m.names, folder(name))
+			}
+		}
+	}
 	return nil
 }
 
@@ -164,6 +198,7 @@ func (m *Memory) SwapHead(ctx context.Context, name string, old vault.Version, d
 	m.swaps++
 	h := head{slices.Clone(data), vault.Version(strconv.FormatUint(m.swaps, 10))}
 	m.heads[name] = h
+	m.note(name)
 	m.bytes += int64(len(h.data) - len(before.data))
 	return h.version, nil
 }
