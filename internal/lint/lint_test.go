@@ -33,6 +33,7 @@ var layers = []struct {
 	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
+	{"dr/temporal", []string{"dr"}}, // a module of its own
 	{"dr/transfer", []string{"dr"}},
 	{"dr/postgres", []string{"dr", "replication/fleet"}}, // a module of its own
 	{"backend", []string{"dr"}},
