@@ -194,7 +194,7 @@ func TestAbort(t *testing.T) {
 
 // breaking are records whose n-th call fails, before or after its effect.
 type breaking struct {
-	*memory
+	*table
 	left  *atomic.Int64
 	after bool
 }
@@ -212,17 +212,17 @@ func (b breaking) broken(do func() error) error {
 var errBroken = errors.New("the process died")
 
 func (b breaking) Load(ctx context.Context, id dr.ProtectionID) (p dr.Protection, err error) {
-	err = b.broken(func() error { p, err = b.memory.Load(ctx, id); return err })
+	err = b.broken(func() error { p, err = b.table.Load(ctx, id); return err })
 	return p, err
 }
 
 func (b breaking) Save(ctx context.Context, p dr.Protection) (q dr.Protection, err error) {
-	err = b.broken(func() error { q, err = b.memory.Save(ctx, p); return err })
+	err = b.broken(func() error { q, err = b.table.Save(ctx, p); return err })
 	return q, err
 }
 
 func (b breaking) Import(ctx context.Context, p dr.Protection) error {
-	return b.broken(func() error { return b.memory.Import(ctx, p) })
+	return b.broken(func() error { return b.table.Import(ctx, p) })
 }
 
 // TestMoveIsCutOff at its first call, then at its second, before and after it,

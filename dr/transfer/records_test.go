@@ -13,38 +13,38 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr/enginetest"
 )
 
-// memory are records in memory.
-type memory struct {
+// table are records in memory.
+type table struct {
 	mu  sync.Mutex
 	all map[dr.ProtectionID][]byte
 }
 
-func inMemory() *memory { return &memory{all: map[dr.ProtectionID][]byte{}} }
+func inMemory() *table { return &table{all: map[dr.ProtectionID][]byte{}} }
 
-func TestMemory(t *testing.T) {
+func TestTable(t *testing.T) {
 	enginetest.Records(t, func(enginetest.T) dr.Records { return inMemory() })
 	enginetest.Records(t, func(enginetest.T) dr.Records { return Leaving(inMemory()) })
 }
 
-func (m *memory) Load(_ context.Context, id dr.ProtectionID) (p dr.Protection, err error) {
+func (m *table) Load(_ context.Context, id dr.ProtectionID) (p dr.Protection, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.load(id)
 }
 
-func (m *memory) load(id dr.ProtectionID) (p dr.Protection, err error) {
+func (m *table) load(id dr.ProtectionID) (p dr.Protection, err error) {
 	if m.all[id] == nil {
 		return p, dr.ErrNotFound
 	}
 	return p, json.Unmarshal(m.all[id], &p)
 }
 
-func (m *memory) put(p dr.Protection) (err error) {
+func (m *table) put(p dr.Protection) (err error) {
 	m.all[p.ID], err = json.Marshal(p)
 	return err
 }
 
-func (m *memory) Save(_ context.Context, p dr.Protection) (dr.Protection, error) {
+func (m *table) Save(_ context.Context, p dr.Protection) (dr.Protection, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was, _ := m.load(p.ID)
@@ -61,7 +61,7 @@ func (m *memory) Save(_ context.Context, p dr.Protection) (dr.Protection, error)
 	return m.load(p.ID)
 }
 
-func (m *memory) Import(_ context.Context, p dr.Protection) error {
+func (m *table) Import(_ context.Context, p dr.Protection) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was, _ := m.load(p.ID)
@@ -78,7 +78,7 @@ func (m *memory) Import(_ context.Context, p dr.Protection) error {
 	return m.put(p)
 }
 
-func (m *memory) Protections(context.Context) iter.Seq2[dr.Protection, error] {
+func (m *table) Protections(context.Context) iter.Seq2[dr.Protection, error] {
 	return func(yield func(dr.Protection, error) bool) {
 		m.mu.Lock()
 		ids := slices.Sorted(maps.Keys(m.all))
