@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/time/rate"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
@@ -21,11 +21,27 @@ import (
 // watch notes what two schedulers do with the same machines.
 type watch struct {
 	mu      sync.Mutex
-	cycling map[dr.ProtectionID]string // who has a cycle of it under way
+	cycling map[dr.MachineID]string // who captures it
 	doubled []string
+	failed  []string
 	oldest  map[dr.ProtectionID]time.Duration // worst age of a newest point, while settled
 	ended   map[string]int
 	stopped int
+}
+
+func (w *watch) enter(id dr.MachineID, who string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if by := w.cycling[id]; by != "" {
+		w.doubled = append(w.doubled, fmt.Sprintf("%s: by %s and %s", id, by, who))
+	}
+	w.cycling[id] = who
+}
+
+func (w *watch) leave(id dr.MachineID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cycling[id] = ""
 }
 
 func (w *watch) observe(who string) func(scheduler.Event) {
@@ -33,21 +49,34 @@ func (w *watch) observe(who string) func(scheduler.Event) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch e.Kind {
-		case scheduler.Started:
-			if by := w.cycling[e.Protection]; by != "" {
-				w.doubled = append(w.doubled, fmt.Sprintf("%s: by %s and %s", e.Protection, by, who))
-			}
-			w.cycling[e.Protection] = who
-		case scheduler.Ended, scheduler.Failed, scheduler.Stopped:
-			w.cycling[e.Protection] = ""
-			if e.Kind == scheduler.Ended {
-				w.ended[who]++
-				w.oldest[e.Protection] = max(w.oldest[e.Protection], e.RPO)
-			}
-			if e.Kind == scheduler.Stopped {
-				w.stopped++
-			}
+		case scheduler.Ended:
+			w.ended[who]++
+			w.oldest[e.Protection] = max(w.oldest[e.Protection], e.RPO)
+		case scheduler.Stopped:
+			w.stopped++
+		case scheduler.Failed:
+			w.failed = append(w.failed, fmt.Sprintf("%s by %s: %v", e.Protection, who, e.Err))
 		}
+	}
+}
+
+// slow takes a minute and a half for each capture, unless it is stopped.
+type slow struct {
+	backend.Backend
+	who string
+	w   *watch
+}
+
+func (s slow) Unwrap() any { return s.Backend }
+
+func (s slow) Capture(ctx context.Context, id dr.MachineID, name dr.PointID, want dr.Consistency) (dr.Image, error) {
+	s.w.enter(id, s.who)
+	defer s.w.leave(id)
+	select {
+	case <-time.After(90 * time.Second):
+		return s.Backend.Capture(ctx, id, name, want)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -59,17 +88,17 @@ func TestMoveUnderSchedulers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const machines, every, disk = 16, 5 * time.Minute, 1 << 20
 		home, store := memory.New(memory.Options{Site: "home"}), memstore.New(memstore.Options{})
-		sites := replication.Sites{"home": {Backend: home, Points: memstore.New(memstore.Options{})},
-			"away": {Backend: memory.New(memory.Options{Site: "away"}), Points: store}}
+		away := replication.Site{Backend: memory.New(memory.Options{Site: "away"}), Points: store}
 		here, there := inMemory(), inMemory()
 		from := Leaving(here)
-		w := &watch{cycling: map[dr.ProtectionID]string{}, oldest: map[dr.ProtectionID]time.Duration{}, ended: map[string]int{}}
+		w := &watch{cycling: map[dr.MachineID]string{}, oldest: map[dr.ProtectionID]time.Duration{}, ended: map[string]int{}}
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		start := func(who string, records dr.Records) *replication.Env {
-			// Slow enough that there is always a cycle under way.
-			env := &replication.Env{Sites: sites, Records: records, Copy: replication.CopyOptions{Chunk: 64 << 10, Readers: 1, Limit: rate.NewLimiter(256<<10, 64<<10)}}
-			s, err := scheduler.New(env, scheduler.Options{Policies: replication.Policies{"": {Every: every}}, List: 10 * time.Second, Observe: w.observe(who)})
+		// The old one looks seldom at what there is, the new one often.
+		start := func(who string, records dr.Records, look time.Duration) *replication.Env {
+			env := &replication.Env{Records: records, Sites: replication.Sites{
+				"home": {Backend: slow{home, who, w}, Points: memstore.New(memstore.Options{})}, "away": away}}
+			s, err := scheduler.New(env, scheduler.Options{Policies: replication.Policies{"": {Every: every}}, List: look, Ramp: time.Second, Observe: w.observe(who)})
 			require.NoError(t, err)
 			running.Go(func() { _ = s.Run(ctx) })
 			return env
@@ -95,8 +124,8 @@ func TestMoveUnderSchedulers(t *testing.T) {
 				time.Sleep(time.Minute)
 			}
 		})
-		env := start("old", from)
-		start("new", there)
+		env := start("old", from, 2*time.Minute)
+		start("new", there, 2*time.Second)
 		time.Sleep(30 * time.Minute)
 		w.mu.Lock()
 		require.Zero(t, w.ended["new"])
@@ -125,6 +154,7 @@ func TestMoveUnderSchedulers(t *testing.T) {
 		running.Wait()
 
 		require.Empty(t, w.doubled)
+		require.Empty(t, w.failed)
 		require.Equal(t, old, w.ended["old"], "the old process does nothing any more")
 		require.Greater(t, w.ended["new"], 4*machines)
 		worst := time.Duration(0)
