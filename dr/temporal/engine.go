@@ -163,7 +163,11 @@ func (e *Engine) drive() error {
 	}
 	w := worker.New(e.c, e.o.Queue, worker.Options{
 		// How long a dead driver's workflows wait for it.
-		StickyScheduleToStartTimeout: min(e.o.Heartbeat/10, 5*time.Second),
+		StickyScheduleToStartTimeout: min(e.o.Heartbeat/4, 5*time.Second),
+		// The other kind of pollers may all wait at the queue of what this
+		// process knows already, for a minute, while others' work isn't taken.
+		WorkflowTaskPollerBehavior: worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{
+			InitialNumberOfPollers: 4, MinimumNumberOfPollers: 2, MaximumNumberOfPollers: 16}),
 		WorkerStopTimeout:            10 * time.Second,
 		OnFatalError:                 func(err error) { e.fail(explain("drive runs", err)) },
 	})

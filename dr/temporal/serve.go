@@ -183,6 +183,7 @@ func (s *serving) poll(queue string) error {
 		}
 		w := worker.New(s.e.c, name, worker.Options{
 			MaxConcurrentActivityExecutionSize: places,
+			MaxConcurrentActivityTaskPollers:   4,
 			DisableWorkflowWorker:              true,
 			WorkerStopTimeout:                  longest, // an action beside its own successor would be worse
 			OnFatalError:                       s.fatal,

@@ -103,16 +103,24 @@ func (s *state) Open() (o dr.Orchestrator, err error) {
 	if s.e, err = temporal.Open(s.c, s.o); err != nil {
 		return nil, err
 	}
-	return polite{s.e}, nil
+	return polite{s.e, s.o.Queue}, nil
 }
 
 // polite asks for the status no more often than a console would. The suite asks
 // each millisecond, which keeps a small machine from doing anything else.
-type polite struct{ *temporal.Engine }
+type polite struct {
+	*temporal.Engine
+	q string
+}
 
 func (p polite) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 	time.Sleep(25 * time.Millisecond)
-	return p.Engine.Status(ctx, id)
+	start := time.Now()
+	st, err := p.Engine.Status(ctx, id)
+	if time.Since(start) > 3*time.Second {
+		p.dump(p.q, id, start)
+	}
+	return st, err
 }
 
 func (s *state) Kill() {
