@@ -201,7 +201,11 @@ func togetherActions(dir string) dr.Actions {
 			if who, err := os.ReadFile(name); err == nil && string(who) != string(c.Run) {
 				note(dir, fmt.Sprintf("%s entered where %s is", c.Run, who))
 			}
-			if err := os.WriteFile(name, []byte(c.Run), 0o600); err != nil {
+			// Whole or not at all: it may be killed here.
+			if err := os.WriteFile(name+"-"+string(c.Run), []byte(c.Run), 0o600); err != nil {
+				return nil, err
+			}
+			if err := os.Rename(name+"-"+string(c.Run), name); err != nil {
 				return nil, err
 			}
 			return json.Marshal(epoch)

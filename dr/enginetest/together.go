@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,7 @@ type pair struct {
 	mine dr.Orchestrator
 	r    *rival
 	dir  string
+	took time.Duration // by a Start of mine
 }
 
 // must asks the rival what it has to do.
@@ -96,7 +98,9 @@ func (p *pair) rivalHolds(t *testing.T) {
 
 func (p *pair) mineHolds(t *testing.T) {
 	ctx := patient(t)
+	begun := time.Now()
 	require.NoError(t, p.mine.Start(ctx, "mine-2", togetherPlan("m2")))
+	p.took = time.Since(begun)
 	a, ok := p.r.ask("start", "theirs-2", "m2")
 	require.True(t, ok)
 	require.True(t, a.Busy, a.Err)
@@ -111,7 +115,7 @@ func (p *pair) mineHolds(t *testing.T) {
 	require.Greater(t, a.Epoch, entered(s))
 }
 
-// raced starts a run on each of twenty machines at both engines at once, kills
+// raced starts a run on each of twenty machines at both engines at once, or nearly, kills
 // the rival on the way, and starts it again. Each machine has one run at its
 // gate then, which can end.
 func (p *pair) raced(t *testing.T) {
@@ -119,7 +123,7 @@ func (p *pair) raced(t *testing.T) {
 	ctx := patient(t)
 	name := func(whose string, i int) dr.RunID { return dr.RunID(fmt.Sprint(whose, "-race-", i)) }
 	var wg sync.WaitGroup
-	killed := make(chan struct{})
+	answered, killed := make(chan struct{}, machines), make(chan struct{})
 	for i := range machines {
 		machine := fmt.Sprint("race", i)
 		wg.Go(func() {
@@ -129,69 +133,105 @@ func (p *pair) raced(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
+			if i%2 == 0 {
+				time.Sleep(rand.N(machines * p.took)) // one engine is slower than another
+			}
 			a, ok := p.r.ask("start", name("theirs", i), machine)
-			if !ok {
-				<-killed
-			} else if a.Err != "" && !a.Busy {
+			if ok && a.Err != "" && !a.Busy {
 				t.Errorf("theirs: %s", a.Err)
 			}
+			answered <- struct{}{}
 		})
 	}
-	time.AfterFunc(20*time.Millisecond, func() {
-		p.r.kill()
-		close(killed)
+	wg.Go(func() {
+		defer close(killed)
+		for range machines / 2 {
+			<-answered
+		}
+		p.r.kill() // in the middle of the others
 	})
 	wg.Wait()
 	<-killed
 	p.r.live()
-	won := map[string]int{}
+	won := make(chan string, machines)
 	for i := range machines {
-		// What was claimed for a run whose Start was cut off is claimed when it is
-		// served again, or refused: so the rival's is looked at until it is settled.
-		theirs, mine := p.settled(t, name("theirs", i)), dr.RunState("")
-		if s, err := p.mine.Status(ctx, name("mine", i)); err == nil && !s.State.Ended() {
-			s, err = dr.WaitUntil(ctx, p.mine, name("mine", i), func(s dr.Status) bool { return s.State == dr.RunWaiting })
-			require.NoError(t, err)
-			mine = s.State
-		} else if err != nil {
-			require.ErrorIs(t, err, dr.ErrNotFound)
-		}
-		require.False(t, theirs == dr.RunWaiting && mine == dr.RunWaiting, "machine %d has two holders", i)
-		switch {
-		case mine == dr.RunWaiting:
-			won["mine"]++
-			require.NoError(t, approve(ctx, p.mine, name("mine", i)))
-			s, err := dr.Wait(ctx, p.mine, name("mine", i), nil)
-			require.NoError(t, err)
-			require.Equal(t, dr.RunDone, s.State)
-		case theirs == dr.RunWaiting:
-			won["theirs"]++
-			p.must(t, "approve", name("theirs", i), "")
-			require.Equal(t, dr.RunDone, p.must(t, "wait", name("theirs", i), "").State)
-		default:
-			// Each was refused for the other, which had not got it either: only
-			// while one of them was claiming, and was killed at that.
-			won["nobody"]++
-		}
+		wg.Go(func() {
+			who, err := p.finish(ctx, name("theirs", i), name("mine", i))
+			if err != nil {
+				t.Errorf("machine %d: %v", i, err)
+			}
+			won <- who
+		})
 	}
-	t.Logf("won: %v", won)
-	// Nobody's are free, too.
+	wg.Wait()
+	close(won)
+	count := map[string]int{}
+	for who := range won {
+		count[who]++
+	}
+	t.Logf("won: %v", count)
+	// All are free now, also those that neither got.
 	for i := range machines {
-		again := name("again", i)
-		require.NoError(t, p.mine.Start(ctx, again, togetherPlan(fmt.Sprint("race", i))))
-		require.NoError(t, p.mine.Cancel(ctx, again, "enough"))
+		wg.Go(func() {
+			again := name("again", i)
+			if err := errors.Join(p.mine.Start(ctx, again, togetherPlan(fmt.Sprint("race", i))), p.mine.Cancel(ctx, again, "enough")); err != nil {
+				t.Errorf("machine %d: %v", i, err)
+			}
+		})
 	}
+	wg.Wait()
 }
 
-// settled is the state of a rival's run that neither claims nor runs a step.
-func (p *pair) settled(t *testing.T, run dr.RunID) dr.RunState {
-	for range 1000 {
-		a := p.must(t, "state", run, "")
+// finish lets the one run of the two end that holds the machine, and tells whose
+// it is. Neither does if each was refused for the other, which hadn't got it: only
+// the rival can have been refused so, in the moment of its death.
+func (p *pair) finish(ctx context.Context, theirs, mine dr.RunID) (who string, err error) {
+	waits := func(s dr.Status) bool { return s.State == dr.RunWaiting }
+	a, err := p.settled(ctx, theirs)
+	if err != nil {
+		return "", err
+	}
+	s, err := p.mine.Status(ctx, mine)
+	if err == nil && !s.State.Ended() {
+		s, err = dr.WaitUntil(ctx, p.mine, mine, waits)
+	}
+	switch {
+	case err != nil && !errors.Is(err, dr.ErrNotFound):
+		return "", err
+	case a == dr.RunWaiting && waits(s):
+		return "both", errors.New("it has two holders")
+	case waits(s):
+		if err = approve(ctx, p.mine, mine); err == nil {
+			s, err = dr.Wait(ctx, p.mine, mine, nil)
+		}
+		if err == nil && s.State != dr.RunDone {
+			err = s.Err()
+		}
+		return "mine", err
+	case a == dr.RunWaiting:
+		for _, do := range []string{"approve", "wait"} {
+			reply, ok := p.r.ask(do, theirs, "")
+			if !ok || reply.Err != "" || do == "wait" && reply.State != dr.RunDone {
+				return "theirs", fmt.Errorf("%s: %+v", do, reply)
+			}
+		}
+		return "theirs", nil
+	}
+	return "nobody", nil
+}
+
+// settled is the state of a rival's run that neither claims nor runs a step: what
+// was cut off while it claimed is claimed when it is served again, or refused.
+func (p *pair) settled(ctx context.Context, run dr.RunID) (dr.RunState, error) {
+	for ctx.Err() == nil {
+		a, ok := p.r.ask("state", run, "")
+		if !ok || a.Err != "" {
+			return "", fmt.Errorf("the rival's run %s: %s", run, a.Err)
+		}
 		if a.State == "" || a.State == dr.RunWaiting || a.State.Ended() {
-			return a.State
+			return a.State, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	require.Fail(t, "the run doesn't settle", "%s", run)
-	return ""
+	return "", fmt.Errorf("the rival's run %s doesn't settle: %w", run, ctx.Err())
 }
