@@ -114,6 +114,8 @@ func (s *Store) explain(op string, err error) error {
 		remedy = "the server's statement_timeout is shorter than this takes"
 	case c == "" && s.closed(err):
 		of, remedy = dr.ErrInvalid, "the store was closed"
+	case errors.Is(err, context.DeadlineExceeded):
+		remedy = fmt.Sprintf("no answer within %v: a network that swallows packets, a lock, or a standby that a commit waits for", s.o.Attempt)
 	case as[*tls.CertificateVerificationError](err):
 		remedy = "sslrootcert must name the authority that signed the server's certificate"
 	}

@@ -287,3 +287,14 @@ func (c *Cluster) CreateDatabase(name string) string {
 	c.Query(fmt.Sprintf(`CREATE DATABASE "%s" TEMPLATE template0`, strings.ReplaceAll(name, `"`, `""`)))
 	return c.DSN(name)
 }
+
+// Set changes a setting of the server from the next Start on.
+func (c *Cluster) Set(name, value string) { c.settings[name] = value }
+
+// Give puts a file into the cluster's folder, for the server's eyes only.
+func (c *Cluster) Give(name string, content []byte) {
+	c.t.Helper()
+	path := filepath.Join(c.Data, name)
+	c.must(os.WriteFile(path, content, 0o600))
+	c.must(give(path))
+}
