@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,8 +13,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/postgres"
 	"github.com/lifeboat-dr/lifeboat/internal/pgtest"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 )
 
 // line is a bad one to the database. Of what a client sends, once in a while
@@ -24,6 +27,10 @@ type line struct {
 	to    string
 	every int // chunks to a fault, on average
 	late  time.Duration
+
+	rule func(chunk []byte) int // instead of chance
+	hold chan struct{}          // a rule's late question is delivered when it is closed
+	sent chan struct{}          // and has been
 
 	mu   sync.Mutex
 	rng  *rand.Rand
@@ -59,9 +66,12 @@ func newLine(t *testing.T, to string, seed uint64) *line {
 }
 
 // draw says what happens to a chunk, and how late a late one is.
-func (l *line) draw() (fault int, late time.Duration) {
+func (l *line) draw(chunk []byte) (fault int, late time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.rule != nil {
+		return l.rule(chunk), 0
+	}
 	if l.rng.IntN(l.every) != 0 {
 		return noFault, 0
 	}
@@ -87,7 +97,7 @@ func (l *line) serve(near net.Conn) {
 		if err != nil {
 			return
 		}
-		switch fault, late := l.draw(); fault {
+		switch fault, late := l.draw(b[:n]); fault {
 		case lostQuestion:
 			return
 		case lostAnswer:
@@ -98,8 +108,14 @@ func (l *line) serve(near net.Conn) {
 		case lateQuestion:
 			near.Close()
 			time.Sleep(late) // as a network holds it
+			if l.hold != nil {
+				<-l.hold
+			}
 			_, _ = far.Write(b[:n])
 			l.listen(far)
+			if l.sent != nil {
+				close(l.sent)
+			}
 			return
 		}
 		if _, err := far.Write(b[:n]); err != nil {
@@ -111,6 +127,120 @@ func (l *line) serve(near net.Conn) {
 // listen leaves the server the time to do what it was told.
 func (l *line) listen(far net.Conn) {
 	time.Sleep(50 * time.Millisecond)
+}
+
+// once is a rule for the first chunk that has the text.
+func once(text string, fault int) func([]byte) int {
+	done := false
+	return func(chunk []byte) int {
+		if done || !bytes.Contains(chunk, []byte(text)) {
+			return noFault
+		}
+		done = true
+		return fault
+	}
+}
+
+// A statement that arrives when its call has long asked again, and others have
+// followed, does nothing. One whose answer is lost isn't done twice.
+func TestLateAndLost(t *testing.T) {
+	c := pgtest.Start(t, pgtest.Options{})
+	// In this mode the statements can be read on the line.
+	through := func(t *testing.T, fault int, text string) (*postgres.Store, *line) {
+		schema := newSchema()
+		open(t, c.DSN(""), schema)
+		b := newLine(t, c.Host(), 0)
+		b.rule, b.hold, b.sent = once(text, fault), make(chan struct{}), make(chan struct{})
+		s, err := postgres.Open(t.Context(), postgres.Options{Schema: schema, Attempt: time.Second,
+			DSN: fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&default_query_exec_mode=simple_protocol", c.Password, b.Addr())})
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		return s, b
+	}
+	arrive := func(b *line) { close(b.hold); <-b.sent }
+
+	t.Run("late claims", func(t *testing.T) {
+		for _, text := range []string{"INSERT INTO", "owner IS NULL AND epoch"} {
+			s, b := through(t, lateQuestion, text)
+			for want := range uint64(2) {
+				epoch, err := s.Acquire(t.Context(), "m", "a")
+				require.NoError(t, err)
+				require.Equal(t, want+1, epoch)
+				require.NoError(t, s.Release(t.Context(), "m", "a"))
+			}
+			arrive(b)
+			epoch, err := s.Acquire(t.Context(), "m", "b")
+			require.NoError(t, err, "it is free")
+			require.EqualValues(t, 3, epoch)
+		}
+	})
+	t.Run("a late release", func(t *testing.T) {
+		s, b := through(t, lateQuestion, "SET owner = NULL")
+		_, err := s.Acquire(t.Context(), "m", "a")
+		require.NoError(t, err)
+		require.NoError(t, s.Release(t.Context(), "m", "a"))
+		_, err = s.Acquire(t.Context(), "m", "a")
+		require.NoError(t, err)
+		arrive(b)
+		_, err = s.Acquire(t.Context(), "m", "b")
+		require.ErrorIs(t, err, dr.ErrBusy)
+	})
+	t.Run("a late save", func(t *testing.T) {
+		s, b := through(t, lateQuestion, "UPDATE")
+		p, err := s.Save(t.Context(), dr.Protection{ID: "p"})
+		require.NoError(t, err)
+		p.Name = "two"
+		p, err = s.Save(t.Context(), p)
+		require.NoError(t, err)
+		p.Name = "three"
+		p, err = s.Save(t.Context(), p)
+		require.NoError(t, err)
+		arrive(b)
+		got, err := s.Load(t.Context(), "p")
+		require.NoError(t, err)
+		require.Equal(t, p, got)
+		require.EqualValues(t, 3, got.Version)
+	})
+	t.Run("a save whose answer is lost", func(t *testing.T) {
+		s, b := through(t, noFault, "")
+		p, err := s.Save(t.Context(), dr.Protection{ID: "p"})
+		require.NoError(t, err)
+		b.mu.Lock()
+		b.rule = once("UPDATE", lostAnswer)
+		b.mu.Unlock()
+		p.Name = "two"
+		p, err = s.Save(t.Context(), p)
+		require.NoError(t, err)
+		require.EqualValues(t, 2, p.Version)
+	})
+	t.Run("seized, and the answer lost", func(t *testing.T) {
+		for _, to := range []string{"b", ""} {
+			s, _ := through(t, lostAnswer, "epoch = epoch + 1, since")
+			_, err := s.Acquire(t.Context(), "m", "a")
+			require.NoError(t, err)
+			epoch, err := s.Seize(t.Context(), "m", "a", to)
+			require.NoError(t, err)
+			require.EqualValues(t, 2, epoch)
+		}
+	})
+	t.Run("shards that were given, and the answer lost", func(t *testing.T) {
+		s, b := through(t, noFault, "")
+		l := s.Leases()
+		_, err := l.Renew(t.Context(), fleet.Member{ID: "w", TTL: time.Hour})
+		require.NoError(t, err)
+		b.mu.Lock()
+		b.rule = once("commit", lostAnswer)
+		b.mu.Unlock()
+		given, err := l.Take(t.Context(), "w", []fleet.Shard{"1", "2"})
+		require.NoError(t, err)
+		require.Len(t, given, 2)
+		v, err := l.View(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, v.Leases[0].Epoch, given[0].Epoch)
+		given, err = l.Take(t.Context(), "w", []fleet.Shard{"1", "2"})
+		require.NoError(t, err)
+		require.Empty(t, given)
+	})
 }
 
 // Over a bad line nothing is done twice, nothing that was acknowledged is lost,
