@@ -97,9 +97,22 @@ func (l Layout) Validate() error {
 func (l Layout) All() []Shard {
 	var all []Shard
 	for _, a := range l.areas() {
-		for i := range a.Shards {
-			all = append(all, a.shard(i))
-		}
+		all = append(all, a.All()...)
+	}
+	return all
+}
+
+// Reached returns the areas, with their shards counted, of which all sites are
+// among those given; none given: all areas.
+func (l Layout) Reached(sites []string) []Area {
+	return slices.DeleteFunc(l.areas(), func(a Area) bool { return !a.reachedBy(Member{Sites: sites}) })
+}
+
+// All returns the area's shards: as many as Shards says.
+func (a Area) All() []Shard {
+	var all []Shard
+	for i := range a.Shards {
+		all = append(all, a.shard(i))
 	}
 	return all
 }
