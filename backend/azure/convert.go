@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -137,7 +138,7 @@ func (a *Azure) importDisk(ctx context.Context, m *machine, r record, d diskReco
 	source := unqueried(a.opts.Staging.NewBlobClient(blobName).URL())
 	disk.Properties.CreationData = &armcompute.CreationData{
 		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: to.Ptr(source), StorageAccountID: to.Ptr(a.opts.StorageAccount)}
-	name := diskName(r.Name, d, blobName)
+	name := diskName(r.Name, d, contentName(blobName, r.Gen))
 	p, err := a.disks.BeginCreateOrUpdate(ctx, r.Group, name, *disk, nil)
 	resp, err := await(ctx, a, p, err)
 	if err != nil {
@@ -182,14 +183,26 @@ func (a *Azure) diskOf(m *machine, r *record, d diskRecord) (*armcompute.Disk, e
 	return &disk, nil
 }
 
-// diskName names a managed disk after the machine, what it is of it, and the
-// blob that it was made of: another content gets another disk.
-func diskName(vm string, d diskRecord, blobName string) string {
+// diskName names a managed disk after the machine, what it is of it, and its
+// content: another content gets another disk.
+func diskName(vm string, d diskRecord, content string) string {
 	what := "os"
 	if d.LUN >= 0 {
 		what = fmt.Sprintf("data%d", d.LUN)
 	}
-	return vm + "-" + what + "-" + short(blobName)[:8]
+	return vm + "-" + what + "-" + short(content)[:8]
+}
+
+// contentName is what a blob holds until the next draft: that may write to the
+// same one.
+func contentName(blobName string, gen int) string { return fmt.Sprintf("%s@%d", blobName, gen) }
+
+var diskNameEnd = regexp.MustCompile(`^-(os|data\d+)-[0-9a-f]{8}$`)
+
+// isDiskName tells whether a managed disk's name is one that diskName gives.
+func isDiskName(vm, name string) bool {
+	end, ok := strings.CutPrefix(strings.ToLower(name), strings.ToLower(vm))
+	return ok && diskNameEnd.MatchString(end)
 }
 
 func osType(os string) *armcompute.OperatingSystemTypes {

@@ -62,7 +62,8 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 			a.opts.Log.Warn("what an earlier draft has left can't be deleted", "machine", id, "err", explain(err))
 		}
 	}
-	return &draft{a: a, m: m, point: p, owner: owner, gen: r.Gen, fences: dr.Fences(ctx), disks: map[dr.DiskID]*draftDisk{}}, nil
+	g, _ := ctx.Value(guardKey{}).(*guard)
+	return &draft{a: a, m: m, guard: g, point: p, owner: owner, gen: r.Gen, fences: dr.Fences(ctx), disks: map[dr.DiskID]*draftDisk{}}, nil
 }
 
 // draft is a machine's disks being written.
@@ -74,6 +75,7 @@ type draft struct {
 	gen   int
 	// fences are what it was opened under.
 	fences map[string]uint64
+	guard  *guard
 
 	mu     sync.Mutex
 	disks  map[dr.DiskID]*draftDisk // of which a blob was asked for
@@ -122,6 +124,12 @@ func (d *draft) disk(ctx context.Context, id dr.DiskID) (*staged, error) {
 // begin makes a disk's blob, or a disk to be uploaded to if that was asked for
 // and it holds nothing yet.
 func (d *draft) begin(ctx context.Context, rec diskRecord) (*staged, string, error) {
+	if d.guard != nil {
+		ctx = context.WithValue(ctx, guardKey{}, d.guard)
+	}
+	if err := recheck(ctx); err != nil {
+		return nil, "", err
+	}
 	o, err := d.a.optionsOf(&d.m.rec)
 	if err != nil {
 		return nil, "", err
@@ -189,6 +197,9 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 		return d.fail("commit", "", -1, err)
 	}
 	ctx = dr.WithFences(ctx, d.fences)
+	if d.guard != nil {
+		ctx = context.WithValue(ctx, guardKey{}, d.guard)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.done {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,9 @@ const usualTrust = time.Second
 type guard struct {
 	a  *Azure
 	id dr.MachineID
+	// absent says that there was no record: what is left of the machine may be
+	// taken away, but not from who has made it anew.
+	absent bool
 
 	mu   sync.Mutex
 	seen time.Time // when the record was asked for that admitted the call last
@@ -44,7 +48,7 @@ func (a *Azure) under(ctx context.Context, m *machine) (context.Context, error) 
 	if len(dr.Fences(ctx)) == 0 {
 		return ctx, nil
 	}
-	return context.WithValue(ctx, guardKey{}, &guard{a: a, id: m.id, seen: m.seen}), nil
+	return context.WithValue(ctx, guardKey{}, &guard{a: a, id: m.id, absent: !m.has && isReplicaID(m.id), seen: m.seen}), nil
 }
 
 // raise is under for a call that doesn't write the record anyway: what the call
@@ -69,19 +73,22 @@ func (a *Azure) raise(ctx context.Context, m *machine) (context.Context, error) 
 			return ctx, err
 		}
 	}
-	r, err := a.update(ctx, m.id, func() (record, error) { return m.current(), nil }, func(*record) error { return nil })
+	r, etag, err := a.updated(ctx, m.id, func() (record, error) { return m.current(), nil }, func(*record) error { return nil })
 	if err != nil {
 		return ctx, err
 	}
-	m.rec, m.has, m.etag = r, true, ""
+	m.rec, m.has, m.etag = r, true, etag
 	return ctx, nil
 }
 
 // dropRecord deletes a record, of a call under fences only if nobody has changed
 // it since it was read.
 func (a *Azure) dropRecord(ctx context.Context, id dr.MachineID, etag azcore.ETag) error {
-	if len(dr.Fences(ctx)) == 0 || etag == "" {
+	if len(dr.Fences(ctx)) == 0 {
 		return a.drop(ctx, recordBlob(id))
+	}
+	if etag == "" { // there was none
+		return recheck(ctx)
 	}
 	_, err := a.opts.Staging.NewBlobClient(recordBlob(id)).Delete(ctx,
 		&blob.DeleteOptions{AccessConditions: &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: &etag}}})
@@ -122,11 +129,15 @@ func (g *guard) check(ctx context.Context) error {
 		return nil
 	}
 	r, _, err := g.a.load(ctx, g.id)
-	if errors.Is(err, dr.ErrNotFound) {
-		return fmt.Errorf("%w: the machine's record, which was there: another process has removed it", dr.ErrNotFound)
-	}
-	if err == nil {
-		_, _, err = r.Fences.Admit(ctx)
+	switch gone := errors.Is(err, dr.ErrNotFound); {
+	case gone && g.absent:
+		err = nil
+	case gone:
+		err = fmt.Errorf("%w: the machine's record, which was there: another process has removed it", dr.ErrNotFound)
+	case err == nil:
+		if _, _, err = r.Fences.Admit(ctx); err == nil && g.absent {
+			err = fmt.Errorf("%w: another process has prepared the machine anew", dr.ErrConflict)
+		}
 	}
 	if err == nil {
 		g.seen = now
@@ -149,7 +160,8 @@ type guarded struct{}
 
 // Do implements policy.Policy.
 func (guarded) Do(req *policy.Request) (*http.Response, error) {
-	if m := req.Raw().Method; m != http.MethodGet && m != http.MethodHead {
+	// What gives an address back harms nobody, and helps whoever came after.
+	if m := req.Raw().Method; m != http.MethodGet && m != http.MethodHead && !strings.HasSuffix(req.Raw().URL.Path, "/endGetAccess") {
 		if err := recheck(req.Raw().Context()); err != nil {
 			return nil, overtaken{err}
 		}

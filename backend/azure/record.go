@@ -228,6 +228,12 @@ var errUnchanged = errors.New("unchanged")
 // says, or is dr.ErrNotFound. Whose claim was taken over changes none; who is
 // admitted is remembered with the change.
 func (a *Azure) update(ctx context.Context, id dr.MachineID, fresh func() (record, error), change func(*record) error) (record, error) {
+	r, _, err := a.updated(ctx, id, fresh, change)
+	return r, err
+}
+
+// updated is update that also returns what tells the record from later ones.
+func (a *Azure) updated(ctx context.Context, id dr.MachineID, fresh func() (record, error), change func(*record) error) (record, azcore.ETag, error) {
 	for try := 0; ; try++ {
 		at := time.Now()
 		r, etag, err := a.load(ctx, id)
@@ -235,29 +241,29 @@ func (a *Azure) update(ctx context.Context, id dr.MachineID, fresh func() (recor
 			r, err = fresh()
 		}
 		if err != nil {
-			return record{}, err
+			return record{}, "", err
 		}
 		next, raised, err := r.Fences.Admit(ctx)
 		if err != nil {
-			return r, err
+			return r, "", err
 		}
 		r.Fences = next
 		switch err := change(&r); {
 		case errors.Is(err, errUnchanged) && !raised:
 			saw(ctx, at)
-			return r, nil
+			return r, etag, nil
 		case err != nil && !errors.Is(err, errUnchanged):
-			return r, err
+			return r, "", err
 		}
-		_, err = a.save(ctx, &r, etag)
+		now, err := a.save(ctx, &r, etag)
 		if err == nil {
 			saw(ctx, at)
 		}
 		if !errors.Is(err, dr.ErrConflict) || try == 8 {
-			return r, err
+			return r, now, err
 		}
 		if err := sleep(ctx, time.Duration(try)*10*time.Millisecond); err != nil {
-			return r, err
+			return r, "", err
 		}
 	}
 }

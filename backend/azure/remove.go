@@ -37,12 +37,14 @@ func (a *Azure) Remove(ctx context.Context, id dr.MachineID) error {
 	if err == nil && r.Reused {
 		return nil
 	}
-	if err == nil {
-		m := &machine{id: id, rec: r, has: true, etag: etag, seen: seen, at: r.at()}
+	m := &machine{id: id, rec: r, has: err == nil, etag: etag, seen: seen, at: r.at()}
+	if m.has {
 		ctx, err = a.raise(ctx, m)
 		r, etag = m.rec, m.etag
+	} else if errors.Is(err, dr.ErrNotFound) {
+		ctx, err = a.under(ctx, m)
 	}
-	if err != nil && !errors.Is(err, dr.ErrNotFound) {
+	if err != nil {
 		return fail("remove", id, "", -1, err)
 	}
 	return fail("remove", id, "", -1, a.remove(ctx, id, r, etag))
@@ -117,7 +119,7 @@ func (a *Azure) named(id dr.MachineID, r record) map[string][]string {
 			}
 		}
 		if d.Blob != "" { // imported, and not recorded yet
-			add("microsoft.compute/disks", a.computeID("disks", place{r.Group, diskName(r.Name, d, d.Blob)}))
+			add("microsoft.compute/disks", a.computeID("disks", place{r.Group, diskName(r.Name, d, contentName(d.Blob, r.Gen))}))
 		}
 	}
 	m := &machine{id: id, rec: r, has: true, at: r.at()}

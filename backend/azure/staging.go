@@ -49,14 +49,19 @@ func (a *Azure) stagedName(id dr.MachineID, disk dr.DiskID, gen int) string {
 // make makes the blob of a disk that reads as zeros.
 func (a *Azure) make(ctx context.Context, name string, size int64, owner string) (*staged, error) {
 	s := &staged{blob: a.opts.Staging.NewPageBlobClient(name), lease: owner, size: size}
-	if _, err := s.blob.Create(ctx, vhd.Padded(size)+vhd.FooterSize, nil); err != nil {
-		if status, _ := codeOf(err); status != http.StatusPreconditionFailed && status != http.StatusConflict {
+	_, err := s.blob.Create(ctx, vhd.Padded(size)+vhd.FooterSize, nil)
+	if status, _ := codeOf(err); err != nil && status != http.StatusPreconditionFailed && status != http.StatusConflict {
+		return nil, err
+	}
+	if taken := s.take(ctx); taken != nil {
+		return nil, taken
+	}
+	if err != nil {
+		// An earlier attempt of this writer; or one who was passed over made it,
+		// of a machine of the name that was removed, and may have written to it.
+		if _, err := s.blob.Create(ctx, vhd.Padded(size)+vhd.FooterSize, &pageblob.CreateOptions{AccessConditions: s.access()}); err != nil {
 			return nil, err
 		}
-		// Its name was never given before: an earlier attempt of this writer.
-	}
-	if err := s.take(ctx); err != nil {
-		return nil, err
 	}
 	return s, s.seal(ctx, name)
 }

@@ -57,7 +57,7 @@ func (a *Azure) tidy(ctx context.Context, id dr.MachineID) error {
 			}
 		}
 	}
-	if err := a.tidyDisks(ctx, &r, over, found["microsoft.compute/disks"]); err != nil {
+	if err := a.tidyDisks(ctx, &r, found["microsoft.compute/disks"]); err != nil {
 		return err
 	}
 	if err := a.tidySnapshots(ctx, &r, over, found["microsoft.compute/snapshots"]); err != nil {
@@ -90,16 +90,10 @@ func generationOf(name string) (int, bool) {
 	return n, err == nil
 }
 
-func (a *Azure) tidyDisks(ctx context.Context, r *record, over int, found []string) error {
-	ours := map[string]bool{}
-	for _, d := range r.Disks {
-		for gen := 0; gen <= over; gen++ {
-			ours[strings.ToLower(diskName(r.Name, d, a.stagedName(r.ID, d.ID, gen)))] = true
-		}
-	}
+func (a *Azure) tidyDisks(ctx context.Context, r *record, found []string) error {
 	wanted := func(id, name string) bool {
 		return slices.ContainsFunc(r.Disks, func(d diskRecord) bool {
-			return sameID(d.Disk, id) || d.Blob != "" && strings.EqualFold(diskName(r.Name, d, d.Blob), name) ||
+			return sameID(d.Disk, id) || d.Blob != "" && strings.EqualFold(diskName(r.Name, d, contentName(d.Blob, r.Gen)), name) ||
 				slices.ContainsFunc(d.Replaced, func(old string) bool { return sameID(old, id) })
 		})
 	}
@@ -108,7 +102,7 @@ func (a *Azure) tidyDisks(ctx context.Context, r *record, over int, found []stri
 		if err != nil {
 			return err
 		}
-		if !ours[strings.ToLower(at.name)] || wanted(id, at.name) {
+		if !isDiskName(r.Name, at.name) || wanted(id, at.name) {
 			continue
 		}
 		d, err := a.disks.Get(ctx, at.group, at.name, nil)

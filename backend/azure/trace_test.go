@@ -242,7 +242,10 @@ func (tr *traced) text() string {
 		b.WriteByte('\n')
 		for _, h := range []string{"If-Match", "If-None-Match", "X-Ms-Copy-Source", "X-Ms-Lease-Action", "X-Ms-Page-Write", "X-Ms-Range"} {
 			if v := x.header.Get(h); v != "" {
-				if h == "If-Match" {
+				switch {
+				case h == "If-Match" && x.Service == azuretest.ServiceARM:
+					v = "the machine as it was read"
+				case h == "If-Match":
 					v = "the record as it was read"
 				}
 				fmt.Fprintf(&b, "       %s: %s\n", strings.ToLower(h), v)

@@ -73,7 +73,7 @@ func (q *request) key() string {
 // join answers a request that was made before and whose operation is under way,
 // as it is when a client repeats a call whose answer was lost.
 func (c *Cloud) join(q *request) (reply, bool) {
-	if q.Method == http.MethodGet || q.Header.Get("If-None-Match") != "" || strings.HasSuffix(strings.ToLower(q.id), "/runcommand") {
+	if q.Method == http.MethodGet || q.Header.Get("If-None-Match")+q.Header.Get("If-Match") != "" || strings.HasSuffix(strings.ToLower(q.id), "/runcommand") {
 		return reply{}, false
 	}
 	op := c.under[q.key()]

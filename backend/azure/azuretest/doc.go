@@ -27,6 +27,9 @@
 //     zones, availability sets, trusted launch, quotas at PUT and at start, power
 //     states, the deletion of what is to go with them, changes of disks, boot
 //     diagnostics whose URLs can be fetched, commands in the guest.
+//   - ETags of machines: PUT and PATCH with If-Match change one only if its model
+//     is the one that the ETag was told of. What switches a machine on and off
+//     changes no ETag here, and takes no condition, as on Azure.
 //   - Virtual networks, interfaces with dynamic and static addresses, public
 //     addresses, security groups and what their rules do to a flow.
 //   - Resource groups, generic lists by tag, tags, locks, sizes, usage, paging.
@@ -59,6 +62,9 @@
 //     at a time, an equal request joins it, and only a forced deletion preempts;
 //   - a second grant of access to the same disk, which tells the first one's URL
 //     here;
+//   - what changes a machine's ETag beside PUT and PATCH, which the reference
+//     doesn't tell; and what becomes of a request with If-Match that is made again
+//     because its answer was lost, which is 412 here;
 //   - time: operations take polls, not seconds; incremental snapshots are
 //     complete at once; a restart or a resize has no downtime; capacity runs out
 //     only by [Cloud.FailLRO];

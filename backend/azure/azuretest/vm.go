@@ -1,6 +1,7 @@
 package azuretest
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -22,6 +23,7 @@ const (
 type vm struct {
 	entry
 	model  armcompute.VirtualMachine // as it was asked for
+	rev    int                       // of the model, which the ETag tells
 	vmID   string
 	power  string // "" until it was started for the first time
 	guest  bool   // runs and may write; changed with guests held
@@ -93,10 +95,21 @@ func (v *vm) entries() []*entry {
 	return list
 }
 
+func (v *vm) etag() string { return fmt.Sprintf("\"%d\"", v.rev) }
+
+// match refuses a request that was made of another model than there is.
+func (v *vm) match(q *request) error {
+	if want := q.Header.Get("If-Match"); want != "" && want != "*" && want != v.etag() {
+		return refuse(http.StatusPreconditionFailed, "PreconditionFailed", "the resource '%s' has the ETag %s now", v.id, v.etag())
+	}
+	return nil
+}
+
 func (v *vm) view(*Cloud) any { return v.show() }
 
 func (v *vm) show() armcompute.VirtualMachine {
 	m, p := v.model, *v.model.Properties
+	m.Etag = to.Ptr(v.etag())
 	m.ID, m.Name, m.Type, m.Location, m.Tags, m.Zones = &v.id, &v.name, &v.kind, &v.location, v.tags, v.zones
 	m.Properties = &p
 	p.VMID, p.ProvisioningState, p.TimeCreated = &v.vmID, &v.state, &v.made

@@ -210,6 +210,7 @@ func (c *Cloud) adopt(v *vm, m armcompute.VirtualMachine, b build) {
 			n.owner = nil
 		}
 	}
+	v.rev++
 	v.tags, v.size, v.os, v.data, v.nics = m.Tags, b.size, b.os, b.data, b.nics
 	p := *m.Properties
 	m.Properties, p.InstanceView = &p, nil

@@ -18,7 +18,13 @@ func (c *Cloud) putVM(q *request) (reply, error) {
 	if had && q.Header.Get("If-None-Match") == "*" {
 		return reply{}, refuse(http.StatusPreconditionFailed, "PreconditionFailed", "the resource '%s' is there already", v.id)
 	}
+	if !had && q.Header.Get("If-Match") != "" {
+		return reply{}, refuse(http.StatusPreconditionFailed, "PreconditionFailed", "the resource '%s' is not there", q.id)
+	}
 	if had {
+		if err := v.match(q); err != nil {
+			return reply{}, err
+		}
 		if val(m.Location) == "" || !alike(*m.Location, v.location) {
 			return reply{}, refuse(http.StatusConflict, "InvalidResourceLocation", "the resource '%s' is in location '%s'", v.id, v.location)
 		}
@@ -125,6 +131,9 @@ func reference(s *armcompute.SubResource) string {
 // patchVM changes what the body names. A list is replaced as a whole.
 func (c *Cloud) patchVM(q *request) (reply, error) {
 	v, err := need[*vm](c, q.id)
+	if err == nil {
+		err = v.match(q)
+	}
 	if err != nil {
 		return reply{}, err
 	}
