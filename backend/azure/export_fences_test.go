@@ -8,3 +8,6 @@ func (a *Azure) Distrust() { a.trust = -1 }
 
 // ReplicaID is what the replica of a key is called.
 func ReplicaID(key string) dr.MachineID { return replicaID(key) }
+
+// UsualTrust is for how long a call under fences believes what it has read.
+const UsualTrust = usualTrust
