@@ -49,8 +49,18 @@
 // machines/ID.json: the placement, where each disk's bytes are, whether they are
 // torn, which point they hold, which moments are kept. It is changed by
 // compare-and-swap, so that of two processes one is told. A machine that nobody
-// captured, drafted or prepared has none. Without its record a replica can still
+// captured, drafted, prepared or switched under a claim has none. Without its record a replica can still
 // be removed, by its tag; what its disks hold is unknown then.
+//
+// # Fences
+//
+// The record remembers the epochs of claims too (fences.go). Every change of it is
+// conditional, and so are the making of a machine and the exchange of its disks;
+// a draft writes under leases that the next one breaks. What Azure takes no
+// condition for, to start, power off, deallocate and delete, is sent only if the
+// record was seen within the last second, and is read again else: a worker that
+// was passed over while it stood still does one thing at most, the request that
+// was on its way. Decision 0038 has the window and the tests that show it.
 //
 // # Moments
 //

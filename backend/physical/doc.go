@@ -22,6 +22,15 @@
 // speed of reading. So drafts are no [dr.Resumer]. They tell the tracker what
 // they write, so a point from before a draft can still be a base for changes.
 //
+// # Fences
+//
+// machine.json remembers the epochs of claims. A call holds its machine's turn
+// from the check to the effect, hooks included, so a call that was passed over has
+// none. A process that stands still keeps the root: another one's Open is
+// dr.ErrBusy until it is ended, and takes nothing over from under it. Where
+// workers come and go, an agent (package backend/remote) has the root, and a
+// client that stands still loses its session.
+//
 // # A moment of a running machine
 //
 // Disks have no snapshots, as a rule. A running machine's image is a

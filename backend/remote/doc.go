@@ -44,6 +44,14 @@
 // resumed by the copy's own means. Why, and what is still bad, is in
 // docs/decisions/0024.
 //
+// # Fences
+//
+// A call's fences travel with it, and the served backend heeds them; of a draft,
+// those that it was opened with. A client that stood still finds its session ended,
+// and repeats its call in a new one: under its own epochs, so that it is refused if
+// another has taken over. An agent of an earlier version heeds none, which the
+// client logs.
+//
 // # Bounds
 //
 // An agent's memory is bounded by ServeOptions.Buffers, 1 MiB each, and some 350
