@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -131,12 +132,16 @@ func (g *guard) raising() bool {
 	return g.owed
 }
 
-func (g *guard) wrote(at time.Time) {
+// wrote says that the record was written as it is now, having been looked at then.
+func (g *guard) wrote(r record, at time.Time) {
 	if g == nil {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.owed {
+		g.v.raised.Store(g.id, r.Fences)
+	}
 	g.owed, g.looked = false, at
 }
 
@@ -169,6 +174,13 @@ func (g *guard) passed(kept map[string]string, at time.Time) error {
 func (g *guard) still(ctx context.Context) error {
 	if g == nil {
 		return nil
+	}
+	// Who has passed us through this very process is known without a look: an
+	// agent serves old and new owners alike.
+	if f, ok := g.v.raised.Load(g.id); ok {
+		if err := f.(backend.Fences).Passed(g.asked); err != nil {
+			return fenced(err)
+		}
 	}
 	for looks := 0; ; looks++ {
 		now := time.Now()

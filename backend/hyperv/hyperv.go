@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -82,6 +83,8 @@ type HyperV struct {
 	locks   keyed.Locks[string] // by machine or key: what changes one, one at a time
 	buffers *fsys.Pool
 	fresh   time.Duration // freshFor, or a test's
+
+	raised sync.Map // by dr.MachineID: the backend.Fences that this process raised last
 }
 
 var (

@@ -25,7 +25,11 @@ func (v *HyperV) Remove(ctx context.Context, id dr.MachineID) error {
 		if err := m.powerOff(ctx); err != nil {
 			return err
 		}
-		return v.destroy(ctx, m)
+		err := v.destroy(ctx, m)
+		if err == nil {
+			v.raised.Delete(m.id)
+		}
+		return err
 	})
 	if errors.Is(err, dr.ErrNotFound) { // the machine; what the host lacks besides says host.ErrNotFound
 		return nil

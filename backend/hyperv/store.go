@@ -136,7 +136,7 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 			return &explained{fmt.Errorf("%w: another process has begun to change the machine at the same moment", dr.ErrConflict), "see that no two of them work on one machine"}
 		}
 	}
-	m.guard.wrote(at)
+	m.guard.wrote(r, at)
 	m.kept, m.record, m.unread = now, r, nil
 	// What a former record's parts were is only in the way.
 	var old []string
