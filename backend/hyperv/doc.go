@@ -16,6 +16,7 @@
 //   - find.go, list.go, vdisk.go, facts.go, config.go, cimxml.go, inspect.go:
 //     machines, read;
 //   - record.go, store.go: the few facts that this library keeps on each machine;
+//     fence.go: whose changes of it count;
 //   - preflight.go, check.go: what keeps a machine, or a host, from working;
 //   - capture.go, release.go, changes.go, image.go, opendisks.go: the Source;
 //   - placement.go, prepare.go, define.go, cards.go, holds.go, draft.go, torn.go,
@@ -39,6 +40,37 @@
 // torn, which point they hold, its checkpoints and reference points of ours,
 // whether this library made it. An imported copy carries its original's record;
 // of that only is believed that disks are torn.
+//
+// # Fences
+//
+// The record also remembers the epochs under which the machine was changed
+// (package backend). Nothing that Hyper-V's methods or its files do takes a
+// condition. So whoever raises an epoch begins a generation of the record, under a
+// name of its own ("lifeboat@7") that can be added once; the highest counts, and
+// what an older owner still writes to its own is read by nobody: marks, commits
+// and epochs are safe.
+//
+// Through one agent (package remote) all of it is: old and new owners meet in one
+// process, where one change of a machine waits for another, and a client that
+// wakes finds its calls and its drafts' writes refused.
+//
+// Of several processes on a host, or agents on a cluster's nodes, each looks at
+// the record before whatever it asks for, unless it did within the last 5 s, by
+// two clocks. A worker that stood still for longer does at most one thing when it
+// wakes, the call that was already decided; one that never stood still goes on
+// with the call of ours that it is in for 5 s at most. What one such call comes
+// to: RequestStateChange, a machine goes on or off; Rename, a disk of a stopped
+// replica has its torn name, so that the machine counts as torn until it is
+// filled; Remove and DestroySystem, a file or the whole of a stopped replica is
+// gone, and it is made anew. Files that somebody has open, of a running machine or
+// a draft, can't be renamed nor removed. A disk is open for writing to one at a
+// time, and its machine doesn't start meanwhile: whoever takes over from a worker
+// that stands still with disks open is refused (ErrBusy) until that one is ended,
+// or wakes and is fenced; an agent ends a client's session when it is silent.
+//
+// Removal forgets what a machine remembered, and a checkpoint that a person
+// applies brings an older record back. Stop under a record that can't be read
+// isn't refused.
 //
 // # Moments
 //
@@ -88,7 +120,8 @@
 // checkpoints of machines that are off; whether the files of tracking (.rct, .mrt)
 // may be renamed together with their disk, and whether virtdisk's writes to a
 // disk of a stopped machine are tracked (asked at every commit; else older points
-// are compared whole); whether a frozen file's own identifier of tracking is that
+// are compared whole); that AddKvpItems refuses a name that is there (what was
+// added is read back); whether a frozen file's own identifier of tracking is that
 // of its checkpoint; host-only exchange items of 2,000 characters; SCVMM. UEFI
 // variables, the vTPM, DVDs, GPUs and advanced settings of cards (VLANs,
 // bandwidth) are not carried over. `go test -tags live ./backend/hyperv` runs the

@@ -14,7 +14,8 @@
 //   - find.go, inventory.go, list.go, facts.go, config.go, places.go: machines
 //     and what is around them, read;
 //   - preflight.go, check.go: what keeps a machine, or the account, from working;
-//   - record.go: the few facts that this library keeps on each machine;
+//   - record.go: the few facts that this library keeps on each machine; fence.go:
+//     whose changes of it count;
 //   - capture.go, snapshot.go, tracking.go, changes.go, image.go: the Source;
 //   - prepare.go, placement.go, choose.go, estate.go, create.go, board.go,
 //     identity.go, customize.go, holds.go, draft.go, commit.go, power.go,
@@ -45,6 +46,39 @@
 // torn where that was, and of the rest nothing, as its instance UUID differs.
 // Reverting to a snapshot brings an older record back together with the disks,
 // and changes the tracking's epoch, so nothing is believed of it either.
+//
+// # Fences
+//
+// The record also remembers the epochs under which the machine was changed
+// (package backend). What depends on nobody having raised one since, by vSphere
+// itself: every change of the configuration, and so of the record, the mark that
+// disks are torn, a draft's commit, cards and disks that are added or grown. Such
+// a call carries the configuration's changeVersion.
+//
+// PowerOn, PowerOff, ShutdownGuest, snapshots, customization and Destroy take no
+// condition. The record is looked at right before each, at most 5 s before, by
+// two clocks; a call that has to log in first looks again. So a worker that stood
+// still does at most one of these when it wakes, the one that was already
+// decided, and the one whose process was never stopped does one within 5 s of its
+// last look. What that comes to: a machine goes on or off once, a replica that is
+// off is destroyed once, a snapshot of ours comes or goes, which the next draft
+// or sweep tidies. Our own writes are never late by that: a machine that was
+// switched on is ErrRunning to the new owner's draft and commit, and what it holds
+// is asked of its change tracking, as ever.
+//
+// Disks are written past vSphere's API. A draft looks at the record before its
+// writes when the last look is older than 5 s. vSphere lets one at a time open a
+// disk for writing, and starts no machine meanwhile: whoever takes over from a
+// worker that stands still with its disks open is refused until that one is
+// ended, or wakes and is fenced. Where a transport takes no such lock (a server
+// of your own, two disks attached to one appliance), a draft that follows one
+// that was cut off waits for 6 s before it writes: then only requests that were
+// on their way can still arrive.
+//
+// A replica that is gone remembers nothing: a CreateVM that was decided before
+// may leave an empty one that is off, which the next Prepare of its key finds. A
+// snapshot that somebody reverts to brings older epochs back with the older
+// record. Stop under a record that can't be read isn't refused.
 //
 // # Moments
 //

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -18,14 +17,15 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// meanwhile lets something happen before each reconfiguration is sent.
+// meanwhile lets something happen before each call of a kind is sent.
 type meanwhile struct {
 	soap.RoundTripper
+	call   string
 	before func()
 }
 
 func (s *meanwhile) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
-	if _, ok := req.(*methods.ReconfigVM_TaskBody); ok {
+	if callName(req) == s.call {
 		s.before()
 	}
 	return s.RoundTripper.RoundTrip(ctx, req, res)
@@ -42,7 +42,7 @@ func TestRecordsOfTwoProcesses(t *testing.T) {
 		f(m)
 	}
 	n := 0
-	p.v.session.next = &meanwhile{RoundTripper: p.v.session.next, before: func() {
+	p.v.session.next = &meanwhile{RoundTripper: p.v.session.next, call: "ReconfigVM_Task", before: func() {
 		if n++; n == 1 { // a person, between our reading and our writing
 			change(func(m *machine) {
 				require.NoError(t, other.reconfigure(t.Context(), m, types.VirtualMachineConfigSpec{Annotation: "a note"}))

@@ -35,7 +35,8 @@
 //     session or a password, refused for files of running machines.
 //   - ExportVm, ExportSnapshot and ImportVApp with streamOptimized images, in
 //     both directions, leases that time out, and a limit of connections.
-//   - Locks: of a running machine's files against other machines, deletion,
+//   - Locks: of a disk that is open for writing against others who would, and
+//     against a start; of a running machine's files against other machines, deletion,
 //     relocation and reading; disks can't be resized under a snapshot.
 //   - Hot-add: a snapshot's disk attached to another machine is a [Device]
 //     there, and what is written to one that is nonpersistent reaches nobody.
