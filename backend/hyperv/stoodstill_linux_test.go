@@ -125,8 +125,7 @@ func (o orders) takeOver(t *testing.T, s *site) {
 		}
 		return id, err
 	}
-	id, err := fill()
-	if err != nil { // the agent has the disk open for the old one
+	if _, err = fill(); err != nil { // the agent has the disk open for the old one
 		require.ErrorContains(t, err, host.ErrInUse.Error(), say)
 	}
 	before := h.Calls()
@@ -138,7 +137,7 @@ func (o orders) takeOver(t *testing.T, s *site) {
 			require.True(t, step.Fenced, "%s: %s after it woke: %q", say, step.Step, step.Err)
 		}
 	}
-	id, err = fill()
+	id, err := fill()
 	require.NoError(t, err, say)
 	vm, uuid, err := s.disk(id, "disk")
 	require.NoError(t, err)

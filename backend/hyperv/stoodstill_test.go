@@ -293,14 +293,14 @@ func stoodStill(t *testing.T, n int, after bool, late map[string]int) int {
 		return stand.now()
 	case <-stand.at:
 	}
-	id, err := newOwner(theirs, p)
+	_, err = newOwner(theirs, p)
 	if errors.Is(err, dr.ErrRunning) {
 		require.NoError(t, theirs.Stop(claimed(2), r.ID), say)
-		id, err = newOwner(theirs, p)
+		_, err = newOwner(theirs, p)
 	}
 	if err != nil && !errors.Is(err, host.ErrInUse) { // the old one had begun to remove it
 		require.NoError(t, theirs.Remove(claimed(2), r.ID), say)
-		id, err = newOwner(theirs, p)
+		_, err = newOwner(theirs, p)
 	}
 	locked := err != nil
 	if locked { // the old one has the disk open
@@ -336,7 +336,8 @@ func stoodStill(t *testing.T, n int, after bool, late map[string]int) int {
 	}
 
 	// Whoever owns the machine goes on, at worst with a new one.
-	if id, err = newOwner(theirs, p); errors.Is(err, dr.ErrRunning) {
+	id, err := newOwner(theirs, p)
+	if errors.Is(err, dr.ErrRunning) {
 		require.Positive(t, happened["RequestStateChange"], say)
 		require.NoError(t, theirs.Stop(claimed(2), r.ID), say)
 		id, err = newOwner(theirs, p)

@@ -6,8 +6,9 @@ import (
 	"iter"
 	"net"
 
-	"github.com/lifeboat-dr/lifeboat/internal/nbd"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/lifeboat-dr/lifeboat/internal/nbd"
 )
 
 // NBDExport names a disk as the parameters of nbdkit's vddk plugin do.
