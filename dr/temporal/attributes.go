@@ -2,10 +2,9 @@ package temporal
 
 import sdk "go.temporal.io/sdk/temporal"
 
-// Search attributes that runs set with [Options.SearchAttributes]; the
-// namespace must have them.
+// Search attributes that runs set with Options.SearchAttributes.
 var (
-	FlowAttribute     = sdk.NewSearchAttributeKeyKeyword("LifeboatFlow")
-	StateAttribute    = sdk.NewSearchAttributeKeyKeyword("LifeboatState")        // dr.RunState
-	MachinesAttribute = sdk.NewSearchAttributeKeyKeywordList("LifeboatMachines") // the plan's locks
+	flowAttribute     = sdk.NewSearchAttributeKeyKeyword("LifeboatFlow")
+	stateAttribute    = sdk.NewSearchAttributeKeyKeyword("LifeboatState")        // dr.RunState
+	machinesAttribute = sdk.NewSearchAttributeKeyKeywordList("LifeboatMachines") // the plan's locks
 )

@@ -168,8 +168,8 @@ func (e *Engine) drive() error {
 		// process knows already, for a minute, while others' work isn't taken.
 		WorkflowTaskPollerBehavior: worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{
 			InitialNumberOfPollers: 4, MinimumNumberOfPollers: 2, MaximumNumberOfPollers: 16}),
-		WorkerStopTimeout:            10 * time.Second,
-		OnFatalError:                 func(err error) { e.fail(explain("drive runs", err)) },
+		WorkerStopTimeout: 10 * time.Second,
+		OnFatalError:      func(err error) { e.fail(explain("drive runs", err)) },
 	})
 	register(w)
 	c := &claimant{claims: e.o.Claims, c: e.c}

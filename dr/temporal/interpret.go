@@ -230,6 +230,6 @@ func (x *interp) show() {
 	x.shown = s
 	_ = workflow.UpsertMemo(x.ctx, map[string]any{stateMemo: string(s)}) // the server's refusal would show as a failed workflow task
 	if x.in.Settings.Attributes {
-		_ = workflow.UpsertTypedSearchAttributes(x.ctx, StateAttribute.ValueSet(string(s)))
+		_ = workflow.UpsertTypedSearchAttributes(x.ctx, stateAttribute.ValueSet(string(s)))
 	}
 }

@@ -76,8 +76,8 @@ func (e *Engine) start(ctx context.Context, id dr.RunID, in runInput, what plann
 		StaticSummary:            "Lifeboat " + what.Flow,
 	}
 	if e.o.SearchAttributes {
-		o.TypedSearchAttributes = sdk.NewSearchAttributes(FlowAttribute.ValueSet(what.Flow),
-			StateAttribute.ValueSet(string(dr.RunRunning)), MachinesAttribute.ValueSet(what.Locks))
+		o.TypedSearchAttributes = sdk.NewSearchAttributes(flowAttribute.ValueSet(what.Flow),
+			stateAttribute.ValueSet(string(dr.RunRunning)), machinesAttribute.ValueSet(what.Locks))
 	}
 	op := e.c.NewWithStartWorkflowOperation(o, workflowName(dr.FoldRev), in)
 	h, err := e.c.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{

@@ -2,14 +2,17 @@ package servertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,10 +26,10 @@ import (
 
 // link is a connection to the server that can be cut.
 type link struct {
-	mu   sync.RWMutex
-	dead bool
-	ctx  context.Context
-	cut  context.CancelFunc
+	mu    sync.RWMutex
+	dying bool
+	ctx   context.Context
+	cut   context.CancelFunc
 }
 
 func newLink() *link {
@@ -35,18 +38,32 @@ func newLink() *link {
 	return l
 }
 
-// kill cuts it: when it returns nothing more comes to the server.
+// kill cuts it: when it returns nothing more comes to the server. What the
+// driver has decided already it may still say, so that the server needn't wait
+// for it: it is what any other driver would decide. That a driver may die, too,
+// is what TestKill shows.
 func (l *link) kill() {
-	l.cut()
-	l.mu.Lock() // waits for calls under way
-	l.dead = true
+	l.mu.Lock()
+	l.dying = true
 	l.mu.Unlock()
+	l.cut()
+}
+
+func drives(method string) bool {
+	return strings.Contains(method, "WorkflowTask") || strings.HasSuffix(method, "/ShutdownWorker")
 }
 
 func (l *link) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if l.dead {
+	dying := l.dying
+	l.mu.RUnlock()
+	if drives(method) {
+		if dying && strings.HasSuffix(method, "/PollWorkflowTaskQueue") {
+			return status.Error(codes.PermissionDenied, "the process is dead")
+		}
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
+	if dying {
 		return status.Error(codes.PermissionDenied, "the process is dead")
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -57,17 +74,17 @@ func (l *link) intercept(ctx context.Context, method string, req, reply any, cc 
 
 func (l *link) dial(t enginetest.T) client.Client {
 	c, err := client.Dial(client.Options{HostPort: server.GetFrontendHostPort(), Namespace: server.GetDefaultNamespace(),
-		Logger: quiet{}, ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.intercept)}}})
+		Logger: quiet{}, Identity: "worker", ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.intercept)}}})
 	require.NoError(t, err)
 	return c
 }
 
 type quiet struct{}
 
-func (quiet) Debug(string, ...any)        {}
-func (quiet) Info(string, ...any)         {}
-func (quiet) Warn(string, ...any)         {}
-func (quiet) Error(msg string, kv ...any) { fmt.Println(msg, kv) }
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}
 
 // state is the runs of one queue on the server.
 type state struct {
@@ -76,14 +93,20 @@ type state struct {
 	link *link
 	c    client.Client
 	e    *temporal.Engine
+
+	mu   sync.Mutex
+	runs []dr.RunID
 }
 
 var queues atomic.Int64
 
 func newState(t enginetest.T, o temporal.Options) *state {
 	o.BackoffFirst, o.BackoffMost = time.Millisecond, 4*time.Millisecond
-	o.Heartbeat = time.Second
+	o.Heartbeat = 6 * time.Second
 	o.Queue = fmt.Sprintf("q%d", queues.Add(1))
+	if strings.Contains(t.Name(), "steps_that_only_wait") {
+		o.Heartbeat = time.Minute // 300 hearts beating fast would be all that this machine does
+	}
 	if o.Claims == nil {
 		o.Claims = newClaims(t)
 	}
@@ -103,35 +126,64 @@ func (s *state) Open() (o dr.Orchestrator, err error) {
 	if s.e, err = temporal.Open(s.c, s.o); err != nil {
 		return nil, err
 	}
-	return polite{s.e, s.o.Queue}, nil
+	return polite{s.e, s}, nil
 }
 
 // polite asks for the status no more often than a console would. The suite asks
 // each millisecond, which keeps a small machine from doing anything else.
 type polite struct {
 	*temporal.Engine
-	q string
+	s *state
 }
 
 func (p polite) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 	time.Sleep(25 * time.Millisecond)
-	start := time.Now()
-	st, err := p.Engine.Status(ctx, id)
-	if time.Since(start) > 3*time.Second {
-		p.dump(p.q, id, start)
-	}
-	return st, err
+	return p.Engine.Status(ctx, id)
+}
+
+func (p polite) Start(ctx context.Context, id dr.RunID, plan dr.Plan) error {
+	p.s.mu.Lock()
+	p.s.runs = append(p.s.runs, id)
+	p.s.mu.Unlock()
+	return p.Engine.Start(ctx, id, plan)
 }
 
 func (s *state) Kill() {
-	if s.e != nil {
-		s.link.kill()
-		s.e.Close()
-		s.c.Close()
+	if s.e == nil {
+		return
+	}
+	s.link.kill()
+	s.e.Close()
+	s.c.Close()
+	s.e = nil
+	s.bury()
+}
+
+// bury says of what the dead worker had in hand what the server itself would
+// say after the Heartbeat, which would make the suite take half an hour.
+// TestKill waits for the server.
+func (s *state) bury() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := server.GetDefaultClient()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, id := range s.runs {
+		d, err := c.DescribeWorkflowExecution(ctx, s.o.Queue+"/"+string(id), "")
+		if err != nil {
+			continue
+		}
+		for _, a := range d.GetPendingActivities() {
+			if a.GetState() == enums.PENDING_ACTIVITY_STATE_STARTED || a.GetState() == enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED {
+				x := d.GetWorkflowExecutionInfo().GetExecution()
+				_ = c.CompleteActivityByID(ctx, server.GetDefaultNamespace(), x.GetWorkflowId(), x.GetRunId(), a.GetActivityId(), nil, errors.New("its worker is dead"))
+			}
+		}
 	}
 }
 
-// Patience: a death is noticed after a heartbeat's time.
+// Patience is for what is cancelled only with the next heartbeat, and for a
+// machine that has much to do.
 func (s *state) Patience() time.Duration { return 90 * time.Second }
 
 func TestContract(t *testing.T) {
