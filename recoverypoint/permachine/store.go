@@ -1,6 +1,7 @@
 package permachine
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -14,14 +15,21 @@ import (
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 )
 
+// DefaultKeep is how many stores are kept open that nobody uses.
+const DefaultKeep = 64
+
 // Options say where the machines' stores are. Open is needed.
 type Options struct {
-	// Open opens a machine's store, or makes it. It is called once for each
-	// machine, several at a time; one that fails is tried again by the next
-	// call. A store that is an io.Closer is closed by Store.Close.
+	// Open opens a machine's store, or makes it. It is called when the store
+	// isn't open, for several machines at a time. A store that is an io.Closer
+	// is closed when it hasn't been asked for lately: its images and drafts must
+	// outlive that, as a vault's do.
 	Open func(ctx context.Context, m dr.MachineID) (recoverypoint.PointStore, error)
+	// Keep is how many stores are kept open that no call uses; 0: DefaultKeep.
+	// An open vault costs some 2 MB of buffers, and opening one some reads.
+	Keep int
 	// Machines lists the machines that have a store, for pruning and scrubbing.
-	// Nil: those that were asked for since the Store was made.
+	// Nil: those whose stores are open.
 	Machines func(ctx context.Context) iter.Seq2[dr.MachineID, error]
 }
 
@@ -29,20 +37,23 @@ type Options struct {
 // It is also a Processor, Pender, Pruner and Scrubber; for stores that lack one
 // of these there is nothing to do. It is safe for concurrent use. Make one with
 // New.
-//
-// It keeps every store open that was asked for: see to it that one is small.
 type Store struct {
 	o Options
 
 	mu     sync.Mutex
 	closed bool
 	stores map[dr.MachineID]*one
+	idle   list.List // of *one that are open and in no call, the longest first
 }
 
-// one is a machine's store. turn is held by who opens it.
+// one is a machine's store. turn is held by who opens it; all else is under
+// Store.mu.
 type one struct {
+	m     dr.MachineID
 	turn  chan struct{}
+	calls int
 	store recoverypoint.PointStore
+	idle  *list.Element // nil while it is in a call or not open
 }
 
 // New returns a store of stores. It panics without Options.Open.
@@ -50,25 +61,29 @@ func New(o Options) *Store {
 	if o.Open == nil {
 		panic("permachine: Options.Open is needed")
 	}
+	if o.Keep <= 0 {
+		o.Keep = DefaultKeep
+	}
 	return &Store{o: o, stores: map[dr.MachineID]*one{}}
 }
 
-// of returns the machine's store.
-func (s *Store) of(ctx context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+var errClosed = fmt.Errorf("stores of machines: %w", fs.ErrClosed)
+
+// of returns the machine's store, which stays open until done is called.
+func (s *Store) of(ctx context.Context, m dr.MachineID) (store recoverypoint.PointStore, done func(), err error) {
 	if err := m.Validate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s.mu.Lock()
-	x := s.stores[m]
-	if x == nil {
-		x = &one{turn: make(chan struct{}, 1)}
-		s.stores[m] = x
-	}
-	s.mu.Unlock()
+	x := s.enter(m)
+	defer func() {
+		if err != nil {
+			s.leave(x)
+		}
+	}()
 	select {
 	case x.turn <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	defer func() { <-x.turn }()
 	s.mu.Lock()
@@ -76,24 +91,60 @@ func (s *Store) of(ctx context.Context, m dr.MachineID) (recoverypoint.PointStor
 	s.mu.Unlock()
 	switch {
 	case closed:
-		return nil, fmt.Errorf("stores of machines: %w", fs.ErrClosed)
+		return nil, nil, errClosed
 	case store != nil:
-		return store, nil
+		return store, func() { s.leave(x) }, nil
 	}
-	store, err := s.o.Open(ctx, m)
-	if err != nil {
-		return nil, &dr.Error{Op: "open the store", Side: dr.StoreSide, Machine: m, Err: err}
+	if store, err = s.o.Open(ctx, m); err != nil {
+		return nil, nil, &dr.Error{Op: "open the store", Side: dr.StoreSide, Machine: m, Err: err}
 	}
 	s.mu.Lock()
-	closed = s.closed
-	if !closed {
+	if closed = s.closed; !closed {
 		x.store = store
 	}
 	s.mu.Unlock()
 	if closed { // meanwhile
-		return nil, errors.Join(fmt.Errorf("stores of machines: %w", fs.ErrClosed), shut(store))
+		return nil, nil, errors.Join(errClosed, shut(store))
 	}
-	return store, nil
+	return store, func() { s.leave(x) }, nil
+}
+
+func (s *Store) enter(m dr.MachineID) *one {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.stores[m]
+	if x == nil {
+		x = &one{m: m, turn: make(chan struct{}, 1)}
+		s.stores[m] = x
+	}
+	x.calls++
+	if x.idle != nil {
+		s.idle.Remove(x.idle)
+		x.idle = nil
+	}
+	return x
+}
+
+// leave ends a call, and closes the stores that are too many.
+func (s *Store) leave(x *one) {
+	s.mu.Lock()
+	if x.calls--; x.calls == 0 {
+		if x.store == nil { // it couldn't be opened, or all is closed
+			delete(s.stores, x.m)
+		} else {
+			x.idle = s.idle.PushBack(x)
+		}
+	}
+	var old []recoverypoint.PointStore
+	for s.idle.Len() > s.o.Keep {
+		o := s.idle.Remove(s.idle.Front()).(*one)
+		old = append(old, o.store)
+		delete(s.stores, o.m)
+	}
+	s.mu.Unlock()
+	for _, o := range old {
+		_ = shut(o) // nothing that was written waits for it
+	}
 }
 
 func shut(s recoverypoint.PointStore) error {
@@ -109,12 +160,16 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	var all []recoverypoint.PointStore
-	for _, x := range s.stores {
+	for m, x := range s.stores {
 		if x.store != nil {
 			all = append(all, x.store)
 			x.store = nil
 		}
+		if x.calls == 0 {
+			delete(s.stores, m)
+		}
 	}
+	s.idle.Init()
 	s.mu.Unlock()
 	var errs []error
 	for _, x := range all {
@@ -125,19 +180,21 @@ func (s *Store) Close() error {
 
 // Create implements recoverypoint.PointStore.
 func (s *Store) Create(ctx context.Context, p dr.Point) (dr.Draft, error) {
-	x, err := s.of(ctx, p.Machine.ID)
+	x, done, err := s.of(ctx, p.Machine.ID)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	return x.Create(ctx, p)
 }
 
 // Open implements recoverypoint.PointStore.
 func (s *Store) Open(ctx context.Context, m dr.MachineID, id dr.PointID) (dr.Image, error) {
-	x, err := s.of(ctx, m)
+	x, done, err := s.of(ctx, m)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	return x.Open(ctx, m, id)
 }
 
@@ -158,30 +215,33 @@ func (s *Store) Pending(ctx context.Context, m dr.MachineID) iter.Seq2[dr.Point,
 
 func (s *Store) points(ctx context.Context, m dr.MachineID, of func(recoverypoint.PointStore) iter.Seq2[dr.Point, error]) iter.Seq2[dr.Point, error] {
 	return func(yield func(dr.Point, error) bool) {
-		x, err := s.of(ctx, m)
+		x, done, err := s.of(ctx, m)
 		if err != nil {
 			yield(dr.Point{}, err)
 			return
 		}
+		defer done()
 		of(x)(yield)
 	}
 }
 
 // Delete implements recoverypoint.PointStore.
 func (s *Store) Delete(ctx context.Context, m dr.MachineID, id dr.PointID) error {
-	x, err := s.of(ctx, m)
+	x, done, err := s.of(ctx, m)
 	if err != nil {
 		return err
 	}
+	defer done()
 	return x.Delete(ctx, m, id)
 }
 
 // Process implements recoverypoint.Processor.
 func (s *Store) Process(ctx context.Context, m dr.MachineID) error {
-	x, err := s.of(ctx, m)
+	x, done, err := s.of(ctx, m)
 	if err != nil {
 		return err
 	}
+	defer done()
 	if p, ok := dr.As[recoverypoint.Processor](x); ok {
 		return p.Process(ctx, m)
 	}
@@ -197,14 +257,8 @@ func (s *Store) Prune(ctx context.Context) (given int64, err error) {
 		if err != nil {
 			return given, errors.Join(append(errs, err)...)
 		}
-		x, err := s.of(ctx, m)
-		if err == nil {
-			if p, ok := dr.As[recoverypoint.Pruner](x); ok {
-				var n int64
-				n, err = p.Prune(ctx)
-				given += n
-			}
-		}
+		n, err := s.prune(ctx, m)
+		given += n
 		switch {
 		case ctx.Err() != nil:
 			return given, errors.Join(append(errs, ctx.Err())...)
@@ -215,29 +269,49 @@ func (s *Store) Prune(ctx context.Context) (given int64, err error) {
 	return given, errors.Join(errs...)
 }
 
+func (s *Store) prune(ctx context.Context, m dr.MachineID) (int64, error) {
+	x, done, err := s.of(ctx, m)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	if p, ok := dr.As[recoverypoint.Pruner](x); ok {
+		return p.Prune(ctx)
+	}
+	return 0, nil
+}
+
 // Scrub implements recoverypoint.Scrubber, one machine after the other.
 func (s *Store) Scrub(ctx context.Context) iter.Seq2[recoverypoint.Damage, error] {
 	return func(yield func(recoverypoint.Damage, error) bool) {
 		for m, err := range s.machines(ctx) {
-			var x recoverypoint.PointStore
-			if err == nil {
-				x, err = s.of(ctx, m)
-			}
 			if err != nil {
 				yield(recoverypoint.Damage{}, err)
 				return
 			}
-			sc, ok := dr.As[recoverypoint.Scrubber](x)
-			if !ok {
-				continue
-			}
-			for d, err := range sc.Scrub(ctx) {
-				if !yield(d, err) || err != nil {
-					return
-				}
+			if !s.scrub(ctx, m, yield) {
+				return
 			}
 		}
 	}
+}
+
+// scrub reports whether the next machine is wanted.
+func (s *Store) scrub(ctx context.Context, m dr.MachineID, yield func(recoverypoint.Damage, error) bool) bool {
+	x, done, err := s.of(ctx, m)
+	if err != nil {
+		yield(recoverypoint.Damage{}, err)
+		return false
+	}
+	defer done()
+	if sc, ok := dr.As[recoverypoint.Scrubber](x); ok {
+		for d, err := range sc.Scrub(ctx) {
+			if !yield(d, err) || err != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (s *Store) machines(ctx context.Context) iter.Seq2[dr.MachineID, error] {

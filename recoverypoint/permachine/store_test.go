@@ -91,6 +91,29 @@ func TestOpenedOnce(t *testing.T) {
 	require.ErrorIs(t, s.Process(t.Context(), "b"), fs.ErrClosed)
 }
 
+// What isn't used is closed, what is in use isn't, and a draft outlives it.
+func TestKeepsFew(t *testing.T) {
+	root := t.TempDir()
+	open := map[dr.MachineID]int{}
+	s := permachine.New(permachine.Options{Keep: 2, Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+		open[m]++
+		return vault.OpenDir(filepath.Join(root, permachine.Name(m)), vault.Options{})
+	}})
+	draft, err := s.Create(t.Context(), point("a"))
+	require.NoError(t, err)
+	for _, m := range []dr.MachineID{"b", "c", "d", "d"} {
+		for range s.List(t.Context(), m) {
+			t.Fatal("a point of nowhere")
+		}
+	}
+	require.NoError(t, draft.Commit(t.Context(), dr.Point{ID: "p"}))
+	require.NoError(t, draft.Close())
+	_, err = recoverypoint.Newest(t.Context(), s, "a")
+	require.NoError(t, err)
+	require.Equal(t, map[dr.MachineID]int{"a": 2, "b": 1, "c": 1, "d": 1}, open)
+	require.NoError(t, s.Close())
+}
+
 func TestName(t *testing.T) {
 	seen := map[string]dr.MachineID{}
 	for _, m := range []dr.MachineID{"a", "A", "b/c", "b-c", "b.c", "h-1", "m-a", "", "_41", dr.MachineID(strings.Repeat("x", 198)), dr.MachineID(strings.Repeat("x", 199)), "../..", "ä"} {
