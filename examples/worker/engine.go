@@ -57,6 +57,7 @@ func (e *engine) probes() map[string]func(context.Context) error {
 // opener opens what an engine needs, and closes all of it again.
 type opener struct {
 	o     options
+	sites []string
 	log   *slog.Logger
 	store map[string]*shared // by what named them: records and claims are often one
 	all   closers
@@ -96,7 +97,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 		claims = s.claims
 	}
 	if p.o.engine == "temporal" {
-		o, err := openTemporal(ctx, p.o.temporal, claims, p.log)
+		o, err := openTemporal(ctx, p.o, claims, p.sites, p.log)
 		if err != nil {
 			return nil, fmt.Errorf("temporal: %w", err)
 		}

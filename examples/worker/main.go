@@ -15,7 +15,7 @@ import (
 const usage = `worker serves runs and replication; many may serve together.
 
   worker serve    -sites FILE|DIR [-engine embedded -journal FILE] [flags]
-  worker import   -from JOURNAL -to postgres://... [-claims SPEC]
+  worker import   -from JOURNAL -to postgres://... [-claims SPEC] [-wait 5s]
   worker simulate -dir DIR -site NAME=HOST:PORT... [-host NAME]... [-machines N]
                   [-disk 1MiB] [-full 128KiB] [-write 64KiB] [-every 5m] [-seed 1]
 
@@ -85,7 +85,7 @@ func command(ctx context.Context, args []string, out, errs io.Writer) error {
 		}
 		return simulate(ctx, o, out, logger(errs, false, false))
 	case "import":
-		return importRecords(ctx, args[1:], out)
+		return importRecords(ctx, args[1:], out, logger(errs, false, false))
 	case "help", "-h", "-help", "--help":
 		fmt.Fprintf(out, usage, serveUsage())
 		return nil

@@ -41,7 +41,10 @@ type temporalOptions struct {
 	address, namespace, queue string
 	cert, key, authorities    string
 	apiKeyFile, codecKeyFile  string
+	attributes                bool
 }
+
+const noPassword = "a password in an argument can be read by every user of this host: use PGPASSFILE or PGPASSWORD"
 
 // serveFlags are the flags of "serve", which set o.
 func serveFlags(o *options) *flag.FlagSet {
@@ -63,7 +66,8 @@ func serveFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.temporal.key, "tls-key", "", "temporal: its key")
 	f.StringVar(&o.temporal.authorities, "tls-ca", "", "temporal: authorities of the server; default: the system's, if TLS is used at all")
 	f.StringVar(&o.temporal.apiKeyFile, "api-key-file", "", "temporal: file with an API key")
-	f.StringVar(&o.temporal.codecKeyFile, "codec-key-file", "", "temporal: file with the key that payloads are encrypted with")
+	f.StringVar(&o.temporal.codecKeyFile, "codec-key-file", "", "temporal: file with a line ID:KEY for each key of 32 bytes, in base64; the first encrypts what goes into histories")
+	f.BoolVar(&o.temporal.attributes, "search-attributes", false, "temporal: set those of package dr/temporal, which the namespace must have")
 	f.BoolVar(&o.replicate, "replicate", true, "run replication cycles; without -fleet in one worker only")
 	f.IntVar(&o.fleet, "fleet", 0, "share replication among workers in so many shards; needs records on PostgreSQL")
 	f.DurationVar(&o.lease, "lease", 30*time.Second, "fleet: how long a worker that isn't heard of keeps its shards")
@@ -102,7 +106,7 @@ func parseServe(args []string) (options, error) {
 	case o.engine == "embedded" && o.journal == "":
 		return o, wrongUsage("serve: -engine embedded needs -journal")
 	case passwordIn(o.records) || passwordIn(o.claims):
-		return o, wrongUsage("serve: a password in an argument can be read by every user of this host: use PGPASSFILE or PGPASSWORD")
+		return o, wrongUsage("serve: %s", noPassword)
 	case o.engine == "temporal" && o.journal != "":
 		return o, wrongUsage("serve: -journal is the embedded engine's; name the file in -records if that is meant")
 	case o.engine == "temporal" && o.records == "":

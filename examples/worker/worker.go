@@ -127,7 +127,7 @@ func (w *worker) work(ctx context.Context) (err error) {
 	for name := range w.sites.Sites {
 		w.board.set("site "+name, errStarting)
 	}
-	open := &opener{o: w.o, log: w.log}
+	open := &opener{o: w.o, sites: slices.Sorted(maps.Keys(w.sites.Sites)), log: w.log}
 	all = append(all, open)
 	err = w.patient(ctx, "engine", func(ctx context.Context) (err error) {
 		if p.engine, err = open.open(ctx); err != nil {
