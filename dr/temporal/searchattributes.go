@@ -23,9 +23,9 @@ import (
 // Temporal, whatever the codec.
 func searchAttributes() map[string]enums.IndexedValueType {
 	return map[string]enums.IndexedValueType{
-		FlowAttribute.GetName():     FlowAttribute.GetValueType(),
-		StateAttribute.GetName():    StateAttribute.GetValueType(),
-		MachinesAttribute.GetName(): MachinesAttribute.GetValueType(),
+		flowAttribute.GetName():     flowAttribute.GetValueType(),
+		stateAttribute.GetName():    stateAttribute.GetValueType(),
+		machinesAttribute.GetName(): machinesAttribute.GetValueType(),
 	}
 }
 
@@ -40,7 +40,7 @@ const settled = 3
 // operator. In Temporal Cloud make them in its console: there, and without
 // the rights, ErrNotAllowed or ErrUnsupported if one is missing.
 func RegisterSearchAttributes(ctx context.Context, c client.Client, namespace string) error {
-	flow, state, machines := FlowAttribute.GetName(), StateAttribute.GetName(), MachinesAttribute.GetName()
+	flow, state, machines := flowAttribute.GetName(), stateAttribute.GetName(), machinesAttribute.GetName()
 	fail := func(err error) error {
 		return &dr.Error{Op: "register search attributes", Site: namespace, Err: err,
 			Remedy: fmt.Sprintf("make %s and %s (Keyword) and %s (KeywordList) by hand: `temporal operator search-attribute create`, or Temporal Cloud's console", flow, state, machines)}

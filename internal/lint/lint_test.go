@@ -33,7 +33,9 @@ var layers = []struct {
 	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},
 	{"dr/jobs", []string{"dr", "dr/health"}},
 	{"dr/observe", []string{"dr"}},
-	{"dr/temporal", []string{"dr"}}, // a module of its own
+	{"dr/temporal", []string{"dr"}}, // a module of its own, like those in it
+	{"dr/temporal/temporalfleet", []string{"dr", "replication", "replication/fleet", "replication/scheduler"}},
+	{"dr/temporal/servertest/", []string{"dr", "internal"}},
 	{"dr/transfer", []string{"dr"}},
 	{"dr/postgres", []string{"dr", "replication/fleet"}}, // a module of its own
 	{"backend", []string{"dr"}},
