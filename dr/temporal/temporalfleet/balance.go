@@ -112,6 +112,11 @@ func statuses(ctx context.Context, c client.Client, o Options, shards []fleet.Sh
 // workers of another layout begin. Of the options Queue and Layout count. Workers
 // of the layout must not run any more, or they begin its shards anew.
 func Retire(ctx context.Context, c client.Client, o Options) error {
+	d := driver(c, o, "retire", nil) // somebody must, and the workers have ended
+	if err := d.Start(); err != nil {
+		return fmt.Errorf("temporal fleet: %w", err)
+	}
+	defer d.Stop()
 	shards := o.Layout.All()
 	for _, s := range shards {
 		if err := c.CancelWorkflow(ctx, o.workflowID(s), ""); err != nil && !over(err) {

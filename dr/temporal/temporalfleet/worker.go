@@ -107,9 +107,9 @@ func (o Options) workflowID(s fleet.Shard) string {
 }
 
 // queue is that of workers who reach an area; own that of one worker.
-func (o Options) queue(area string) string     { return o.Queue + "/fleet/area/" + area }
-func (o Options) own(worker string) string     { return o.Queue + "/fleet/worker/" + worker }
-func (o Options) driving() string              { return o.Queue + "/fleet" }
+func (o Options) queue(area string) string     { return o.driving() + "/area/" + area }
+func (o Options) own(worker string) string     { return o.driving() + "/worker/" + worker }
+func (o Options) driving() string              { return cmp.Or(o.Queue, "lifeboat") + "/fleet" }
 func (w *Worker) areas() []fleet.Area          { return w.o.Layout.Reached(w.o.Sites) }
 func (w *Worker) grace() time.Duration         { return w.o.Finish + w.o.Heartbeat }
 func margin(limit time.Duration) time.Duration { return limit / 6 }
@@ -174,9 +174,14 @@ func (w *Worker) workers(fatal func(error)) []worker.Worker {
 	for _, x := range all {
 		x.RegisterActivityWithOptions(w.keep, activityOptions())
 	}
-	driver := worker.New(w.c, w.o.driving(), worker.Options{Identity: w.id, LocalActivityWorkerOnly: true, OnFatalError: fatal})
-	driver.RegisterWorkflowWithOptions(keepShard, workflow.RegisterOptions{Name: workflowName})
-	return append(all, driver)
+	return append(all, driver(w.c, w.o, w.id, fatal))
+}
+
+// driver drives the shards' workflows.
+func driver(c client.Client, o Options, identity string, fatal func(error)) worker.Worker {
+	d := worker.New(c, o.driving(), worker.Options{Identity: identity, LocalActivityWorkerOnly: true, OnFatalError: fatal})
+	d.RegisterWorkflowWithOptions(keepShard, workflow.RegisterOptions{Name: workflowName})
+	return d
 }
 
 // start has a workflow for every shard that this worker reaches.
