@@ -53,6 +53,7 @@ var layers = []struct {
 	{"replication", []string{"dr", "backend", "recoverypoint"}},
 	{"replication/telemetry", []string{"dr", "dr/health", "dr/observe", "recoverypoint", "replication", "replication/scheduler"}},
 	{"replication/scheduler", []string{"dr", "backend", "recoverypoint", "replication"}},
+	{"dr/temporal/temporalfleet", []string{"dr", "replication", "replication/scheduler", "replication/fleet"}},
 	{"replication/fleet", []string{"dr", "backend", "recoverypoint", "replication", "replication/scheduler"}},
 	{"replication/fleet/", []string{"dr", "replication/fleet"}},
 	{"failover", []string{"dr", "backend", "recoverypoint", "replication"}},

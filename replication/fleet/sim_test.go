@@ -86,8 +86,7 @@ type sim struct {
 	fenced  int // of those that went on, and were refused
 	wrong   []string
 	workers []*worker
-	worst   time.Duration // the greatest age of a newest point when the next came
-	moved   int           // shards that were taken
+	moved   int // shards that were taken
 }
 
 // worker is one of the fleet, with what the test does to it.
