@@ -107,6 +107,7 @@ func history(t *testing.T, rnd *rand.Rand) {
 			_ = w.Drain(ctx)
 			cancel()
 			<-w.ended
+			clear(free) // nobody has looked meanwhile
 			w.mu.Lock()
 			w.dead = true
 			w.mu.Unlock()
