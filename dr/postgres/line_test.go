@@ -157,7 +157,14 @@ func TestLateAndLost(t *testing.T) {
 		t.Cleanup(func() { s.Close() })
 		return s, b
 	}
-	arrive := func(b *line) { close(b.hold); <-b.sent }
+	arrive := func(b *line) {
+		close(b.hold)
+		select {
+		case <-b.sent:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the statement was never sent")
+		}
+	}
 
 	t.Run("late claims", func(t *testing.T) {
 		for _, text := range []string{"INSERT INTO", "owner IS NULL AND epoch"} {
