@@ -72,11 +72,12 @@
 //
 // # Poolers
 //
-// PgBouncer in transaction mode: nothing here needs a session, but the driver's
-// default keeps prepared statements in one. Add default_query_exec_mode=exec to the
-// DSN, and PgBouncer's ignore_startup_parameters needs no entry. The pool here is
-// small (pool_max_conns, by default the processors, 4 at least); a pooler is needed
-// by hundreds of processes only.
+// Behind PgBouncer in transaction mode (1.18 is what the tests run) nothing here needs
+// a session, but the driver's default keeps prepared statements in one: add
+// default_query_exec_mode=exec to the DSN. After a crash of the server PgBouncer
+// waits server_login_retry, 15 seconds, before it connects again: leave
+// [Options.Patience] longer than that. The pool here is small (pool_max_conns, by
+// default the processors, 4 at least): only hundreds of processes need a pooler.
 //
 // # Not verified on
 //

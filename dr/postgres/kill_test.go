@@ -36,10 +36,7 @@ func TestDatabaseKilledUnderLoad(t *testing.T) {
 		}
 	}
 	for range rounds {
-		before := l.done()
-		for l.done() < before+200 && !t.Failed() {
-			time.Sleep(time.Millisecond)
-		}
+		l.wait(t, 200)
 		c.Kill()
 		c.Start()
 	}

@@ -128,6 +128,13 @@ func (l *ledger) work(t *testing.T, over context.Context, all *sync.WaitGroup, s
 // done is how much was acknowledged.
 func (l *ledger) done() int64 { return l.claims.Load() + l.saves.Load() + l.leases.Load() }
 
+// wait returns when so much more has been acknowledged.
+func (l *ledger) wait(t *testing.T, more int64) {
+	for began := l.done(); l.done() < began+more && !t.Failed(); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // check compares what the database has with what it had acknowledged.
 func (l *ledger) check(t *testing.T, s *postgres.Store) {
 	t.Helper()

@@ -275,9 +275,7 @@ func TestBadLine(t *testing.T) {
 			l.work(t, over, &clients, s, fmt.Sprintf("owner-%d-%d", i, j))
 		}
 	}
-	for l.done() < want && !t.Failed() {
-		time.Sleep(time.Millisecond)
-	}
+	l.wait(t, want)
 	stop()
 	clients.Wait()
 	t.Logf("%d questions lost, %d answers, %d questions late", bad.made[lostQuestion], bad.made[lostAnswer], bad.made[lateQuestion])

@@ -114,10 +114,7 @@ func TestRestartsAreNoErrors(t *testing.T) {
 		l.work(t, over, &clients, s, fmt.Sprint("owner-", j))
 	}
 	for i := range 6 {
-		before := l.done()
-		for l.done() < before+100 && !t.Failed() {
-			time.Sleep(time.Millisecond)
-		}
+		l.wait(t, 100)
 		if i%3 == 2 {
 			c.Stop()
 			c.Start()

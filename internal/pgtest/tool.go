@@ -14,7 +14,7 @@ func Tool(t testing.TB, name string) string {
 	t.Helper()
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.Reverse(dirs) // the newest first
-	for _, dir := range append(dirs, filepath.SplitList(os.Getenv("PATH"))...) {
+	for _, dir := range append(append(dirs, "/usr/sbin"), filepath.SplitList(os.Getenv("PATH"))...) {
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && !info.IsDir() {
 			return path
