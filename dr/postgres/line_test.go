@@ -255,7 +255,7 @@ func TestLateAndLost(t *testing.T) {
 func TestBadLine(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	want := int64(3000)
+	want := int64(1500)
 	if long() {
 		want = 200_000
 	}
