@@ -114,7 +114,11 @@ func (j job) work() error {
 			if err != nil {
 				return err
 			}
-			return os.WriteFile(j.Place.file("ended"), raw, 0o600)
+			half := j.Place.file(fmt.Sprint("ended.", os.Getpid()))
+			if err := os.WriteFile(half, raw, 0o600); err != nil {
+				return err
+			}
+			return os.Rename(half, j.Place.file("ended")) // read as soon as it is there
 		}
 	}
 }
