@@ -184,7 +184,7 @@ func (o *ConnectOptions) explain(ctx context.Context, op string, err error) erro
 		// The caller's time may be up; finding out why takes some of its own.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), diagnosisTime)
 		defer cancel()
-		why, remedy := o.diagnose(ctx)
+		remedy, why := o.diagnose(ctx)
 		if why != nil {
 			e.Err = fmt.Errorf("%w: %w", why, err)
 		}

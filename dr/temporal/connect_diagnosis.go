@@ -20,7 +20,7 @@ const diagnosisTime = 3 * time.Second
 
 // diagnose dials the address by hand and tells what is wrong, and what to do.
 // A proxy that gRPC would take is not taken. nil: nothing was found.
-func (o *ConnectOptions) diagnose(ctx context.Context) (why error, remedy string) {
+func (o *ConnectOptions) diagnose(ctx context.Context) (remedy string, why error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", o.Address)
 	if err != nil {
@@ -37,13 +37,13 @@ func (o *ConnectOptions) diagnose(ctx context.Context) (why error, remedy string
 		var alert tls.AlertError
 		var certificate *tls.CertificateVerificationError
 		if err == nil || errors.As(err, &alert) || errors.As(err, &certificate) {
-			return errors.New("the server speaks TLS, and this client plain text"), "set TLS: &TLS{} if a public authority signed the server's certificate, else its CA; and Cert and Key if it asks for a client's"
+			return "set TLS: &TLS{} if a public authority signed the server's certificate, else its CA; and Cert and Key if it asks for a client's", errors.New("the server speaks TLS, and this client plain text")
 		}
-		return nil, "is it Temporal's frontend that listens there, and is it up?"
+		return "is it Temporal's frontend that listens there, and is it up?", nil
 	}
 	cfg, err := o.TLS.config(o.Address)
 	if err != nil {
-		return nil, ""
+		return "", nil
 	}
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = net.SplitHostPort(o.Address)
@@ -58,23 +58,23 @@ func (o *ConnectOptions) diagnose(ctx context.Context) (why error, remedy string
 	if _, err := probe.Read(make([]byte, 1)); err != nil {
 		return shaken(err, cfg.ServerName)
 	}
-	return nil, "is it Temporal's frontend that listens there, and is it up?"
+	return "is it Temporal's frontend that listens there, and is it up?", nil
 }
 
 // dialed explains why there is no TCP connection.
-func dialed(err error) (error, string) {
+func dialed(err error) (string, error) {
 	var noHost *net.DNSError
 	switch {
 	case errors.As(err, &noHost):
-		return err, "the host's name isn't known here: look at Address and the name server"
+		return "the host's name isn't known here: look at Address and the name server", err
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return err, "nothing listens there: is Temporal up, and is it the frontend's port (7233 mostly)?"
+		return "nothing listens there: is Temporal up, and is it the frontend's port (7233 mostly)?", err
 	}
-	return err, "there is no way to the host: look at Address, routes and firewalls"
+	return "there is no way to the host: look at Address, routes and firewalls", err
 }
 
 // shaken explains why a TLS handshake failed.
-func shaken(err error, name string) (error, string) {
+func shaken(err error, name string) (string, error) {
 	var (
 		plain     tls.RecordHeaderError
 		authority x509.UnknownAuthorityError
@@ -84,17 +84,17 @@ func shaken(err error, name string) (error, string) {
 	)
 	switch {
 	case errors.As(err, &plain):
-		return errors.New("this client speaks TLS, and the server plain text"), "leave TLS out, or have the server speak TLS; an API key needs TLS"
+		return "leave TLS out, or have the server speak TLS; an API key needs TLS", errors.New("this client speaks TLS, and the server plain text")
 	case errors.As(err, &authority):
-		return err, "the server's certificate is signed by none of the authorities that are trusted here: set TLS.CA to the file of the one that did"
+		return "the server's certificate is signed by none of the authorities that are trusted here: set TLS.CA to the file of the one that did", err
 	case errors.As(err, &host):
-		return err, fmt.Sprintf("the server's certificate isn't for %q: set TLS.ServerName to what it is for, if it is the right server", name)
+		return fmt.Sprintf("the server's certificate isn't for %q: set TLS.ServerName to what it is for, if it is the right server", name), err
 	case errors.As(err, &invalid):
-		return err, "the server's certificate can't be used, expired mostly: renew it, and look at both clocks"
+		return "the server's certificate can't be used, expired mostly: renew it, and look at both clocks", err
 	case errors.As(err, &alert) && alert.Op == "remote error" && strings.Contains(err.Error(), "certificate"):
-		return err, "the server refuses the client's certificate, or asks for one: look at TLS.Cert and TLS.Key, their dates, and whether the server trusts who signed them"
+		return "the server refuses the client's certificate, or asks for one: look at TLS.Cert and TLS.Key, their dates, and whether the server trusts who signed them", err
 	}
-	return nil, "is it Temporal's frontend that listens there, and is it up?"
+	return "is it Temporal's frontend that listens there, and is it up?", nil
 }
 
 func isUnauthenticated(err error) bool {
