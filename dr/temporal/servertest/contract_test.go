@@ -41,7 +41,7 @@ func newLink() *link {
 // kill cuts it: when it returns nothing more comes to the server. What the
 // driver has decided already it may still say, so that the server needn't wait
 // for it: it is what any other driver would decide. That a driver may die, too,
-// is what TestKill shows.
+// is what TestSIGKILL shows.
 func (l *link) kill() {
 	l.mu.Lock()
 	l.dying = true
@@ -161,7 +161,7 @@ func (s *state) Kill() {
 
 // bury says of what the dead worker had in hand what the server itself would
 // say after the Heartbeat, which would make the suite take half an hour.
-// TestKill waits for the server.
+// TestSIGKILL waits for the server.
 func (s *state) bury() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
