@@ -77,6 +77,12 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	if w.watch, err = newWatch(o.coarse, len(w.sites.Sites)); err != nil {
 		return err
 	}
+	// Before anybody can ask: nothing is good that wasn't reached.
+	w.board.set("serving", errStarting)
+	w.board.set("engine", errStarting)
+	for name := range w.sites.Sites {
+		w.board.set("site "+name, errStarting)
+	}
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return err
@@ -123,10 +129,6 @@ func (w *worker) work(ctx context.Context) (err error) {
 	var all closers
 	defer func() { err = errors.Join(err, all.Close()) }()
 	sites := replication.Sites{}
-	w.board.set("engine", errStarting)
-	for name := range w.sites.Sites {
-		w.board.set("site "+name, errStarting)
-	}
 	open := &opener{o: w.o, sites: slices.Sorted(maps.Keys(w.sites.Sites)), log: w.log}
 	all = append(all, open)
 	err = w.patient(ctx, "engine", func(ctx context.Context) (err error) {
@@ -219,6 +221,7 @@ func (w *worker) serving(ctx context.Context, p *plant) error {
 	w.mu.Lock()
 	w.opened = p
 	w.mu.Unlock()
+	w.board.set("serving", nil)
 	notify("READY=1")
 	w.log.Info("serving", "queues", queues)
 	var parts sync.WaitGroup
