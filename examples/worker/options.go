@@ -42,6 +42,7 @@ type temporalOptions struct {
 	cert, key, authorities    string
 	apiKeyFile, codecKeyFile  string
 	attributes                bool
+	heartbeat                 time.Duration
 }
 
 const noPassword = "a password in an argument can be read by every user of this host: use PGPASSFILE or PGPASSWORD"
@@ -67,6 +68,7 @@ func serveFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.temporal.authorities, "tls-ca", "", "temporal: authorities of the server; default: the system's, if TLS is used at all")
 	f.StringVar(&o.temporal.apiKeyFile, "api-key-file", "", "temporal: file with an API key")
 	f.StringVar(&o.temporal.codecKeyFile, "codec-key-file", "", "temporal: file with a line ID:KEY for each key of 32 bytes, in base64; the first encrypts what goes into histories")
+	f.DurationVar(&o.temporal.heartbeat, "heartbeat", 20*time.Second, "temporal: how long a worker may be silent before others take its steps over")
 	f.BoolVar(&o.temporal.attributes, "search-attributes", false, "temporal: set those of package dr/temporal, which the namespace must have")
 	f.BoolVar(&o.replicate, "replicate", true, "run replication cycles; without -fleet in one worker only")
 	f.IntVar(&o.fleet, "fleet", 0, "share replication among workers in so many shards; needs records on PostgreSQL")
@@ -115,7 +117,7 @@ func parseServe(args []string) (options, error) {
 		return o, wrongUsage("serve: -engine temporal needs -claims")
 	case (o.temporal.cert == "") != (o.temporal.key == ""):
 		return o, wrongUsage("serve: -tls-cert and -tls-key go together")
-	case o.fleet < 0 || o.lease <= 0 || o.list <= 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
+	case o.fleet < 0 || o.lease <= 0 || o.temporal.heartbeat <= 0 || o.list <= 0 || o.cycles <= 0 || o.parallel <= 0 || o.drain <= 0 || o.keep < 0:
 		return o, wrongUsage("serve: -fleet, -cycles, -parallel, -drain and -keep count upwards")
 	case o.fleet > 0 && !isPostgres(o.records):
 		return o, wrongUsage("serve: -fleet needs -records postgres://..., where the workers' leases are")

@@ -32,7 +32,7 @@ func openTemporal(ctx context.Context, o options, claims dr.Claims, sites []stri
 		return served{}, err
 	}
 	e, err := temporal.Open(conn, temporal.Options{Claims: claims, Queue: t.queue, Sites: sites, Parallel: o.parallel,
-		SearchAttributes: t.attributes, Log: log})
+		SearchAttributes: t.attributes, Heartbeat: t.heartbeat, Log: log})
 	if err != nil {
 		conn.Close()
 		return served{}, err

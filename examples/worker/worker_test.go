@@ -139,7 +139,7 @@ func protect(t testing.TB, w *process, run string) {
 
 func done(t testing.TB, w *process, run dr.RunID) dr.Status {
 	var s dr.Status
-	require.Equal(t, http.StatusOK, w.ask("/runs/"+string(run)+"?wait=20s", "", &s))
+	require.Equal(t, http.StatusOK, w.ask("/runs/"+string(run)+"?wait=60s", "", &s))
 	require.Equal(t, dr.RunDone, s.State, "%s: %s", s.Run, s.Reason)
 	return s
 }
