@@ -265,9 +265,6 @@ func stoodStill(t *testing.T, n int, after bool, late map[string]int) int {
 	o.Nodes[0].Conn, o.Nodes[0].Disks = stillConn{o.Nodes[0].Conn, &still{}}, stillDisks{o.Nodes[0].Disks, &still{}}
 	old, err := Open(context.Background(), o)
 	require.NoError(t, err)
-	if n > 0 {
-		old.fresh = 5 * time.Millisecond
-	}
 	r, err := old.Prepare(claimed(1), p)
 	require.NoError(t, err)
 	vm, err := s.vm(r.ID)
@@ -307,7 +304,8 @@ func stoodStill(t *testing.T, n int, after bool, late map[string]int) int {
 		require.ErrorIs(t, err, host.ErrInUse, say)
 	}
 	m, found := theirs.find(context.Background(), r.ID)
-	time.Sleep(2 * old.fresh) // it must have stood still for longer than what it knows counts
+	old.fresh = time.Millisecond // for longer than this it has stood still
+	time.Sleep(2 * old.fresh)
 	before := h.Calls()
 	close(stand.wake)
 	<-over

@@ -48,7 +48,7 @@ type orders struct {
 	Stop  int          // the number of the call at which it does; 0: never
 	Epoch uint64       // of its claim
 	Size  int64        // of the disk
-	Fresh int64        // VSphere.fresh, in nanoseconds
+	Fresh int64        // VSphere.fresh once it wakes, in nanoseconds
 	ID    dr.MachineID // of the machine that the replica stands for
 }
 
@@ -71,16 +71,14 @@ func TestTheOldWorkerStoodStill(t *testing.T) {
 	served := serveDisks(t, w)
 	rest := orders{URL: w.sim.URL.String(), Disks: served, Epoch: 1, Size: mib, Fresh: int64(20 * time.Millisecond)}
 	v := connect(t, w.o)
-	v.fresh = 5 * time.Duration(rest.Fresh) // it answers in time, also on a busy machine
-	var late []string                       // what took effect after all
+	v.fresh = 25 * time.Duration(rest.Fresh) // it answers in time, also on a busy machine
+	var late []string                        // what took effect after all
 	for _, wire := range []bool{false, true} {
 		name := map[bool]string{false: "before the call is decided", true: "before the call is sent"}[wire]
 		t.Run(name, func(t *testing.T) {
 			o := rest
 			o.Wire, o.Key = wire, "all "+name
-			o.Fresh = int64(freshFor)
 			worker := startOld(t, o)
-			o.Fresh = rest.Fresh
 			worker.wait()
 			require.Len(t, worker.told, len(oldSteps))
 			for _, s := range worker.told {
@@ -261,7 +259,7 @@ func TestOldWorker(t *testing.T) {
 		return func() {}
 	}
 	v := connect(t, Options{URL: u, Insecure: true, Transports: []Transport{counted{Servers(elsewhere(o.Disks)), at(true)}}})
-	v.fresh = time.Duration(o.Fresh)
+	c.woken = func() { v.fresh = time.Duration(o.Fresh) }
 	v.session.next = &countedCalls{v.session.next, at(true), func() {}}
 	v.client.RoundTripper = &countedCalls{v.session, at(false), at(false)}
 	ctx := dr.WithFences(context.Background(), map[string]uint64{"protection": o.Epoch})
@@ -280,6 +278,7 @@ func TestOldWorker(t *testing.T) {
 type counter struct {
 	mu      sync.Mutex
 	n, stop int
+	woken   func()
 }
 
 func (c *counter) call() {
@@ -293,6 +292,7 @@ func (c *counter) call() {
 		if err := unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP); err != nil {
 			panic(err)
 		}
+		c.woken()
 	}
 }
 

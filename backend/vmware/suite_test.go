@@ -32,6 +32,19 @@ type inProcess struct {
 	sim *vmwaretest.Simulator
 	dir string
 	n   atomic.Int64
+
+	mu      sync.Mutex
+	writers []func()
+}
+
+// kill ends what is served to be written, as the end of a process does.
+func (s *inProcess) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, end := range s.writers {
+		end()
+	}
+	s.writers = nil
 }
 
 func (s *inProcess) ServeDisk(ctx context.Context, r DiskRequest) (string, func() error, error) {
@@ -46,7 +59,13 @@ func (s *inProcess) ServeDisk(ctx context.Context, r DiskRequest) (string, func(
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() { done <- s.sim.ServeNBD(ctx, l, e) }()
+	over := make(chan struct{})
+	go func() { defer close(over); done <- s.sim.ServeNBD(ctx, l, e) }()
+	if r.Snapshot == "" {
+		s.mu.Lock()
+		s.writers = append(s.writers, func() { cancel(); <-over })
+		s.mu.Unlock()
+	}
 	return "nbd+unix:///?socket=" + path, func() error { cancel(); return <-done }, nil
 }
 
@@ -184,7 +203,16 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 			}
 			return nil
 		},
-		Reopen: func() (backend.Backend, error) { return Open(context.Background(), w.o) },
+		Reopen: func() (backend.Backend, error) {
+			for _, x := range w.o.Transports {
+				if k, ok := x.(servers); ok {
+					if disks, ok := k.DiskServer.(*inProcess); ok {
+						disks.kill()
+					}
+				}
+			}
+			return Open(context.Background(), w.o)
+		},
 		Grow: func(id dr.MachineID, disk dr.DiskID, size int64) error {
 			return w.grow(id, disk, size)
 		},
