@@ -14,6 +14,7 @@ FUZZTIME ?= 5s
 TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
+MODULES_WINDOWS := dr/postgres dr/temporal examples/worker
 
 .PHONY: demo demo-local demo-boot test tools azurite minilinux check modules race fuzz windows wine vuln bench
 
@@ -84,6 +85,7 @@ windows:
 	GOOS=windows $(GO) build -o /dev/null ./examples/agent
 	GOOS=windows $(GO) build -o /dev/null ./examples/boot
 	GOOS=windows $(GO) vet -tags live ./backend/hyperv
+	@for m in $(MODULES_WINDOWS); do echo "GOOS=windows module $$m"; (cd $$m; GOOS=windows $(GO) vet ./...); done
 	$(GO) vet -tags live ./backend/vmware ./backend/azure
 
 # What calls Windows itself, run as a Windows program. Without Wine it says so.
