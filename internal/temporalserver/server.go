@@ -145,13 +145,19 @@ func (s *Server) Launch() {
 	s.cmd, s.over = cmd, over
 }
 
-// Ready waits until the frontend answers and knows the database.
+// maxStarts is how often Ready starts a server that ends by itself.
+const maxStarts = 5
+
+// Ready waits until the frontend answers and knows the database. A server that
+// loses its database while its services start ends by itself; it is started
+// again, as whatever keeps services does.
 func (s *Server) Ready() {
 	s.t.Helper()
 	s.mu.Lock()
 	over := s.over
 	s.mu.Unlock()
 	limit := time.Now().Add(patience)
+	starts := 0
 	for {
 		code, body, err := s.ask(http.MethodGet, "/api/v1/namespaces/temporal-system", "")
 		if err == nil && code == http.StatusOK {
@@ -159,7 +165,16 @@ func (s *Server) Ready() {
 		}
 		select {
 		case <-over:
-			s.t.Fatalf("Temporal has ended:\n%s", s.Log())
+			if starts++; starts > maxStarts {
+				s.t.Fatalf("Temporal has ended:\n%s", s.Log())
+			}
+			s.mu.Lock()
+			s.cmd = nil
+			s.mu.Unlock()
+			s.Launch()
+			s.mu.Lock()
+			over = s.over
+			s.mu.Unlock()
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(limit) {
