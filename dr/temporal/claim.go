@@ -29,7 +29,7 @@ func (c *claimant) owner(ctx context.Context, in claimInput) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.id == "" {
-		name := activity.GetInfo(ctx).WorkflowNamespace
+		name := activity.GetInfo(ctx).Namespace
 		d, err := c.c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: name})
 		if err != nil {
 			return "", explain("describe namespace "+name, err)

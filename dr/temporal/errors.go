@@ -11,9 +11,9 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
-// ErrUnreachable: Temporal can't be reached, or doesn't do what it is asked;
+// ErrUnreachable says that Temporal can't be reached, or doesn't do what it is asked;
 // the error says what can be done about it. What was asked may have happened.
-var ErrUnreachable = errors.New("Temporal can't be reached")
+var ErrUnreachable = errors.New("no use of the Temporal server")
 
 // sentinels are the errors that cross from the workflow to who asked it, under
 // the names that they have there.

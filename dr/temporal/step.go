@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -70,11 +71,7 @@ type attempt struct {
 	o    offer
 	ctx  context.Context
 	stop context.CancelCauseFunc
-	log  interface {
-		Debug(string, ...any)
-		Warn(string, ...any)
-		Error(string, ...any)
-	}
+	log  *slog.Logger
 }
 
 // call is what the action is called with.

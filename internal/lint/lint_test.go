@@ -39,6 +39,8 @@ var layers = []struct {
 	{"dr/temporal/servertest/", []string{"dr", "internal"}},
 	{"dr/transfer", []string{"dr"}},
 	{"dr/postgres", []string{"dr", "replication/fleet"}}, // a module of its own
+	{"dr/temporal", []string{"dr"}},
+	{"dr/temporal/servertest", nil}, // only tests
 	{"backend", []string{"dr"}},
 	{"backend/", []string{"dr", "backend", "backend/guestscript", "internal"}},                          // platforms; never each other
 	{"backend/azure", []string{"dr", "backend", "backend/guestscript", "recoverypoint", "internal"}},    // page blobs are points and replicas
