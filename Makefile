@@ -52,7 +52,6 @@ check:
 # Examples that are modules of their own, so that what they need is not needed
 # by who embeds the library.
 MODULES := examples/prometheus dr/postgres dr/temporal dr/temporal/servertest examples/worker
-MODULES := examples/prometheus dr/temporal dr/temporal/servertest
 modules:
 	@for m in $(MODULES); do echo "module $$m"; (cd $$m; $(GO) mod tidy -diff; $(GO) vet ./...; $(GO) run $(STATICCHECK) ./...; $(GO) build -o /dev/null ./...; $(GO) test -timeout $(TIMEOUT) ./...); done
 
