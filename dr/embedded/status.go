@@ -228,8 +228,12 @@ func (e *Engine) loadOpen() error {
 // where this engine would look: they would be given back where they aren't held,
 // and another engine that shares the right ones could take what such a run holds.
 func (e *Engine) claimsElsewhere() error {
+	// Of a run of an older program that isn't recorded. What it claimed in this file
+	// it did when it was recorded: it has all of it, or has claimed elsewhere.
 	var id dr.RunID
-	err := e.db.QueryRow(`SELECT id FROM run WHERE ended IS NULL AND outside <> ? ORDER BY n LIMIT 1`, e.o.Claims != nil).Scan(&id)
+	err := e.db.QueryRow(`SELECT id FROM run WHERE ended IS NULL AND
+		coalesce(outside, iif(coalesce(json_array_length(CAST(plan AS TEXT), '$.locks'), 0) = 0, NULL, NOT EXISTS(SELECT 1 FROM claim WHERE owner = run.id))) <> ?
+		ORDER BY n LIMIT 1`, e.o.Claims != nil).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
