@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -140,6 +141,72 @@ func (w *writer) claim(resource, owner string) (epoch uint64, err error) {
 
 func (w *writer) release(resource, owner string) error {
 	return w.exec(`UPDATE claim SET owner = NULL WHERE resource = ? AND owner = ?`, resource, owner)
+}
+
+// remember keeps epochs that other claims have given, so that those of this
+// file, or of a third place, don't fall behind them. What somebody holds in this
+// file stays as it is.
+func (w *writer) remember(epochs map[string]uint64) error {
+	for l, epoch := range epochs {
+		if epoch > math.MaxInt64 {
+			continue // no place of this library gives such
+		}
+		if err := w.exec(`INSERT INTO claim VALUES(?1, NULL, ?2) ON CONFLICT DO UPDATE SET epoch = max(epoch, ?2) WHERE owner IS NULL`, l, epoch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// acquireAll claims with Options.Claims, in one order everywhere, so that two
+// runs can't each hold what the other wants.
+func (e *Engine) acquireAll(ctx context.Context, run dr.RunID, locks []string) (map[string]uint64, error) {
+	epochs := make(map[string]uint64, len(locks))
+	for _, l := range slices.Sorted(slices.Values(locks)) {
+		epoch, err := e.acquire(ctx, l, e.claimant(run))
+		if err != nil {
+			return nil, err
+		}
+		epochs[l] = epoch
+	}
+	return epochs, nil
+}
+
+// acquire claims one resource, under an epoch above all that this journal has
+// had for it: a lower one is refused by whatever has seen those, in the middle of
+// a failover. That is so where the journal was given other claims, and nobody
+// has carried the epochs over.
+func (e *Engine) acquire(ctx context.Context, resource, owner string) (uint64, error) {
+	epoch, err := e.o.Claims.Acquire(ctx, resource, owner)
+	if err != nil {
+		return 0, err
+	}
+	past, err := e.past(ctx, resource)
+	if err != nil || epoch > past {
+		return epoch, err
+	}
+	// No step of the run has begun under it.
+	if err := e.o.Claims.Release(ctx, resource, owner); err != nil {
+		return 0, err
+	}
+	r, ok := dr.As[dr.EpochRaiser](e.o.Claims)
+	if !ok {
+		return 0, fmt.Errorf("%s: %w: Options.Claims gave epoch %d, and this journal has had %d: raise the epochs there (transfer.Epochs)", resource, dr.ErrFenced, epoch, past)
+	}
+	if err := r.Raise(ctx, resource, past); err != nil {
+		return 0, err
+	}
+	e.log.Warn("other claims were behind the journal: their epoch is raised", "resource", resource, "gave", epoch, "past", past)
+	return e.o.Claims.Acquire(ctx, resource, owner)
+}
+
+// past is the highest epoch that this file knows of a resource.
+func (e *Engine) past(ctx context.Context, resource string) (epoch uint64, err error) {
+	err = e.db.QueryRowContext(ctx, `SELECT epoch FROM claim WHERE resource = ?`, resource).Scan(&epoch)
+	if err = ignore(err, sql.ErrNoRows); err != nil {
+		return 0, e.readErr(err)
+	}
+	return epoch, nil
 }
 
 // write makes one change of the file.

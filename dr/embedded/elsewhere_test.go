@@ -1,6 +1,9 @@
 package embedded
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -52,3 +55,40 @@ func TestOddNamesAreListed(t *testing.T) {
 	}
 	require.Len(t, seen, len(names))
 }
+
+// TestEpochsDontFallWithOtherClaims: whoever gives a journal other claims, or
+// takes them away again, and has not moved the epochs, doesn't get one that
+// records and platforms have seen.
+func TestEpochsDontFallWithOtherClaims(t *testing.T) {
+	path, c := journal(t), open(t, journal(t), Options{})
+	last := uint64(0)
+	for i, o := range []Options{{}, {}, {Claims: c}, {Claims: onlyClaims{c}}, {}, {Claims: c}} {
+		e := open(t, path, o)
+		var epoch uint64
+		stop := serve(t, e, dr.Actions{"do": func(_ context.Context, c *dr.Call) (json.RawMessage, error) {
+			epoch = c.Epochs["m"]
+			return nil, nil
+		}})
+		p := one(dr.Step{ID: "a", Action: "do"})
+		p.Locks = []string{"m"}
+		run := dr.RunID(fmt.Sprint("r", i))
+		require.NoError(t, e.Start(t.Context(), run, p))
+		require.Equal(t, dr.RunDone, wait(t, e, run).State)
+		require.Greater(t, epoch, last, "%d", i)
+		last = epoch
+		stop()
+		require.NoError(t, e.Close())
+	}
+	fresh := onlyClaims{open(t, journal(t), Options{})}
+	e := open(t, path, Options{Claims: fresh})
+	p := one(dr.Step{ID: "a", Action: "do"})
+	p.Locks = []string{"m"}
+	err := e.Start(t.Context(), "r", p)
+	require.ErrorIs(t, err, dr.ErrFenced)
+	require.ErrorContains(t, err, "transfer.Epochs")
+	_, err = fresh.Acquire(t.Context(), "m", "another")
+	require.NoError(t, err, "it was given back")
+}
+
+// onlyClaims have no abilities.
+type onlyClaims struct{ dr.Claims }

@@ -25,7 +25,11 @@ type Options struct {
 	// are claimed in the name of the run and of the journal, "RUN@JOURNAL", so
 	// that engines that were asked for the same run don't both run it. Claims
 	// of a journal that is lost are released by that name, which ErrBusy tells.
-	// An engine can be given others only once no run is open: ErrNotAllowed.
+	// An engine can be given some, or none any more, only once no run is open:
+	// ErrNotAllowed. One other place can't be told from another: see to it that
+	// no run is open before you name another. Their epochs begin above those that
+	// this journal has had; epochs that only others know are carried over by
+	// transfer.Epochs.
 	// While they can't be reached, what claims or has ended waits, and its
 	// Status tells why.
 	Claims dr.Claims

@@ -209,6 +209,11 @@ func (r *run) journal(events []dr.Event) error {
 				if err := w.exec(`INSERT INTO event VALUES(?, ?, ?)`, r.n, first+int64(i), b); err != nil {
 					return err
 				}
+				if r.e.o.Claims != nil && events[i].Kind == dr.EventClaimed {
+					if err := w.remember(events[i].Epochs); err != nil {
+						return err
+					}
+				}
 			}
 			if !r.fold.Ended() {
 				return nil

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -99,7 +98,7 @@ func (e *Engine) startOutside(ctx context.Context, id dr.RunID, p dr.Plan, plan 
 	k := key{kind: dr.TaskClaim}
 	r.hand[k] = &hand{stop: func(error) {}, outside: true}
 	e.enlist(r)
-	epochs, err := acquireAll(ctx, e.o.Claims, e.claimant(id), p.Locks)
+	epochs, err := e.acquireAll(ctx, id, p.Locks)
 	if err != nil {
 		return fmt.Errorf("run %s: start: %w", id, e.takeBack(ctx, r, k, err))
 	}
@@ -144,20 +143,6 @@ func (e *Engine) takeBack(ctx context.Context, r *run, k key, cause error) error
 // claimant is the run's name among the owners of other claims than the
 // engine's: a run of the same ID in another journal is another owner.
 func (e *Engine) claimant(id dr.RunID) string { return string(id) + "@" + e.owner.journal }
-
-// acquireAll claims in one order everywhere, so that two runs can't each hold
-// what the other wants.
-func acquireAll(ctx context.Context, c dr.Claims, owner string, locks []string) (map[string]uint64, error) {
-	epochs := make(map[string]uint64, len(locks))
-	for _, l := range slices.Sorted(slices.Values(locks)) {
-		epoch, err := c.Acquire(ctx, l, owner)
-		if err != nil {
-			return nil, err
-		}
-		epochs[l] = epoch
-	}
-	return epochs, nil
-}
 
 // enlist makes an open run known.
 func (e *Engine) enlist(r *run) {

@@ -258,8 +258,8 @@ func (r *run) wants(kind dr.TaskKind) bool {
 
 // claimAgain finishes the claiming that a crash has interrupted.
 func (r *run) claimAgain(ctx context.Context) (dr.Event, error) {
-	epochs, err := acquireAll(ctx, r.e.o.Claims, r.e.claimant(r.id), r.fold.Plan().Locks)
-	if errors.Is(err, dr.ErrBusy) {
+	epochs, err := r.e.acquireAll(ctx, r.id, r.fold.Plan().Locks)
+	if errors.Is(err, dr.ErrBusy) || errors.Is(err, dr.ErrFenced) {
 		return dr.Event{Kind: dr.EventRefused, At: now(), Err: err.Error()}, nil
 	}
 	return dr.Event{Kind: dr.EventClaimed, At: now(), Epochs: epochs}, err
