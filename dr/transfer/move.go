@@ -26,7 +26,8 @@ type Options struct {
 	Hold func(ctx context.Context, id dr.ProtectionID) error
 
 	// Wait is how often records that runs hold are looked at again, until all
-	// have moved. 0: they are left, and reported.
+	// have moved. 0: they are left, and reported. Those that a move to another
+	// place has marked are not waited for.
 	Wait time.Duration
 
 	// Each is told of every record that has moved. Nil: nobody is.
@@ -73,14 +74,14 @@ func Move(ctx context.Context, from *Old, to dr.Records, o Options) (Report, err
 	for {
 		// The last look is what counts; what moved in an earlier one is kept.
 		pass, err := m.pass(ctx, l)
-		report = Report{Moved: report.Moved + pass.Moved, Already: pass.Already - report.Moved, Held: pass.Held}
+		report = Report{Moved: report.Moved + pass.Moved, Already: max(0, pass.Already-report.Moved), Held: pass.Held}
 		if err != nil {
 			return report, err
 		}
 		if len(pass.Held) == 0 {
 			return report, nil
 		}
-		if o.Wait <= 0 {
+		if o.Wait <= 0 || elsewhere(pass.Held) {
 			return report, m.busy(pass.Held)
 		}
 		m.log.Info("records wait for their runs to end", "records", len(pass.Held))
@@ -92,6 +93,17 @@ func Move(ctx context.Context, from *Old, to dr.Records, o Options) (Report, err
 			return report, errors.Join(m.busy(pass.Held), ctx.Err())
 		}
 	}
+}
+
+// elsewhere tells whether all that is held is by the marks of moves to other
+// places: that doesn't end by itself.
+func elsewhere(held map[dr.ProtectionID]dr.RunID) bool {
+	for _, run := range held {
+		if !strings.HasPrefix(string(run), movingMark) && !strings.HasPrefix(string(run), movedMark) {
+			return false
+		}
+	}
+	return true
 }
 
 // Abort takes the marks away of records that were about to move when a Move was
@@ -171,10 +183,7 @@ func (m *mover) move(ctx context.Context, id dr.ProtectionID) (moved bool, held 
 		return false, "", nil // it was deleted
 	}
 	for err == nil && p.Run == "" {
-		if err := m.vacant(ctx, id); err != nil {
-			return false, "", err
-		}
-		p, err = m.mark(ctx, p, moving)
+		p, err = m.markIfVacant(ctx, p, moving)
 	}
 	if err != nil {
 		return false, "", err
@@ -184,8 +193,10 @@ func (m *mover) move(ctx context.Context, id dr.ProtectionID) (moved bool, held 
 			return false, "", err
 		}
 	}
+	// A move that was cut off may be long ago: looked at again, as from here on
+	// there is no way back but through the new place.
 	for err == nil && p.Run == moving {
-		p, err = m.mark(ctx, p, gone)
+		p, err = m.markIfVacant(ctx, p, gone)
 	}
 	if err != nil {
 		return false, "", err
@@ -195,6 +206,18 @@ func (m *mover) move(ctx context.Context, id dr.ProtectionID) (moved bool, held 
 	}
 	moved, err = m.bring(ctx, p)
 	return moved, "", err
+}
+
+// markIfVacant is mark, unless the new place has another record.
+func (m *mover) markIfVacant(ctx context.Context, p dr.Protection, run dr.RunID) (dr.Protection, error) {
+	if err := m.vacant(ctx, p.ID); err != nil {
+		now, loadErr := m.from.Load(ctx, p.ID)
+		if errors.Is(err, dr.ErrExists) && loadErr == nil && now.Version != p.Version {
+			return now, nil // another Move was faster: it may be this very one
+		}
+		return p, err
+	}
+	return m.mark(ctx, p, run)
 }
 
 // mark saves the record with another Run, or returns what somebody else has made
@@ -231,8 +254,13 @@ func (m *mover) bring(ctx context.Context, p dr.Protection) (bool, error) {
 	if err != nil && !errors.Is(err, dr.ErrNotFound) {
 		return false, err
 	}
-	if _, left := Moved(there); err == nil && !left && there.Version >= p.Version {
+	_, left := Moved(there)
+	if err == nil && !left && there.Version >= p.Version {
 		return false, nil
+	}
+	if err == nil && !left {
+		// What came from here has that version at least.
+		return false, fmt.Errorf("%w: %s has another record of that ID, made since this one was marked as %s%s", dr.ErrExists, m.o.To, movedMark, m.o.To)
 	}
 	if err := m.importer.Import(ctx, p); errors.Is(err, dr.ErrConflict) {
 		// Another Move was faster, and somebody has saved it since.
