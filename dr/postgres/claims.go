@@ -58,29 +58,74 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 			// Somebody was faster: the next look tells who.
 		}
 	})
+	s.doubts(resource, err != nil && !refused(err))
 	if err != nil {
 		return 0, err
 	}
 	return epoch, nil
 }
 
-// Release gives the claim back. The resource's epoch is kept for ever.
+// Release gives the claim back. The resource's epoch is kept for ever. If an
+// Acquire of this store has failed, what of it is still on its way claims nothing
+// any more: the epoch that it compares with is passed.
 func (s *Store) Release(ctx context.Context, resource, owner string) error {
 	// Only the holding that is seen first is given back, also by a statement
 	// that arrives late: not one that the same owner has got since.
 	var epoch int64
-	return s.try(ctx, "release "+resource, func(ctx context.Context) error {
-		if epoch == 0 {
+	err := s.try(ctx, "release "+resource, func(ctx context.Context) error {
+		for epoch == 0 {
 			c, err := s.claim(ctx, resource)
-			if err != nil || c.owner == nil || string(c.owner) != owner {
+			switch {
+			case err != nil:
 				return err
+			case c.owner == nil && s.doubted(resource):
+				if won, err := s.pass(ctx, resource, c.epoch); won || err != nil {
+					return err
+				}
+				// What was on its way may just have arrived.
+			case c.owner == nil || string(c.owner) != owner:
+				return nil
+			default:
+				epoch = c.epoch
 			}
-			epoch = c.epoch
 		}
 		_, err := s.swap(ctx, `UPDATE @.claim SET owner = NULL, since = clock_timestamp()
 			WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), epoch)
 		return err
 	})
+	if err == nil {
+		s.doubts(resource, false)
+	}
+	return err
+}
+
+// pass lets a free claim's epoch be used by nobody, unless somebody was faster.
+func (s *Store) pass(ctx context.Context, resource string, epoch int64) (won bool, err error) {
+	if epoch == 0 {
+		return s.swap(ctx, `INSERT INTO @.claim(resource, epoch) VALUES($1::bytea, 1) ON CONFLICT DO NOTHING RETURNING `+durable, []byte(resource))
+	}
+	return s.swap(ctx, `UPDATE @.claim SET epoch = epoch + 1 WHERE resource = $1::bytea AND owner IS NULL AND epoch = $2::bigint
+		RETURNING `+durable, []byte(resource), epoch)
+}
+
+// doubts notes that a claim of the resource may still be on its way, or not.
+func (s *Store) doubts(resource string, so bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !so {
+		delete(s.doubt, resource)
+		return
+	}
+	if s.doubt == nil {
+		s.doubt = map[string]bool{}
+	}
+	s.doubt[resource] = true
+}
+
+func (s *Store) doubted(resource string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubt[resource]
 }
 
 // Raise implements [dr.EpochRaiser].

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -48,6 +49,9 @@ type Store struct {
 	schema string // quoted
 	o      Options
 	log    *slog.Logger
+
+	mu    sync.Mutex
+	doubt map[string]bool // resources of which a claim may still be on its way
 }
 
 // defaultSchema is where the tables are if nothing else is said.
