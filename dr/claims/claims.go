@@ -184,6 +184,9 @@ func (c *Claims) Seize(ctx context.Context, resource, from, to string) (epoch ui
 // platform and no record has seen yet. dr.ErrNotAllowed if the claim isn't
 // damaged. As with Seize, make sure that nobody holds it.
 func (c *Claims) Repair(ctx context.Context, resource string, epoch uint64) error {
+	if epoch == 0 {
+		return fmt.Errorf("%w: repair claim of %q: an epoch must be named", dr.ErrInvalid, resource)
+	}
 	name, err := c.object(resource)
 	if err != nil {
 		return err

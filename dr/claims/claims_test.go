@@ -40,7 +40,7 @@ var quick = container.ClientOptions{ClientOptions: policy.ClientOptions{Retry: p
 // places are where claims are kept.
 var places = map[string]func(t *testing.T) func() *Claims{
 	"directory": func(t *testing.T) func() *Claims {
-		path := filepath.Join(t.TempDir(), "new", "claims")
+		path := filepath.Join(t.TempDir(), "claims")
 		return func() *Claims { return NewDir(path, Options{}) }
 	},
 	"vault's directory": func(t *testing.T) func() *Claims {

@@ -151,6 +151,8 @@ func TestCrashes(t *testing.T) {
 	var cuts, kills, holdings int
 	for range 200 {
 		w := &world{t: t, rng: rng, disk: crashfs.New(rng.Uint64())}
+		require.NoError(t, w.disk.MkdirAll("/srv", 0o700))
+		require.NoError(t, w.disk.SyncDir("/"))
 		w.arm()
 		for range 100 {
 			w.step()

@@ -20,9 +20,12 @@ import (
 	"github.com/lifeboat-dr/lifeboat/internal/fsys"
 )
 
-// NewDir returns claims in a directory, which is made, with the folders above
-// it that are missing, when the first resource is claimed. It
-// should have nothing else in it. Options.Prefix is not used.
+// NewDir returns claims in a directory, which is made when the first resource is
+// claimed. It should have nothing else in it. Options.Prefix is not used.
+//
+// The folder that it is in must be there: dr.ErrNotFound. So on a share, make one
+// by hand and name one below that, as /mnt/share/lifeboat/claims: where the share
+// isn't mounted, nothing is claimed then, instead of everything anew.
 //
 // Who makes claims there, from whatever host, must be able to make, link and
 // remove files in it. Its folders and files are for their owner only: processes
@@ -110,11 +113,17 @@ const reads = 100
 // ReadHead implements Bucket. The version is the file's name.
 func (d *dir) ReadHead(ctx context.Context, name string) ([]byte, string, error) {
 	folder := d.folder(name)
+	d.mu.Lock()
+	known, _ := number(d.durable[name]) // 0: none
+	d.mu.Unlock()
 	for range reads {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
 		n, _, err := d.newest(folder)
+		if err == nil && n < known {
+			err = d.gone(folder, fmt.Errorf("%w: its content number %d is gone, and nothing as new is there", dr.ErrCorrupt, known))
+		}
 		if err != nil || n == 0 {
 			return nil, "", err
 		}
@@ -266,13 +275,29 @@ func (d *dir) write(name string, data []byte) error {
 	return err
 }
 
+// gone tells of what has to be there and isn't. To make it anew would free all
+// that is held, and begin epochs at 1.
+func (d *dir) gone(name string, err error) error {
+	return &dr.Error{Op: "read claim", Side: dr.StoreSide, Err: fmt.Errorf("%s: %w", name, err),
+		Remedy: "mount the file system that the claims are on, or, where there have never been any, make the folder; if they are lost, or were put back as they were once, give all of them epochs that were never used (Raise), and start this process again"}
+}
+
 // make makes an object's folder, and the root, durably.
 func (d *dir) make(folder string) error {
 	d.mu.Lock()
-	made := d.made[folder]
+	made, must := d.made[folder], d.made[d.root]
 	d.mu.Unlock()
 	if made {
 		return nil
+	}
+	known := d.root // what has to be there
+	if !must {
+		known = filepath.Dir(d.root)
+	}
+	if _, err := d.fs.Stat(known); errors.Is(err, fs.ErrNotExist) {
+		return d.gone(known, fmt.Errorf("%w: %w", dr.ErrNotFound, err))
+	} else if err != nil {
+		return err
 	}
 	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
 		return err

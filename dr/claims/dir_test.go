@@ -144,6 +144,7 @@ func TestDamagedClaims(t *testing.T) {
 			require.ErrorIs(t, listErr, c.want)
 			require.ErrorContains(t, err, "of-m")
 			require.Equal(t, 1, listed, "the others are listed")
+			require.ErrorIs(t, claims.Repair(t.Context(), "m", 0), dr.ErrInvalid, "that would be none, either")
 			err = claims.Repair(t.Context(), "m", 10)
 			if c.want == dr.ErrUnsupported {
 				require.ErrorIs(t, err, dr.ErrNotAllowed)

@@ -37,7 +37,8 @@
 // learns of it. File systems without hard links (FAT, exFAT, some appliances'
 // shares) are refused with dr.ErrUnsupported. What a server acknowledges but
 // doesn't keep through its own power cut (an NFS export with "async") can't be
-// made good here.
+// made good here. A share that isn't mounted is noticed by the folder that is
+// missing, see [NewDir], and by what this process has seen there before.
 //
 // # Answers that are lost
 //
