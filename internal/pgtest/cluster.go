@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -117,14 +118,23 @@ func onOff(on bool) string {
 	return "off"
 }
 
+// freePort is one below those that the kernel gives to clients (32768 and up on
+// Linux). While a server of this test is down, a client of any test could get
+// such a one for its end of a connection, this server's own clients among them,
+// which then talk to themselves, and the server couldn't be started again.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		port := 15000 + mathrand.IntN(17000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal(err)
+	return 0
 }
 
 // command runs as the server's user, from a folder that it can enter.
