@@ -38,6 +38,16 @@ type EpochRaiser interface {
 	Raise(ctx context.Context, resource string, atLeast uint64) error
 }
 
+// NextEpoch is the epoch that claims give after last, 0 if they never gave one:
+// the next number, or the seconds since 1970 if those are more. So epochs rise
+// also when what the claims were kept in is lost, or restored from a backup:
+// what platforms and records remember of it is lower. That needs a clock that
+// isn't before the last holding, and less than a holding a second; else
+// [EpochRaiser] helps.
+func NextEpoch(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(0, now.Unix())))
+}
+
 // ClaimSeizer is an ability of Claims, for the person at three in the morning
 // who has a claim whose holder is never coming back.
 type ClaimSeizer interface {

@@ -222,8 +222,10 @@ type StepStatus struct {
 // beside the recovery site, where it can be reached when it is needed.
 type Claims interface {
 	// Acquire claims the resource for the owner and returns a fencing epoch,
-	// higher than any given for this resource before. An owner that holds it
-	// gets the same epoch again. ErrBusy, naming the holder, if another does.
+	// higher than any given for this resource before, and as [NextEpoch] says,
+	// so that it is also higher than those of claims that were lost. An owner
+	// that holds it gets the same epoch again. ErrBusy, naming the holder, if
+	// another does.
 	Acquire(ctx context.Context, resource, owner string) (epoch uint64, err error)
 	// Release gives the claim back; one not held by the owner stays as it is.
 	Release(ctx context.Context, resource, owner string) error

@@ -40,7 +40,8 @@ type Bucket[V ~string, O ~struct {
 type Options struct {
 	// Prefix begins the names of all objects. "": "claims/".
 	Prefix string
-	// Now is the clock of what people are told. Nil: time.Now.
+	// Now is the clock of what people are told, and of dr.NextEpoch. Nil:
+	// time.Now.
 	Now func() time.Time
 }
 
@@ -112,7 +113,7 @@ func (c *Claims) Acquire(ctx context.Context, resource, owner string) (epoch uin
 			epoch = r.Epoch
 			return false, nil
 		case "":
-			epoch = r.Epoch + 1
+			epoch = dr.NextEpoch(r.Epoch, c.now())
 			return true, r.give(owner, epoch)
 		}
 		return false, busy(resource, r)
@@ -166,7 +167,7 @@ func (c *Claims) Seize(ctx context.Context, resource, from, to string) (epoch ui
 			}
 			return false, fmt.Errorf("%s: %w: %s, not by %s", resource, dr.ErrConflict, held, from)
 		}
-		epoch = r.Epoch + 1
+		epoch = dr.NextEpoch(r.Epoch, c.now())
 		if err := r.give(to, epoch); err != nil {
 			return false, err
 		}

@@ -101,7 +101,7 @@ func (noLink) Link(from, to string) error {
 // TestDamagedClaims: what is not a claim is told by its name, and only that
 // claim is out of use until it is repaired.
 func TestDamagedClaims(t *testing.T) {
-	good := `{"format":"lifeboat-claim/1","resource":"m","epoch":3,"since":"2026-01-02T03:04:05Z","nonce":"x"}`
+	good := `{"format":"lifeboat-claim/1","resource":"m","epoch":3333333333,"since":"2026-01-02T03:04:05Z","nonce":"x"}`
 	for name, c := range map[string]struct {
 		content string
 		want    error
@@ -109,9 +109,9 @@ func TestDamagedClaims(t *testing.T) {
 		"empty":            {"", dr.ErrCorrupt},
 		"cut":              {good[:40], dr.ErrCorrupt},
 		"another's":        {strings.Replace(good, `"m"`, `"n"`, 1), dr.ErrCorrupt},
-		"no epoch":         {strings.Replace(good, "3", "0", 1), dr.ErrCorrupt},
-		"a negative epoch": {strings.Replace(good, "3", "-3", 1), dr.ErrCorrupt},
-		"the last epoch":   {strings.Replace(good, "3", "9223372036854775807", 1), dr.ErrCorrupt},
+		"no epoch":         {strings.Replace(good, "3333333333", "0", 1), dr.ErrCorrupt},
+		"a negative epoch": {strings.Replace(good, "3333333333", "-3", 1), dr.ErrCorrupt},
+		"the last epoch":   {strings.Replace(good, "3333333333", "9223372036854775807", 1), dr.ErrCorrupt},
 		"two":              {good + good, dr.ErrCorrupt},
 		"long":             {good + strings.Repeat(" ", maxRecord), dr.ErrCorrupt},
 		"no format":        {`{"resource":"m","epoch":3,"nonce":"x"}`, dr.ErrCorrupt},
@@ -136,8 +136,8 @@ func TestDamagedClaims(t *testing.T) {
 			if c.want == nil {
 				require.NoError(t, errors.Join(err, listErr))
 				require.Equal(t, 2, listed)
-				require.Equal(t, uint64(4), epoch)
-				require.ErrorIs(t, claims.Repair(t.Context(), "m", 10), dr.ErrNotAllowed)
+				require.Equal(t, uint64(3333333334), epoch)
+				require.ErrorIs(t, claims.Repair(t.Context(), "m", far), dr.ErrNotAllowed)
 				return
 			}
 			require.ErrorIs(t, err, c.want)
@@ -145,7 +145,7 @@ func TestDamagedClaims(t *testing.T) {
 			require.ErrorContains(t, err, "of-m")
 			require.Equal(t, 1, listed, "the others are listed")
 			require.ErrorIs(t, claims.Repair(t.Context(), "m", 0), dr.ErrInvalid, "that would be none, either")
-			err = claims.Repair(t.Context(), "m", 10)
+			err = claims.Repair(t.Context(), "m", far)
 			if c.want == dr.ErrUnsupported {
 				require.ErrorIs(t, err, dr.ErrNotAllowed)
 				return
@@ -153,7 +153,7 @@ func TestDamagedClaims(t *testing.T) {
 			require.NoError(t, err)
 			epoch, err = claims.Acquire(t.Context(), "m", "me")
 			require.NoError(t, err)
-			require.Equal(t, uint64(11), epoch)
+			require.Equal(t, far+1, epoch)
 		})
 	}
 	require.ErrorIs(t, NewDir(t.TempDir(), Options{}).Repair(t.Context(), "m", 1), dr.ErrNotAllowed, "there is none")

@@ -13,9 +13,10 @@
 // # What is kept
 //
 // One small JSON object a resource: who holds it, under which epoch, since
-// when. It stays when the claim is given back, because epochs never fall:
-// deleting it lets them begin anew at 1, and platforms that have seen higher
-// ones refuse those. People may read these objects at any time, and should
+// when. It stays when the claim is given back, because epochs never fall. If it
+// is lost, the next epoch is the seconds since 1970 (dr.NextEpoch), which is
+// higher than what platforms remember, unless the clock is behind: then they
+// refuse it, and [Claims.Raise] helps. People may read these objects at any time, and should
 // change them by [Claims.Seize], [Claims.Raise] and [Claims.Repair] only.
 //
 // Objects are named after their resources, with all bytes but lower-case

@@ -102,7 +102,7 @@ func (e *Engine) Seize(ctx context.Context, resource, from, to string) (epoch ui
 		if open && e.o.Claims == nil {
 			return refuse("%s: %w: run %s of this journal holds it: cancel that", resource, dr.ErrNotAllowed, from)
 		}
-		epoch++
+		epoch = dr.NextEpoch(epoch, now())
 		return w.exec(`UPDATE claim SET owner = ?2, epoch = ?3 WHERE resource = ?1`, resource, sql.NullString{String: to, Valid: to != ""}, epoch)
 	}, "seize "+resource)
 	if err != nil {
@@ -134,8 +134,9 @@ func (w *writer) free(resource, owner string) error {
 
 // claim takes a resource that is free or the owner's.
 func (w *writer) claim(resource, owner string) (epoch uint64, err error) {
-	err = w.row(`INSERT INTO claim VALUES(?1, ?2, 1) ON CONFLICT DO UPDATE
-		SET epoch = epoch + (owner IS NULL), owner = ?2 RETURNING epoch`, resource, owner).Scan(&epoch)
+	err = w.row(`INSERT INTO claim VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE
+		SET epoch = CASE WHEN owner IS NULL THEN max(epoch + 1, ?3) ELSE epoch END, owner = ?2 RETURNING epoch`,
+		resource, owner, dr.NextEpoch(0, now())).Scan(&epoch)
 	return epoch, err
 }
 

@@ -107,7 +107,8 @@ func TestEveryWriteFailsWithOtherClaims(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
 			c := open(t, filepath.Join(t.TempDir(), "claims"), Options{})
-			epoch := uint64(0)
+			epoch := uint64(1) << 40 // ahead of all clocks, so that they rise by one
+			require.NoError(t, c.Raise(t.Context(), "m", epoch))
 			everyWriteFails(t, end, errOut, func() Options {
 				next, err := c.Acquire(t.Context(), "m", "check")
 				require.NoError(t, err, "the run before gave it back")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -53,6 +54,26 @@ var claimPromises = []claimPromise{
 			last = epoch
 			require.NoError(t, c.Release(t.Context(), "m", owner))
 		}
+	}},
+	{"epochs rise though the place of claims be lost", func(t T, c dr.Claims) {
+		// Platforms and records remember what an earlier place gave: a new one
+		// begins above it, or every flow would be refused (ErrFenced).
+		earlier := dr.NextEpoch(0, time.Now())
+		epoch, err := c.Acquire(t.Context(), "m", "alice")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, epoch, earlier)
+		require.NoError(t, c.Release(t.Context(), "m", "alice"))
+		next, err := c.Acquire(t.Context(), "m", "alice")
+		require.NoError(t, err)
+		require.Greater(t, next, epoch, "also within a second")
+	}},
+	{"a place that is restored from a backup gives none that was given since", func(t T, c dr.Claims) {
+		r := ability[dr.EpochRaiser](t, c)
+		require.NoError(t, r.Raise(t.Context(), "m", 7), "what the backup has")
+		earlier := dr.NextEpoch(0, time.Now())
+		epoch, err := c.Acquire(t.Context(), "m", "alice")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, epoch, earlier)
 	}},
 	{"only its owner gives a claim back", func(t T, c dr.Claims) {
 		_, err := c.Acquire(t.Context(), "m", "alice")

@@ -17,6 +17,7 @@ import (
 type claim struct {
 	owner []byte // nil: free
 	epoch int64  // 0: there is no row
+	next  int64  // dr.NextEpoch, by the database's clock
 }
 
 // Acquire claims the resource. An error other than ErrBusy and ErrInvalid
@@ -42,15 +43,15 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 				won, err = s.swap(ctx, `UPDATE @.claim SET since = since WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $3::bigint
 					RETURNING `+durable, []byte(resource), []byte(owner), c.epoch)
 			case c.epoch == 0:
-				epoch = 1
-				won, err = s.swap(ctx, `INSERT INTO @.claim(resource, owner, epoch) VALUES($1::bytea, $2::bytea, 1) ON CONFLICT DO NOTHING
-					RETURNING `+durable, []byte(resource), []byte(owner))
+				epoch = uint64(c.next)
+				won, err = s.swap(ctx, `INSERT INTO @.claim(resource, owner, epoch) VALUES($1::bytea, $2::bytea, $3::bigint) ON CONFLICT DO NOTHING
+					RETURNING `+durable, []byte(resource), []byte(owner), c.next)
 			default:
 				// The epoch is compared, so that a statement that arrives late
 				// claims nothing.
-				epoch = uint64(c.epoch) + 1
-				won, err = s.swap(ctx, `UPDATE @.claim SET owner = $2::bytea, epoch = epoch + 1, since = clock_timestamp()
-					WHERE resource = $1::bytea AND owner IS NULL AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), c.epoch)
+				epoch = uint64(c.next)
+				won, err = s.swap(ctx, `UPDATE @.claim SET owner = $2::bytea, epoch = $4::bigint, since = clock_timestamp()
+					WHERE resource = $1::bytea AND owner IS NULL AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), c.epoch, c.next)
 			}
 			if won || err != nil {
 				return err
@@ -166,7 +167,7 @@ func (s *Store) Seize(ctx context.Context, resource, from, to string) (epoch uin
 	if to != "" {
 		next = []byte(to)
 	}
-	var tried int64 // the epoch that an attempt would have given
+	var seen, tried int64 // the epoch that an attempt would have given, after the one that was seen
 	err = s.try(ctx, "seize "+resource, func(ctx context.Context) error {
 		for {
 			c, err := s.claim(ctx, resource)
@@ -184,9 +185,11 @@ func (s *Store) Seize(ctx context.Context, resource, from, to string) (epoch uin
 				}
 				return refuse("%s: %w: %s, not by %s", resource, dr.ErrConflict, held, from)
 			}
-			tried = c.epoch + 1
-			won, err := s.swap(ctx, `UPDATE @.claim SET owner = $3::bytea, epoch = epoch + 1, since = clock_timestamp()
-				WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $4::bigint RETURNING `+durable, []byte(resource), []byte(from), next, c.epoch)
+			if seen != c.epoch { // an earlier attempt may still arrive, and must be known again
+				seen, tried = c.epoch, c.next
+			}
+			won, err := s.swap(ctx, `UPDATE @.claim SET owner = $3::bytea, epoch = $5::bigint, since = clock_timestamp()
+				WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $4::bigint RETURNING `+durable, []byte(resource), []byte(from), next, c.epoch, tried)
 			if err != nil {
 				return err
 			}
@@ -254,10 +257,9 @@ func (s *Store) each(ctx context.Context, f func(pgx.Rows) error, sql string, ar
 
 // claim reads how a resource stands.
 func (s *Store) claim(ctx context.Context, resource string) (c claim, err error) {
-	err = s.pool.QueryRow(ctx, s.q(`SELECT owner, epoch FROM @.claim WHERE resource = $1::bytea`), []byte(resource)).Scan(&c.owner, &c.epoch)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return claim{}, nil
-	}
+	var clock time.Time
+	err = s.pool.QueryRow(ctx, s.q(`SELECT owner, coalesce(epoch, 0), clock_timestamp() FROM (VALUES(1)) AS one LEFT JOIN @.claim ON resource = $1::bytea`), []byte(resource)).Scan(&c.owner, &c.epoch, &clock)
+	c.next = int64(dr.NextEpoch(uint64(c.epoch), clock))
 	return c, err
 }
 

@@ -29,8 +29,9 @@
 // nevertheless; Open tells the log of one. Behind an asynchronous standby the
 // last claims are lost if that takes over: make it synchronous
 // (synchronous_standby_names), or have a person see to it that no run goes on
-// under a claim that the standby doesn't know ([dr.EpochRaiser] then lifts the
-// epochs over all that were given). The same is true of a database that is
+// under a claim that the standby doesn't know. New claims' epochs are over those
+// that it doesn't know either ([dr.NextEpoch]), by the server's clock; if that is
+// behind, [dr.EpochRaiser] lifts them. The same is true of a database that is
 // restored from a backup.
 //
 // # Leases and clocks

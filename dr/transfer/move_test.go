@@ -364,6 +364,8 @@ func TestWritersGoOn(t *testing.T) {
 func TestEpochs(t *testing.T) {
 	ctx := t.Context()
 	from, to := open(t), open(t)
+	const far = uint64(1) << 40 // ahead of all clocks
+	require.NoError(t, from.Raise(ctx, "a", far))
 	for i := range 5 {
 		owner := fmt.Sprint("r", i)
 		_, err := from.Acquire(ctx, "a", owner)
@@ -372,7 +374,7 @@ func TestEpochs(t *testing.T) {
 	}
 	_, err := from.Acquire(ctx, "held", "r9")
 	require.NoError(t, err)
-	require.NoError(t, from.Raise(ctx, "c", 7))
+	require.NoError(t, from.Raise(ctx, "c", far+7))
 	_, err = to.Acquire(ctx, "c", "new1")
 	require.NoError(t, err)
 
@@ -386,7 +388,7 @@ func TestEpochs(t *testing.T) {
 	n, err = Epochs(ctx, from, to)
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
-	for resource, above := range map[string]uint64{"a": 5, "c": 7, "held": 1} {
+	for resource, above := range map[string]uint64{"a": far + 5, "c": far + 7, "held": 1} {
 		epoch, err := to.Acquire(ctx, resource, "new")
 		require.NoError(t, err)
 		require.Greater(t, epoch, above, resource)

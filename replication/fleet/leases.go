@@ -3,6 +3,8 @@ package fleet
 import (
 	"context"
 	"time"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // Leases are where the workers of a fleet meet: who lives, and who may keep
@@ -105,5 +107,5 @@ type View struct {
 
 // NextEpoch is the epoch of a shard's next holding, after last.
 func NextEpoch(last uint64, now time.Time) uint64 {
-	return max(last+1, uint64(max(0, now.Unix())))
+	return dr.NextEpoch(last, now)
 }
