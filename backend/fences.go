@@ -45,7 +45,9 @@ func (f Fences) Admit(ctx context.Context) (next Fences, raised bool, err error)
 		epoch, known := f.epoch(resource)
 		switch {
 		case asked[resource] < epoch:
-			return f, false, fmt.Errorf("%w: this acts for epoch %d of %q, and the machine was changed under epoch %d since", dr.ErrFenced, asked[resource], resource, epoch)
+			return f, false, fmt.Errorf("%w: this acts for epoch %d of %q, and the machine was changed under epoch %d since: "+
+				"another worker has taken over and goes on; if there is none, claims were lost and the new ones' clock is behind: raise their epoch to %d (dr.EpochRaiser), and begin a new run",
+				dr.ErrFenced, asked[resource], resource, epoch, epoch)
 		case !known || asked[resource] > epoch:
 			up = append(up, Fence{resource, asked[resource]})
 		}

@@ -36,6 +36,7 @@ func TestFencesAdmit(t *testing.T) {
 			require.Equal(t, c.fenced, err != nil)
 			if c.fenced {
 				require.ErrorIs(t, err, dr.ErrFenced)
+				require.ErrorContains(t, err, "dr.EpochRaiser", "what to do when there is no newer owner")
 			}
 			require.Equal(t, c.want, got)
 			require.Equal(t, c.raised, raised)

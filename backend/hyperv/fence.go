@@ -114,12 +114,12 @@ func (v *HyperV) rememberLocked(ctx context.Context, m *machine) error {
 	return v.remember(ctx, m)
 }
 
-// fenced says what to do about it: nothing.
+// fenced says what to do about it.
 func fenced(err error) error {
 	if !errors.Is(err, dr.ErrFenced) {
 		return err
 	}
-	return &explained{err, "another worker goes on with the run; this one stood still for too long"}
+	return &explained{err, "leave it to the other worker, which goes on with the run, unless there is none"}
 }
 
 // raising tells whether the record's next change begins a generation.
