@@ -24,6 +24,12 @@ import (
 const (
 	freshFor    = 5 * time.Second
 	looksInARow = 3
+
+	// lookPatience is for how long a draft's write waits for a look while vSphere
+	// can't be reached, or is too slow. Disks are written past it, and filling them
+	// from the beginning takes hours. Meanwhile they stay open, which keeps a new
+	// owner out: so it isn't longer.
+	lookPatience = 2 * time.Minute
 )
 
 var errSlow = &explained{fmt.Errorf("%w: whether the claim still counts could not be told soon enough", dr.ErrBusy), "it is tried again; vSphere is slow to answer, or this program rarely gets to run"}
@@ -206,13 +212,23 @@ func (d *draft) still(ctx context.Context) error {
 	if d.fences == nil {
 		return nil
 	}
+	began := time.Now()
 	for looks := 0; stale(d.looked, d.v.fresh); looks++ {
-		if looks == looksInARow {
+		patient := time.Since(began) < d.v.patience
+		switch {
+		case looks >= looksInARow && !patient:
 			return errSlow
+		case looks > 0:
+			if err := pause(ctx, lookPause); err != nil {
+				return err
+			}
 		}
 		now := time.Now()
 		m := &machine{id: d.id, ref: d.ref, guard: guard{asked: d.fences}}
 		raw, _, err := d.v.recordNow(ctx, m)
+		if lost(err) && faultOf(err) == nil && patient && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -230,9 +246,14 @@ func (d *draft) still(ctx context.Context) error {
 
 // settled waits until whoever has torn the disks before would look again ahead
 // of its next write. Of what it has sent already nothing is known.
-func (d *draft) settled(ctx context.Context) error {
+func (d *draft) settled(ctx context.Context) error { return pause(ctx, d.v.fresh+d.v.fresh/4) }
+
+// lookPause is between a draft's looks.
+const lookPause = 200 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(d.v.fresh + d.v.fresh/4):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lifeboat-dr/lifeboat/backend/vmware/vmwaretest"
@@ -119,6 +120,19 @@ func TestAFencedCallIsNotSentByTheNextSession(t *testing.T) {
 	require.Equal(t, dr.Off, powerOf(p.look().props.Runtime))
 }
 
+// refusing answers for vSphere while err is one.
+type refusing struct {
+	soap.RoundTripper
+	err func() error
+}
+
+func (r *refusing) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	if err := r.err(); err != nil {
+		return err
+	}
+	return r.RoundTripper.RoundTrip(ctx, req, res)
+}
+
 // A disk that is written long after the last look is looked after first, and a
 // machine whose record can't be told in time is left alone.
 func TestADraftLooksAgain(t *testing.T) {
@@ -133,10 +147,26 @@ func TestADraftLooksAgain(t *testing.T) {
 		return err
 	}
 	require.NoError(t, write())
-	p.v.fresh = -1 // a look is always too old
+	p.v.fresh, p.v.patience = -1, 0 // a look is always too old
 	require.ErrorIs(t, write(), dr.ErrBusy)
-	p.v.fresh = freshFor
+	p.v.fresh, p.v.patience = freshFor, time.Minute
 	require.NoError(t, write())
+	// vSphere is away for more than a call's own retries: the disks, which are
+	// written past it, needn't be filled from the beginning.
+	away := 0
+	p.v.session.next = &refusing{p.v.session.next, func() error {
+		if away++; away <= 2*retries {
+			return errors.New("connection refused")
+		}
+		return nil
+	}}
+	d.(*draft).looked = time.Time{}
+	require.NoError(t, write())
+	require.Greater(t, away, 2*retries)
+	p.v.patience, away = 0, 0
+	d.(*draft).looked = time.Time{}
+	require.ErrorContains(t, write(), "connection refused")
+	away = 2 * retries
 	require.NoError(t, other.Stop(claimed(2), p.id))
 	d.(*draft).looked = time.Time{}
 	require.ErrorIs(t, write(), dr.ErrFenced)

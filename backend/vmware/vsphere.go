@@ -27,9 +27,11 @@ type VSphere struct {
 	locks   keyed.Locks[dr.MachineID] // by machine: what changes a machine, one at a time
 	buffers *fsys.Pool
 	fresh   time.Duration // freshFor, or a test's
-	places  places
-	held    held   // guests that are frozen
-	mounts  string // for tests: the list of mounts that guests freeze
+	// patience is lookPatience, or a test's.
+	patience time.Duration
+	places   places
+	held     held   // guests that are frozen
+	mounts   string // for tests: the list of mounts that guests freeze
 
 	stop func() // the keeping alive
 	idle sync.WaitGroup
@@ -72,7 +74,7 @@ func Open(ctx context.Context, o Options) (*VSphere, error) {
 	if err != nil {
 		return fail(err, "check the address, that port 443 is reachable from here, and the certificate: set CAFile or Thumbprint to trust it")
 	}
-	v := &VSphere{options: o, client: vc, limits: newLimits(o.PerHost, o.Total), buffers: fsys.NewPool(1<<20, 8), fresh: freshFor}
+	v := &VSphere{options: o, client: vc, limits: newLimits(o.PerHost, o.Total), buffers: fsys.NewPool(1<<20, 8), fresh: freshFor, patience: lookPatience}
 	v.session = &session{next: vc.RoundTripper, client: vc, entry: make(gate, 1), user: url.UserPassword(o.User, o.Password), log: o.Log}
 	vc.RoundTripper = v.session
 	if err := v.session.login(ctx, 0); err != nil {
