@@ -101,6 +101,7 @@ func statusOf(err error) int {
 		err    error
 		status int
 	}{
+		{errDraining, http.StatusServiceUnavailable},
 		{dr.ErrNotFound, http.StatusNotFound},
 		{dr.ErrInvalid, http.StatusBadRequest},
 		{dr.ErrUnsupported, http.StatusNotImplemented},

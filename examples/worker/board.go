@@ -10,10 +10,39 @@ import (
 type board struct {
 	mu       sync.Mutex
 	parts    map[string]error
+	asked    map[string]bool // those whose answer is waited for
 	draining bool
 }
 
-func newBoard() *board { return &board{parts: map[string]error{}} }
+func newBoard() *board { return &board{parts: map[string]error{}, asked: map[string]bool{}} }
+
+// ask notes that a part is asked how it is; false if it is being asked still.
+func (b *board) ask(part string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asked[part] {
+		return false
+	}
+	b.asked[part] = true
+	return true
+}
+
+// answer is what came of it.
+func (b *board) answer(part string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.asked, part)
+	b.parts[part] = err
+}
+
+// silence notes why of all that are being asked still.
+func (b *board) silence(why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for part := range b.asked {
+		b.parts[part] = why
+	}
+}
 
 func (b *board) set(part string, err error) {
 	b.mu.Lock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -56,10 +57,8 @@ func (s *sharing) Run(ctx context.Context) error {
 	defer cancel()
 	if err := s.Drain(draining); err != nil {
 		stop()
-		<-ended
-		return err
 	}
-	return ctx.Err()
+	return errors.Join(ctx.Err(), <-ended) // which names what doesn't stop
 }
 
 // Status implements replicator.
@@ -70,6 +69,19 @@ func (s *sharing) Poke(ids ...dr.ProtectionID) { s.Keeper().Scheduler().Poke(ids
 
 // Fleet is what /status tells of the shards.
 func (s *sharing) Fleet() fleet.Status { return s.Worker.Status() }
+
+// fleetState is why this worker replicates nothing, or soon won't: others do what
+// they can of it, but somebody should know.
+func fleetState(s fleet.Status) error {
+	switch {
+	case s.Outdated:
+		return errors.New("the fleet has a newer layout: this worker replicates nothing until it is started anew with that one")
+	case s.Err != "":
+		return fmt.Errorf("leases were last heard of at %s, and what isn't renewed is not replicated by this worker any more (it holds %d shards now): %s",
+			s.Renewed.UTC().Format(time.RFC3339), len(s.Holds), s.Err)
+	}
+	return nil
+}
 
 // shardLog tells the log what becomes of this worker's shards.
 func shardLog(log *slog.Logger) func(fleet.Event) {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,12 +64,20 @@ type started struct {
 	Error      string          `json:"error,omitempty"`
 }
 
+// errDraining refuses runs.
+var errDraining = errors.New("this worker drains and starts no runs any more: ask another, or this one when it is back")
+
 // startRuns starts runs. One that can't is an error of the request; of several,
 // each says what became of it.
 func (w *worker) startRuns(p *plant, r *http.Request) (any, error) {
 	q, err := read[request](r)
 	if err != nil {
 		return nil, err
+	}
+	if w.board.read().Draining {
+		// In a journal of this worker's own it would lie until the next start, and
+		// whoever asked would take it for under way.
+		return nil, errDraining
 	}
 	ctx := observe.By(r.Context(), asker(r.Context(), q.By))
 	if q.Run == "" {
@@ -176,8 +186,11 @@ func (q request) startPlan(ctx context.Context, p *plant) error {
 		return err
 	}
 	run := dr.RunID(q.Run)
-	if s, err := p.runs.Status(ctx, run); err == nil && s.Flow == recoveryplan.Flow(q.Flow) {
-		return nil
+	if s, err := p.runs.Status(ctx, run); err == nil {
+		if s.Flow == recoveryplan.Flow(q.Flow) && slices.Equal(s.Locks, []string{"plan/" + plan.Name}) {
+			return nil
+		}
+		return fmt.Errorf("run %s is %s of %v: %w", s.Run, s.Flow, s.Locks, dr.ErrRunExists)
 	}
 	var all []dr.Protection
 	for d, err := range p.engine.records.Protections(ctx) {

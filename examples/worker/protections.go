@@ -24,7 +24,9 @@ type enrolment struct {
 }
 
 // addProtections makes records. A machine that has one keeps it: asking again is
-// safe. They are protected by runs of the flow "protect".
+// safe. One whose ID is that of another machine's record gets none, and is told:
+// dr.ErrExists, and of all, what is refused. They are protected by runs of the flow
+// "protect".
 func (w *worker) addProtections(p *plant, r *http.Request) (any, error) {
 	e, err := read[enrolment](r)
 	if err != nil {
@@ -43,9 +45,14 @@ func (w *worker) addProtections(p *plant, r *http.Request) (any, error) {
 	if _, err := w.sites.Policies.Policy(e.Policy); err != nil {
 		return nil, err
 	}
-	var added []dr.ProtectionID
+	has, err := w.recorded(p, r)
+	if err != nil {
+		return nil, err
+	}
+	added, refused := []dr.ProtectionID{}, map[dr.MachineID]string{}
 	add := func(m dr.Machine) error {
-		d := replication.New(dr.ProtectionID(m.ID), dr.Place{Site: e.From, Machine: m.ID}, e.To)
+		place := dr.Place{Site: e.From, Machine: m.ID}
+		d := replication.New(dr.ProtectionID(m.ID), place, e.To)
 		d.Name, d.Policy, d.Group = m.Name, e.Policy, e.Group
 		if e.ID != "" {
 			d.ID = e.ID
@@ -53,14 +60,26 @@ func (w *worker) addProtections(p *plant, r *http.Request) (any, error) {
 		if e.Name != "" {
 			d.Name = e.Name
 		}
-		if _, err := p.env.Records.Load(r.Context(), d.ID); !errors.Is(err, dr.ErrNotFound) {
-			return err
-		}
-		_, err := p.env.Records.Save(r.Context(), d)
-		if errors.Is(err, dr.ErrConflict) { // another asked the same
+		if id := has[place]; id != "" {
+			if e.ID != "" && id != e.ID {
+				return fmt.Errorf("machine %s of site %s: %w: it has protection %s", m.ID, e.From, dr.ErrExists, id)
+			}
 			return nil
 		}
-		added = append(added, d.ID)
+		_, err := p.env.Records.Save(r.Context(), d)
+		if err == nil {
+			added = append(added, d.ID)
+		}
+		if !errors.Is(err, dr.ErrConflict) {
+			return err
+		}
+		// Somebody asked the same, or the name is another machine's: that of another
+		// site, say. That one's record must not be taken for this one's.
+		now, err := p.env.Records.Load(r.Context(), d.ID)
+		if err == nil && !names(now, place) {
+			err = fmt.Errorf("machine %s of site %s: %w: protection %s is of machine %s of site %s; enrol it by itself with an id of its own",
+				m.ID, e.From, dr.ErrExists, d.ID, now.Active.Machine, now.Active.Site)
+		}
 		return err
 	}
 	if !e.All {
@@ -74,33 +93,43 @@ func (w *worker) addProtections(p *plant, r *http.Request) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: site %s doesn't list its machines", dr.ErrUnsupported, e.From)
 	}
-	made, err := w.replicas(p, r)
-	if err != nil {
-		return nil, err
-	}
 	for m, err := range lister.Machines(r.Context()) {
-		if err == nil && !made[dr.Place{Site: e.From, Machine: m.ID}] {
+		if err == nil {
 			err = add(m)
+		}
+		if errors.Is(err, dr.ErrExists) {
+			refused[m.ID], err = err.Error(), nil
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return map[string]any{"added": added}, nil
+	return map[string]any{"added": added, "refused": refused}, nil
 }
 
-// replicas are the machines that records name: none of them wants another.
-func (w *worker) replicas(p *plant, r *http.Request) (map[dr.Place]bool, error) {
-	made := map[dr.Place]bool{}
+// names reports whether a record names the machine, as the one that is protected
+// or as the one that a failover made.
+func names(d dr.Protection, at dr.Place) bool {
+	for _, x := range []dr.Place{d.Active, d.Standby} {
+		if x.Site == at.Site && x.Machine == at.Machine {
+			return true
+		}
+	}
+	return false
+}
+
+// recorded are the machines that records name: none of them wants another.
+func (w *worker) recorded(p *plant, r *http.Request) (map[dr.Place]dr.ProtectionID, error) {
+	has := map[dr.Place]dr.ProtectionID{}
 	for d, err := range p.engine.records.Protections(r.Context()) {
 		if err != nil {
 			return nil, err
 		}
 		for _, at := range []dr.Place{d.Active, d.Standby} {
-			made[dr.Place{Site: at.Site, Machine: at.Machine}] = true
+			has[dr.Place{Site: at.Site, Machine: at.Machine}] = d.ID
 		}
 	}
-	return made, nil
+	return has, nil
 }
 
 // listProtections returns the records, ?state= and ?site= (where they run)

@@ -112,7 +112,7 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	}
 	select {
 	case ending := <-ended:
-		if !errors.Is(ending, context.Canceled) {
+		if errors.Is(ending, errNotDrained) || !errors.Is(ending, context.Canceled) {
 			err = errors.Join(err, ending)
 		}
 	case <-time.After(o.drain):
@@ -229,8 +229,11 @@ func (w *worker) serving(ctx context.Context, p *plant) error {
 	part := func(err *error, name string, run func() error) {
 		parts.Go(func() {
 			defer stop() // one without the other is half a worker: it is started again whole
-			if *err = run(); ctx.Err() == nil {
+			switch *err = run(); {
+			case ctx.Err() == nil:
 				*err = fmt.Errorf("%s: %w", name, cmp.Or(*err, errEnded))
+			case beside(*err) != nil:
+				*err = fmt.Errorf("%s: %w: %w", name, errNotDrained, beside(*err))
 			}
 		})
 	}
@@ -240,6 +243,22 @@ func (w *worker) serving(ctx context.Context, p *plant) error {
 	}
 	parts.Wait()
 	return errors.Join(errs[:]...)
+}
+
+// beside is what an error says beside that its context has ended: of cycles that
+// don't stop, say.
+func beside(err error) error {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		var rest []error
+		for _, e := range all.Unwrap() {
+			rest = append(rest, beside(e))
+		}
+		return errors.Join(rest...)
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 var errEnded = errors.New("it ended by itself")
@@ -266,41 +285,73 @@ func (w *worker) guard(ctx context.Context) {
 			notify("WATCHDOG=1")
 			continue
 		}
+		var st scheduler.Status
 		if p.repl != nil {
-			st := p.repl.Status() // would hang with the scheduler
-			w.follow(ctx, p, st)
+			st = p.repl.Status() // would hang with the scheduler
 		}
 		notify("WATCHDOG=1")
+		// What hangs from here on is others', and a restart doesn't cure it either.
+		if p.repl != nil {
+			w.follow(ctx, p, st)
+		}
 		w.probe(ctx, p)
 	}
 }
 
 // follow has metrics tell of the machines that this worker keeps. Objectives
-// come with the records, which are read once a while.
+// come with the records, which are read once a while; while they can't be read
+// those that are known count, or nothing would be late any more.
 func (w *worker) follow(ctx context.Context, p *plant, s scheduler.Status) {
 	if time.Since(w.listed) > 5*time.Minute {
-		w.listed, w.objectives = time.Now(), map[dr.ProtectionID]time.Duration{}
+		ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
+		defer cancel()
+		now := map[dr.ProtectionID]time.Duration{}
+		var failed error
 		for d, err := range p.engine.records.Protections(ctx) {
-			if err == nil {
-				w.objectives[d.ID] = w.objective(d)
+			if failed = err; err != nil {
+				break
 			}
+			now[d.ID] = w.objective(d)
+		}
+		if failed == nil {
+			w.listed, w.objectives = time.Now(), now
+		} else {
+			w.log.Warn("objectives are not brought up to date", "err", failed)
 		}
 	}
 	w.watch.follow(s, func(id dr.ProtectionID) time.Duration { return w.objectives[id] })
 }
 
-// probe asks everything at once: one that hangs must not hide the others.
+// errSilent is how a part is that doesn't even end its probe.
+var errSilent = errors.New("it doesn't answer, nor gives up")
+
+// probe asks everything at once: one that hangs must not hide the others, nor keep
+// this process from telling that it lives. What still hangs is not asked again.
 func (w *worker) probe(ctx context.Context, p *plant) {
 	ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
-	defer cancel()
-	var all sync.WaitGroup
-	for part, ask := range p.engine.probes() {
-		all.Go(func() { w.board.set(part, ask(ctx)) })
-	}
+	asks := p.engine.probes()
 	for name, s := range p.env.Sites {
-		all.Go(func() { w.board.set("site "+name, probeSite(ctx, s)) })
+		asks["site "+name] = func(ctx context.Context) error { return probeSite(ctx, s) }
 	}
-	all.Wait()
+	if f, ok := p.repl.(*sharing); ok {
+		asks["fleet"] = func(context.Context) error { return fleetState(f.Fleet()) }
+	}
+	var asked sync.WaitGroup
+	for part, ask := range asks {
+		if w.board.ask(part) {
+			asked.Go(func() { w.board.answer(part, ask(ctx)) })
+		}
+	}
+	all := make(chan struct{})
+	go func() { defer close(all); defer cancel(); asked.Wait() }()
+	late := time.NewTimer(probeEvery)
+	defer late.Stop()
+	select {
+	case <-all:
+	case <-late.C:
+		cancel()
+		w.board.silence(errSilent)
+	}
 }
 
 // sorted yields a map by its keys' order.
