@@ -21,6 +21,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/embedded"
+	"github.com/lifeboat-dr/lifeboat/failover/recoveryplan"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
 	"github.com/lifeboat-dr/lifeboat/replication"
@@ -224,4 +225,16 @@ func (deadend) Status(context.Context, dr.RunID) (dr.Status, error) {
 }
 func (deadend) Load(context.Context, dr.ProtectionID) (dr.Protection, error) {
 	return dr.Protection{}, dr.ErrNotFound
+}
+
+// The name of one plan's run isn't another's.
+func TestARunOfAnotherPlan(t *testing.T) {
+	w := within(t, nil)
+	url := serveIt(t, w)
+	require.NoError(t, w.opened.runs.Start(t.Context(), "r", dr.Plan{Flow: recoveryplan.Flow("unplanned"), Rev: 1, Locks: []string{"plan/a"}, Steps: []dr.Step{{ID: "s", Action: "a@1"}}}))
+	ask := func(plan string) int {
+		return asked(t, url, "/runs", `{"run":"r","flow":"unplanned","plan":{"name":"`+plan+`","groups":[{"name":"g","machines":["x"]}]}}`, nil)
+	}
+	require.Equal(t, http.StatusOK, ask("a"))
+	require.Equal(t, http.StatusConflict, ask("b"))
 }
