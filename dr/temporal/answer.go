@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	sdk "go.temporal.io/sdk/temporal"
@@ -101,7 +102,22 @@ func see(s dr.Status) (seen, error) {
 		}
 	}
 	p, err := pack(s)
+	if err == nil && p.size() > MaxPayload { // thousands of long errors
+		for i := range s.Steps {
+			s.Steps[i].Err = head(s.Steps[i].Err, 200)
+		}
+		s.Reason = head(s.Reason, 4<<10)
+		p, err = pack(s)
+	}
 	return seen{Status: p, Left: left}, err
+}
+
+// head is what s begins with, if it is longer than n bytes.
+func head(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -29,6 +29,9 @@ const (
 )
 
 func (x *interp) length() length {
+	if x.tooMuch { // it has to go on here: to begin nothing more would be its end
+		return short
+	}
 	i := workflow.GetInfo(x.ctx)
 	n, size := i.GetCurrentHistoryLength(), i.GetCurrentHistorySize()
 	if l := x.in.Settings.Long; l > 0 {

@@ -182,9 +182,28 @@ func (e *Engine) drive() error {
 	return nil
 }
 
-// register makes the interpreters of all revisions known.
+// interpreters are those of all revisions of the fold.
+var interpreters = map[string]func(workflow.Context, runInput) (seen, error){
+	workflowName(1): interpret,
+}
+
+// register makes them known. It is done without the SDK's own decoding, whose
+// failure would make the workflow fail: a driver that lacks the codec's key
+// would end every run that comes to it, with its machines as they are. So such
+// a run stands still instead, until a driver takes it that can read it.
 func register(w worker.WorkflowRegistry) {
-	w.RegisterWorkflowWithOptions(interpret, workflow.RegisterOptions{Name: workflowName(1)})
+	w.RegisterDynamicWorkflow(func(ctx workflow.Context, args converter.EncodedValues) (seen, error) {
+		name := workflow.GetInfo(ctx).WorkflowType.Name
+		do := interpreters[name]
+		if do == nil {
+			panic(fmt.Errorf("no interpreter of %q: this program is older than who started the run", name))
+		}
+		var in runInput
+		if err := args.Get(&in); err != nil {
+			panic(fmt.Errorf("the run can't be read by this driver; it needs the codec, with the key, of who started it: %w", err))
+		}
+		return do(ctx, in)
+	}, workflow.DynamicRegisterOptions{})
 }
 
 // Close ends serving, waits until Serve has returned, which takes as long as

@@ -43,7 +43,7 @@ func interpret(ctx workflow.Context, in runInput) (seen, error) {
 	x := &interp{in: in, steps: map[string]dr.Step{}, ready: map[key]bool{}, misses: map[key]int{}, offers: in.Offers, shown: dr.RunRunning}
 	x.ctx, _ = workflow.NewDisconnectedContext(ctx)
 	if err := x.restore(); err != nil {
-		return seen{}, err
+		panic(err) // as in apply: a workflow that failed would leave its machines, and its claims, to nobody
 	}
 	if err := x.answer(); err != nil {
 		return seen{}, err
@@ -95,13 +95,13 @@ func (x *interp) over() bool { return x.refused != "" || x.fold.Ended() }
 // restore makes the fold of what the workflow was started with.
 func (x *interp) restore() error {
 	if err := x.in.Plan.open(&x.plan); err != nil {
-		return sendable(fmt.Errorf("run %s: plan: %w", x.in.Run, err))
+		return fmt.Errorf("run %s: plan: %w", x.in.Run, err)
 	}
 	if err := x.plan.Validate(); err != nil {
-		return sendable(fmt.Errorf("run %s: %w", x.in.Run, err))
+		return fmt.Errorf("run %s: %w", x.in.Run, err)
 	}
 	if err := x.in.Events.open(&x.events); err != nil {
-		return sendable(fmt.Errorf("run %s: events: %w", x.in.Run, err))
+		return fmt.Errorf("run %s: events: %w", x.in.Run, err)
 	}
 	for _, s := range x.plan.Steps {
 		x.steps[s.ID] = s
@@ -109,7 +109,7 @@ func (x *interp) restore() error {
 	x.fold = dr.NewRun(x.in.Run, x.plan)
 	for _, e := range x.events {
 		if err := x.fold.Apply(e); err != nil {
-			return sendable(err)
+			return err
 		}
 	}
 	if len(x.events) > 0 {

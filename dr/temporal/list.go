@@ -10,6 +10,7 @@ import (
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 
@@ -19,7 +20,8 @@ import (
 // listed is a run that Temporal's visibility shows.
 type listed struct {
 	planned
-	at time.Time // of its first workflow run
+	at     time.Time // of its first workflow run
+	failed bool      // its workflow, in Temporal
 }
 
 // Runs yields the runs that Temporal still has, oldest first, each as it is
@@ -51,11 +53,13 @@ func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
 	if err := e.dead(); err != nil {
 		return nil, err
 	}
-	query := fmt.Sprintf("TaskQueue = %s AND WorkflowType IN (%s)", quote(e.o.Queue), quote(workflowName(dr.FoldRev)))
+	var names []string
+	for _, name := range sorted(interpreters) {
+		names = append(names, quote(name))
+	}
+	query := fmt.Sprintf("TaskQueue = %s AND WorkflowType IN (%s)", quote(e.o.Queue), strings.Join(names, ", "))
 	if open {
 		query += ` AND ExecutionStatus = "Running"`
-	} else {
-		query += ` AND ExecutionStatus != "Failed"` // their locks were refused
 	}
 	byID := map[dr.RunID]listed{}
 	req := &workflowservice.ListWorkflowExecutionsRequest{Query: query, PageSize: 500}
@@ -66,7 +70,10 @@ func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
 		}
 		for _, w := range page.GetExecutions() {
 			l, ok := e.listedOf(w)
-			if old, dup := byID[l.Run]; ok && (!dup || l.at.Before(old.at)) {
+			// One that failed mostly was refused its locks, and counts only if
+			// the run has no other.
+			old, dup := byID[l.Run]
+			if ok && (!dup || old.failed && !l.failed || old.failed == l.failed && l.at.Before(old.at)) {
 				byID[l.Run] = l
 			}
 		}
@@ -76,8 +83,8 @@ func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
 	}
 	e.mu.Lock()
 	for id, s := range e.recent {
-		if _, ok := byID[id]; !ok {
-			byID[id] = listed{s.what, s.at}
+		if l, ok := byID[id]; !ok || l.failed {
+			byID[id] = listed{planned: s.what, at: s.at}
 		}
 	}
 	e.mu.Unlock()
@@ -99,7 +106,8 @@ func (e *Engine) listedOf(w *workflowpb.WorkflowExecutionInfo) (listed, bool) {
 	if !ok {
 		return listed{}, false
 	}
-	l := listed{planned: planned{Run: dr.RunID(id)}, at: w.GetStartTime().AsTime()}
+	l := listed{planned: planned{Run: dr.RunID(id)}, at: w.GetStartTime().AsTime(),
+		failed: w.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_FAILED}
 	if p := w.GetMemo().GetFields()[planMemo]; p != nil {
 		// Without it, because this client has another codec, the run is asked.
 		_ = e.decode(&commonpb.Payloads{Payloads: []*commonpb.Payload{p}}, &l.planned)

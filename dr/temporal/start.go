@@ -21,12 +21,15 @@ import (
 // maxID is how long a workflow's ID may be.
 const maxID = 1000
 
+// maxInput is how large the input of one step may be.
+const maxInput = 1 << 20
+
 // Start records the run as a workflow, which claims the plan's locks, and
 // returns when they are held. While the engine is served, a run that needs an
 // action which is not registered is refused with ErrUnsupported.
 //
 // ErrInvalid, beside what Plan.Validate says: the plan has more than
-// [MaxPayload] bytes when compressed. ErrUnreachable, or ctx's error: the run
+// [MaxPayload] bytes when compressed, or a step's input more than 1 MiB. ErrUnreachable, or ctx's error: the run
 // may have been recorded; then it goes on claiming, can be cancelled, and
 // starting it again is ErrRunExists. How long an ID is remembered after its run
 // has ended is the namespace's retention.
@@ -53,6 +56,12 @@ func (e *Engine) Start(ctx context.Context, id dr.RunID, p dr.Plan) error {
 	}
 	if in.Plan.size() > MaxPayload {
 		return fmt.Errorf("run %s: %w: its plan has %d bytes, compressed; Temporal takes %d: make child runs of its parts", id, dr.ErrInvalid, in.Plan.size(), MaxPayload)
+	}
+	// An attempt is offered in one piece, which isn't compressed.
+	for _, st := range p.Steps {
+		if len(st.Input) > maxInput {
+			return fmt.Errorf("run %s: %w: the input of step %s has %d bytes, %d are allowed", id, dr.ErrInvalid, st.ID, len(st.Input), maxInput)
+		}
 	}
 	what := plannedOf(id, p)
 	if err := e.start(ctx, id, in, what); err != nil {
@@ -112,6 +121,13 @@ func (e *Engine) unknown(ctx context.Context, id dr.RunID) error {
 	}
 	switch st := d.GetWorkflowExecutionInfo().GetStatus(); st {
 	case enums.WORKFLOW_EXECUTION_STATUS_FAILED:
+		refused, err := e.refused(ctx, "start", id, d.GetWorkflowExecutionInfo().GetExecution().GetRunId())
+		if err != nil {
+			return err
+		}
+		if !refused {
+			return fmt.Errorf("run %s: start: %w: its workflow has failed", id, dr.ErrRunExists)
+		}
 		return nil // or open: the server decides
 	case enums.WORKFLOW_EXECUTION_STATUS_RUNNING, enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW:
 		return fmt.Errorf("run %s: start: %w, and is open", id, dr.ErrRunExists)

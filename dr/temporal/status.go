@@ -2,6 +2,7 @@ package temporal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	sdk "go.temporal.io/sdk/temporal"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
@@ -41,9 +43,27 @@ func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, er
 		i.ended = t.AsTime()
 	}
 	if i.status == enums.WORKFLOW_EXECUTION_STATUS_FAILED {
-		return info{}, notFound(id)
+		refused, err := e.refused(ctx, op, id, i.runID)
+		if err != nil {
+			return info{}, err
+		}
+		if refused {
+			return info{}, notFound(id)
+		}
 	}
 	return i, nil
+}
+
+// refused reports whether a workflow that failed did so because its locks were
+// held. Any other that failed, by the server's limits say, was a run.
+func (e *Engine) refused(ctx context.Context, op string, id dr.RunID, runID string) (bool, error) {
+	err := e.c.GetWorkflow(ctx, e.workflowID(id), runID).Get(ctx, nil)
+	var end *sdk.WorkflowExecutionError
+	if err != nil && !errors.As(err, &end) {
+		return false, explain(op+" of run "+string(id), err)
+	}
+	var a *sdk.ApplicationError
+	return errors.As(err, &a) && a.Type() == refusedType, nil
 }
 
 // ask queries the workflow.
