@@ -30,7 +30,9 @@
 // three quarters of that stops its actions itself. [dr.Step] Silence and Timeout
 // are apart from that, and kept beside the action. An action that is to stop is
 // told with the next heartbeat: after a quarter of Heartbeat, at most five
-// seconds.
+// seconds. Where hundreds of steps of one run are under way, each further one
+// beats more seldom, and may be silent longer: the thousandth beats each half
+// minute, and is taken for lost after two.
 //
 // A gate opens as soon as its turn comes, whether anybody serves or not. Cancel
 // can also be asked for in Temporal's own console; terminating a workflow there

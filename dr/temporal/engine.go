@@ -30,7 +30,8 @@ const MaxPayload = 1900 << 10
 // zero value works.
 type Options struct {
 	// Claims are asked for the plans' locks, by whichever process drives the
-	// run, in the name "RUN@temporal:NAMESPACE-ID/QUEUE". Every process of the
+	// run, in the name "RUN@temporal:NAMESPACE-ID/QUEUE#START", of which the
+	// last part is another each time a run is started. Every process of the
 	// engine must be given the same ones.
 	Claims dr.Claims
 

@@ -20,6 +20,13 @@ const maxOffers = 1500
 // is asked for by query.
 const maxCarried = 512 << 10
 
+// crowd is what each attempt under way adds to the time between two heartbeats
+// of the next one. Every heartbeat changes the one workflow, which the server
+// does one after the other, at some milliseconds each: a thousand steps that
+// beat each five seconds are more than it takes, and would all be taken for
+// lost. So they cause about a hundred a second at most.
+const crowd = 30 * time.Millisecond
+
 // key tells tasks in hand apart.
 type key struct {
 	kind dr.TaskKind
@@ -43,14 +50,7 @@ type hand struct {
 	done      bool
 }
 
-func (x *interp) hand(k key) *hand {
-	for _, h := range x.hands {
-		if h.k == k {
-			return h
-		}
-	}
-	return nil
-}
+func (x *interp) hand(k key) *hand { return x.byKey[k] }
 
 func (x *interp) offered(seq int) *hand {
 	for _, h := range x.hands {
@@ -61,8 +61,17 @@ func (x *interp) offered(seq int) *hand {
 	return nil
 }
 
+// take has a task in hand that isn't.
+func (x *interp) take(h *hand) {
+	x.hands = append(x.hands, h)
+	x.byKey[h.k] = h
+}
+
 func (x *interp) drop(h *hand) {
 	x.hands = slices.DeleteFunc(x.hands, func(o *hand) bool { return o == h })
+	if x.byKey[h.k] == h {
+		delete(x.byKey, h.k)
+	}
 }
 
 // next lets go of what the fold doesn't want any more and begins what it does.
@@ -146,7 +155,7 @@ func (x *interp) gate(k key, t dr.Task) bool {
 func (x *interp) timer(k key, t dr.Task, d time.Duration, due func()) {
 	ctx, cancel := workflow.WithCancel(x.ctx)
 	h := &hand{k: k, task: t, cancel: cancel, idle: true}
-	x.hands = append(x.hands, h)
+	x.take(h)
 	f := workflow.NewTimer(ctx, max(d, time.Millisecond))
 	workflow.Go(x.ctx, func(g workflow.Context) {
 		if f.Get(g, nil) != nil {
@@ -204,17 +213,22 @@ func (x *interp) offer(k key, t dr.Task) {
 	e := t.Begin(x.now())
 	x.offers++
 	set := x.in.Settings
+	every := time.Duration(len(x.hands)) * crowd
 	ctx, cancel := workflow.WithCancel(workflow.WithActivityOptions(x.ctx, workflow.ActivityOptions{
 		TaskQueue:           taskQueue(set.Queue, t.Step.Queue, t.Step.Waits),
 		StartToCloseTimeout: longest,
-		HeartbeatTimeout:    set.Heartbeat,
+		HeartbeatTimeout:    max(set.Heartbeat, 4*every),
 		WaitForCancellation: true,
 		RetryPolicy:         &sdk.RetryPolicy{MaximumAttempts: 1}, // the fold counts
 		Summary:             summary(t, e.Attempt),
 	}))
 	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers}
-	x.hands = append(x.hands, h)
-	f := workflow.ExecuteActivity(ctx, stepName, offerOf(x.fold.Call(t, e.Attempt), t, x.offers))
+	x.take(h)
+	o := offerOf(x.fold.Call(t, e.Attempt), t, x.offers)
+	if 4*every > set.Heartbeat || every > slowest {
+		o.Every = every
+	}
+	f := workflow.ExecuteActivity(ctx, stepName, o)
 	workflow.Go(x.ctx, func(g workflow.Context) {
 		var out outcome
 		err := f.Get(g, &out)

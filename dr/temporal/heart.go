@@ -23,12 +23,13 @@ type heart struct {
 	token         []byte
 	workflow, run string
 	limit         time.Duration // of silence
+	every         time.Duration // beats come at least so often
 	halt          context.CancelCauseFunc
 
 	mu       sync.Mutex
 	now      beat
 	fresh    chan struct{} // there is progress to be told
-	heard    time.Time     // when the last heartbeat that was heard had been sent
+	lost     *time.Timer   // halts the attempt when none has been heard for too long
 	quit     context.CancelFunc
 	finished chan struct{}
 }
@@ -42,19 +43,29 @@ type beat struct {
 // maxDisks is of how many disks a heartbeat tells.
 const maxDisks = 200
 
-func newHeart(c client.Client, i activity.Info, step string, halt context.CancelCauseFunc) *heart {
+// newHeart begins to beat, every so often; 0: as the limit demands.
+func newHeart(c client.Client, i activity.Info, step string, every time.Duration, halt context.CancelCauseFunc) *heart {
 	h := &heart{c: c, token: i.TaskToken, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
-		halt: halt, now: beat{Step: step}, fresh: make(chan struct{}, 1), heard: time.Now(), finished: make(chan struct{})}
+		halt: halt, now: beat{Step: step}, fresh: make(chan struct{}, 1), finished: make(chan struct{})}
+	if h.every = min(h.limit/4, slowest); every > h.every {
+		h.every = min(every, h.limit/4)
+	}
+	h.lost = time.AfterFunc(h.allowed(), func() { halt(errLost) })
 	var ctx context.Context
 	ctx, h.quit = context.WithCancel(context.Background())
 	go h.loop(ctx)
 	return h
 }
 
+// allowed is how long none may be heard: a little less than Temporal allows,
+// whose own count began later.
+func (h *heart) allowed() time.Duration { return h.limit * 3 / 4 }
+
 // stop ends the heart.
 func (h *heart) stop() {
 	h.quit()
 	<-h.finished
+	h.lost.Stop()
 }
 
 // beat keeps the latest progress of each disk, to be told with the next beat.
@@ -75,8 +86,9 @@ func (h *heart) beat(p dr.Progress) {
 }
 
 // Heartbeats come four times within the limit, so that one may be lost, and at
-// least every five seconds, so that a cancelled action stops soon. Progress is
-// told no more often than each half second.
+// least every five seconds, so that a cancelled action stops soon; less often
+// where the run has many hearts (see crowd). Progress is told no more often
+// than each half second.
 const (
 	slowest = 5 * time.Second
 	quick   = 500 * time.Millisecond
@@ -84,9 +96,9 @@ const (
 
 func (h *heart) loop(ctx context.Context) {
 	defer close(h.finished)
-	every := min(h.limit/4, slowest)
+	wait := h.every
 	for {
-		t := time.NewTimer(every)
+		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -94,39 +106,38 @@ func (h *heart) loop(ctx context.Context) {
 		case <-t.C:
 		case <-h.fresh:
 			t.Stop()
-			if !pause(ctx, min(every, quick)) {
+			if !pause(ctx, min(h.every, max(quick, h.every/10))) {
 				return
 			}
 		}
-		if !h.tell(ctx) {
+		heard, over := h.tell(ctx)
+		if over {
 			return
+		}
+		if wait = h.every; !heard {
+			wait /= 2 // it was lost, and another may come through in time
 		}
 	}
 }
 
-// tell beats once. False: the attempt is over, whatever its action does.
-func (h *heart) tell(ctx context.Context) bool {
+// tell beats once. over: so is the attempt, whatever its action does.
+func (h *heart) tell(ctx context.Context) (heard, over bool) {
 	sent := time.Now()
 	err := h.send(ctx)
 	switch {
 	case err == nil:
-		h.heard = sent
-		return true
 	case ctx.Err() != nil:
-		return false
+		return false, true
 	case canceled(err):
 		h.halt(errCancelled) // and goes on beating: the action takes its time to stop
-		h.heard = sent
-		return true
-	case over(err):
+	case isOver(err):
 		h.halt(errGone)
-		return false
+		return false, true
+	default:
+		return false, false
 	}
-	// A little before Temporal's own count ends, which began later.
-	if time.Since(h.heard) > h.limit*3/4 {
-		h.halt(errLost)
-	}
-	return true
+	h.lost.Reset(h.allowed() - time.Since(sent))
+	return true, false
 }
 
 func (h *heart) send(ctx context.Context) error {
@@ -148,10 +159,9 @@ func canceled(err error) bool {
 	return errors.As(err, &c)
 }
 
-// over reports whether Temporal says that the attempt, or its run, isn't open
+// isOver reports whether Temporal says that the attempt, or its run, isn't open
 // any more.
-func over(err error) bool {
-	var nf *serviceerror.NotFound
+func isOver(err error) bool {
 	var ns *serviceerror.NamespaceNotFound
-	return errors.As(err, &nf) || errors.As(err, &ns)
+	return gone(err) || errors.As(err, &ns)
 }

@@ -27,6 +27,7 @@ type interp struct {
 	events []dr.Event // all so far: those of a run that is continued as new
 	inbox  []func()
 	hands  []*hand // in the order in which they began
+	byKey  map[key]*hand
 	// ready are tasks that have waited for their turn, misses the offers of a
 	// task, one after the other, that came to nothing.
 	ready  map[key]bool
@@ -40,7 +41,7 @@ type interp struct {
 
 // interpret is the workflow.
 func interpret(ctx workflow.Context, in runInput) (seen, error) {
-	x := &interp{in: in, steps: map[string]dr.Step{}, ready: map[key]bool{}, misses: map[key]int{}, offers: in.Offers, shown: dr.RunRunning}
+	x := &interp{in: in, steps: map[string]dr.Step{}, byKey: map[key]*hand{}, ready: map[key]bool{}, misses: map[key]int{}, offers: in.Offers, shown: dr.RunRunning}
 	x.ctx, _ = workflow.NewDisconnectedContext(ctx)
 	if err := x.restore(); err != nil {
 		panic(err) // as in apply: a workflow that failed would leave its machines, and its claims, to nobody

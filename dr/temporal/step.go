@@ -34,7 +34,7 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 		a.log.Warn("a step needs an action that is not registered here; it waits for another worker", "action", name)
 		return outcome{Kind: outcomeDeclined}, nil
 	}
-	h := newHeart(s.e.c, activity.GetInfo(ctx), o.Step.ID, a.stop)
+	h := newHeart(s.e.c, activity.GetInfo(ctx), o.Step.ID, o.Every, a.stop)
 	defer h.stop()
 	defer context.AfterFunc(ctx, func() { a.stop(context.Cause(ctx)) })()
 	c, err := a.call()

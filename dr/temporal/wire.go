@@ -44,6 +44,9 @@ type runInput struct {
 	Run      dr.RunID `json:"run"`
 	Plan     packed   `json:"plan"`
 	Settings settings `json:"settings"`
+	// Start tells this start of the run apart from others of its ID: the locks
+	// of one may be refused, and the ID started again.
+	Start string `json:"start,omitempty"`
 	// Events are those of the workflow runs before this one, Offers how many
 	// attempts these offered, and First when the first of them began.
 	Events packed    `json:"events,omitzero"`
@@ -70,6 +73,8 @@ type offer struct {
 	Step    dr.Step     `json:"step"` // of it, what a call needs
 	Call    call        `json:"call"`
 	Suspect bool        `json:"suspect,omitempty"`
+	// Every is how often its worker shall beat, if less often than usual.
+	Every time.Duration `json:"every,omitempty"`
 	// Fetch names results that are too large to be carried here: they are
 	// asked for by query.
 	Fetch []string `json:"fetch,omitempty"`
@@ -113,6 +118,7 @@ const (
 type claimInput struct {
 	Run   dr.RunID `json:"run"`
 	Queue string   `json:"queue"`
+	Start string   `json:"start,omitempty"`
 	Locks []string `json:"locks"`
 }
 
