@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.temporal.io/api/serviceerror"
 	sdk "go.temporal.io/sdk/temporal"
@@ -119,6 +120,27 @@ func explain(op string, err error) error {
 		e.Remedy = "check that the server is up, and that a process with an open engine, and not Options.NoDriver, drives its queue"
 	}
 	return e
+}
+
+// patience is how often something is asked that Temporal was too busy for, each
+// time for the ten seconds that its SDK waits.
+const patience = 4
+
+// insist asks again what only wasn't answered in time. It must be safe to ask
+// twice.
+func insist(ctx context.Context, ask func() error) error {
+	for n := 1; ; n++ {
+		err := ask()
+		var (
+			deadline    *serviceerror.DeadlineExceeded
+			unavailable *serviceerror.Unavailable
+			failed      *serviceerror.QueryFailed
+		)
+		late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &deadline) || errors.As(err, &unavailable)
+		if !late && !errors.As(err, &failed) || n == patience || !pause(ctx, 50*time.Millisecond) {
+			return err
+		}
+	}
 }
 
 // gone reports whether Temporal says that there is no such open workflow.

@@ -21,6 +21,7 @@ import (
 type heart struct {
 	c             client.Client
 	token         []byte
+	step          string
 	workflow, run string
 	limit         time.Duration // of silence
 	every         time.Duration // beats come at least so often
@@ -45,7 +46,7 @@ const maxDisks = 200
 
 // newHeart begins to beat, every so often; 0: as the limit demands.
 func newHeart(c client.Client, i activity.Info, step string, every time.Duration, halt context.CancelCauseFunc) *heart {
-	h := &heart{c: c, token: i.TaskToken, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
+	h := &heart{c: c, token: i.TaskToken, step: step, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
 		halt: halt, now: beat{Step: step}, fresh: make(chan struct{}, 1), finished: make(chan struct{})}
 	if h.every = min(h.limit/4, slowest); every > h.every {
 		h.every = min(every, h.limit/4)
@@ -151,7 +152,7 @@ func (h *heart) send(ctx context.Context) error {
 
 // confirm asks Temporal whether the attempt is still this worker's, and wanted.
 func (h *heart) confirm(ctx context.Context) error {
-	return h.c.RecordActivityHeartbeat(ctx, h.token, beat{Step: h.now.Step})
+	return insist(ctx, func() error { return h.c.RecordActivityHeartbeat(ctx, h.token, beat{Step: h.step}) })
 }
 
 func canceled(err error) bool {

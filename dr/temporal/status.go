@@ -12,6 +12,8 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/converter"
 	sdk "go.temporal.io/sdk/temporal"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -29,7 +31,11 @@ type info struct {
 // describe returns ErrNotFound for a workflow that isn't there, or whose locks
 // were refused, so that it never was a run.
 func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, error) {
-	d, err := e.c.DescribeWorkflowExecution(ctx, e.workflowID(id), "")
+	var d *workflowservice.DescribeWorkflowExecutionResponse
+	err := insist(ctx, func() (err error) {
+		d, err = e.c.DescribeWorkflowExecution(ctx, e.workflowID(id), "")
+		return err
+	})
 	if gone(err) {
 		return info{}, notFound(id)
 	}
@@ -71,7 +77,11 @@ func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, 
 	if err := e.dead(); err != nil {
 		return err
 	}
-	v, err := e.c.QueryWorkflow(ctx, e.workflowID(id), "", query, args...)
+	var v converter.EncodedValue
+	err := insist(ctx, func() (err error) {
+		v, err = e.c.QueryWorkflow(ctx, e.workflowID(id), "", query, args...)
+		return err
+	})
 	if gone(err) {
 		return notFound(id)
 	}

@@ -50,7 +50,8 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 	// From here on serving may end, and the action is called all the same: it
 	// finds its context ended, and what it says of that is recorded.
 	if err == nil {
-		err = s.e.c.SignalWorkflow(ctx, h.workflow, h.run, begunSignal, begun{o.Seq})
+		// Said twice it is said once.
+		err = insist(ctx, func() error { return s.e.c.SignalWorkflow(ctx, h.workflow, h.run, begunSignal, begun{o.Seq}) })
 	}
 	if err == nil {
 		err = h.confirm(ctx)

@@ -102,7 +102,7 @@ var queues atomic.Int64
 
 func newState(t enginetest.T, o temporal.Options) *state {
 	o.BackoffFirst, o.BackoffMost = time.Millisecond, 4*time.Millisecond
-	o.Heartbeat = 6 * time.Second
+	o.Heartbeat = 12 * time.Second
 	o.Queue = fmt.Sprintf("q%d", queues.Add(1))
 	if strings.Contains(t.Name(), "steps_that_only_wait") {
 		o.Heartbeat = time.Minute // 300 hearts beating fast would be all that this machine does
