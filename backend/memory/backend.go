@@ -31,6 +31,9 @@ type Options struct {
 	// QuiesceLimit is how long a guest can be held; 0: 10 s, what Windows
 	// grants a shadow copy between freeze and thaw.
 	QuiesceLimit time.Duration
+	// Effect is told of everything that changes, in order for one machine. It
+	// is called under locks: it must not call the platform. Nil: nobody is told.
+	Effect func(Effect)
 
 	NoTracker   bool // images are no dr.ChangeTracker
 	NoMap       bool // images are no dr.Mapper

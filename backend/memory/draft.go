@@ -198,6 +198,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	m.torn, m.holds = nil, id
 	m.rest = max(p.Consistency, dr.CrashConsistent)
 	d.done = true
+	m.tell(OpCommit, id)
 	return nil
 }
 

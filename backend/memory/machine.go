@@ -44,6 +44,8 @@ type machine struct {
 	frozen *freeze
 	// changed is closed, and replaced, when power or hung change.
 	changed chan struct{}
+	// effect is told of what changes; nil: nobody is.
+	effect func(Effect)
 }
 
 // torn is what must survive the process of an interrupted draft.
@@ -67,6 +69,7 @@ func (b *Backend) newMachine(id dr.MachineID, d dr.Machine) *machine {
 		tracker:   newTracker(),
 		rest:      dr.CrashConsistent,
 		changed:   make(chan struct{}),
+		effect:    b.opts.Effect,
 	}
 	m.described.ID = id
 	for _, d := range d.Disks {
@@ -159,6 +162,7 @@ func (m *machine) start(op string) error {
 	}
 	m.holds, m.virgin, m.on = "", false, true
 	m.wake()
+	m.tell(OpStart, "")
 	return nil
 }
 
@@ -169,4 +173,5 @@ func (m *machine) stop(rest dr.Consistency) {
 	}
 	m.on, m.rest = false, rest
 	m.wake()
+	m.tell(OpStop, "")
 }

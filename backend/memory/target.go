@@ -108,6 +108,7 @@ func (b *Backend) makeReplica(ctx context.Context, p backend.Placement) (backend
 		return backend.Replica{}, err
 	}
 	b.machines[id] = m
+	m.tell(OpPrepare, "")
 	return m.replica(), nil
 }
 
@@ -235,5 +236,6 @@ func (b *Backend) Remove(ctx context.Context, id dr.MachineID) error {
 	m.stop(dr.CrashConsistent)
 	m.captures = nil
 	delete(b.machines, id)
+	m.tell(OpRemove, "")
 	return nil
 }

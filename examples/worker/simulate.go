@@ -82,6 +82,7 @@ type simulated struct {
 	listener net.Listener
 	server   *http.Server
 	guests   *guests
+	ledger   *ledger
 }
 
 // simulate holds sites in this process's memory and serves them to workers
@@ -135,7 +136,8 @@ func (o simulation) open(at simSite, n uint64, log *slog.Logger) (*simulated, er
 	if err != nil {
 		return nil, err
 	}
-	s := &simulated{name: at.name, listener: l, points: bucket.New(), platform: memory.New(memory.Options{Site: at.name})}
+	s := &simulated{name: at.name, listener: l, points: bucket.New(), ledger: &ledger{}}
+	s.platform = memory.New(memory.Options{Site: at.name, Effect: s.ledger.enter})
 	if s.guests, err = newGuests(s.platform, at.name, o, n); err != nil {
 		return nil, err
 	}
@@ -143,6 +145,7 @@ func (o simulation) open(at simSite, n uint64, log *slog.Logger) (*simulated, er
 	mux := http.NewServeMux()
 	mux.Handle("/points/", http.StripPrefix("/points", bucket.Handler(s.points)))
 	mux.HandleFunc("GET /machines", s.serveMachines)
+	mux.HandleFunc("GET /effects", s.ledger.serve)
 	mux.Handle("/", s.handler)
 	s.server = &http.Server{Handler: mux, TLSConfig: serverTLS, ReadHeaderTimeout: 10 * time.Second,
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // a session is an Upgrade, which HTTP/2 has not

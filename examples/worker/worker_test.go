@@ -39,11 +39,16 @@ type process struct {
 	errs string // file of its log
 	addr []string
 	done chan error
+	http *http.Client
 }
 
 // start starts a worker's command and reads the lines that it prints.
 func start(t testing.TB, lines int, env []string, args ...string) *process {
-	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), errs: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1)}
+	return launch(t, exec.Command(os.Args[0], args...), http.DefaultClient, lines, env)
+}
+
+func launch(t testing.TB, cmd *exec.Cmd, client *http.Client, lines int, env []string) *process {
+	p := &process{t: t, cmd: cmd, errs: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1), http: client}
 	log, err := os.Create(p.errs)
 	require.NoError(t, err)
 	p.cmd.Env = append(append(os.Environ(), "WORKER_TEST_CHILD=1"), env...)
@@ -56,7 +61,7 @@ func start(t testing.TB, lines int, env []string, args ...string) *process {
 		_ = p.cmd.Process.Kill()
 		if t.Failed() {
 			said, _ := os.ReadFile(p.errs)
-			t.Logf("%v said:\n%s", args, said[max(0, len(said)-4000):])
+			t.Logf("%v said:\n%s", cmd.Args, said[max(0, len(said)-4000):])
 		}
 		_ = log.Close()
 	})
@@ -66,7 +71,7 @@ func start(t testing.TB, lines int, env []string, args ...string) *process {
 		m, err := out.Read(read[n:])
 		if n += m; err != nil {
 			said, _ := os.ReadFile(p.errs)
-			require.NoError(t, err, "%v: %s", args, said)
+			require.NoError(t, err, "%v: %s", cmd.Args, said)
 		}
 	}
 	p.addr = strings.Fields(string(read[:n]))
@@ -95,7 +100,7 @@ func (p *process) ask(path, body string, into any) int {
 	req, err := http.NewRequest(method, "http://"+p.addr[0]+path, strings.NewReader(body))
 	require.NoError(p.t, err)
 	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := p.http.Do(req)
 	require.NoError(p.t, err)
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dr/lifeboat/backend/memory"
+	"github.com/lifeboat-dr/lifeboat/dr"
+	"github.com/lifeboat-dr/lifeboat/internal/temporalserver"
+)
+
+// heartbeat is how long a worker of these tests may be silent.
+const heartbeat = 2 * time.Second
+
+// The sites, in a ring: each fails over to the next.
+var ring = []struct {
+	name     string
+	to       string
+	machines int
+}{{"berlin", "bonn", 7}, {"bonn", "basel", 7}, {"basel", "berlin", 6}}
+
+// site is a platform, and beside it the worker that serves its queue, each with
+// a cable to the hub, and one between them.
+type site struct {
+	name     string
+	address  string // of the platform
+	platform *process
+	worker   *process
+	ledger   *http.Client
+}
+
+// country is three sites and what they share.
+type country struct {
+	t     testing.TB
+	wires *wires
+	dir   string
+	serve []string // how a worker is started
+	env   []string
+	sites map[string]*site
+
+	mu    sync.Mutex
+	begun time.Time // what the timeline counts from
+}
+
+func newCountry(t testing.TB) *country {
+	c := &country{t: t, wires: newWires(t), dir: t.TempDir(), sites: map[string]*site{}, begun: time.Now()}
+	server := temporalserver.Start(t, temporalserver.Options{Namespace: "lifeboat"})
+	c.env = []string{"PGPASSWORD=" + server.DB.Password}
+	c.serve = []string{"serve", "-sites", filepath.Join(c.dir, "sites"), "-engine", "temporal", "-temporal", c.wires.relay(server.Address),
+		"-namespace", "lifeboat", "-records", "postgres://postgres@" + c.wires.relay(server.DB.Host()) + "/postgres?sslmode=disable",
+		"-heartbeat", heartbeat.String(), "-parallel", "2", "-replicate=false", "-listen", "127.0.0.1:0", "-drain", "10s"}
+	for i, s := range ring {
+		c.platform(i, s.name, s.machines)
+	}
+	for _, s := range ring {
+		c.sites[s.name].worker = c.worker(s.name, s.name)
+	}
+	for _, s := range c.sites {
+		s.worker.ready(true)
+	}
+	return c
+}
+
+// Names of the hosts at a site: those of cables as well.
+func platformHost(site string) string { return site + "-p" }
+func workerHost(site string) string   { return site + "-w" }
+
+func platformIP(i int) string { return fmt.Sprintf("10.77.1.%d", i+1) }
+
+// platform simulates a site, and lays the cables. The platform's address is
+// reached over the hub by others, and by its own worker over a cable of theirs.
+func (c *country) platform(i int, name string, machines int) {
+	w := c.wires
+	p := w.host(platformHost(name), fmt.Sprintf("10.77.0.%d", 100+i))
+	w.ip("-n", p, "addr", "add", platformIP(i)+"/32", "dev", "lo")
+	own := w.host(workerHost(name), fmt.Sprintf("10.77.0.%d", 10+i))
+	c.routes(own, i)
+	w.ip("-n", p, "link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", own)
+	for ns, ip := range map[string]string{p: fmt.Sprintf("10.77.2.%d", 4*i+1), own: fmt.Sprintf("10.77.2.%d", 4*i+2)} {
+		w.ip("-n", ns, "addr", "add", ip+"/30", "dev", "lan")
+		w.ip("-n", ns, "link", "set", "lan", "up")
+	}
+	w.ip("-n", own, "route", "add", platformIP(i)+"/32", "via", fmt.Sprintf("10.77.2.%d", 4*i+1))
+
+	s := &site{name: name, address: platformIP(i) + ":9443"}
+	args := []string{"simulate", "-dir", c.dir, "-machines", fmt.Sprint(machines), "-every", "1s", "-disk", "16MiB", "-full", "8MiB",
+		"-site", name + "=" + s.address}
+	for i := range ring {
+		args = append(args, "-host", platformIP(i))
+	}
+	s.platform = c.start(platformHost(name), args...)
+	conf := c.tls()
+	s.ledger = &http.Client{Transport: &http.Transport{DialContext: dialIn(p), TLSClientConfig: conf, DisableKeepAlives: true}}
+	c.sites[name] = s
+}
+
+// routes has the platforms reached over the hub, but not the one at the same
+// site; -1: all.
+func (c *country) routes(ns string, but int) {
+	for i := range ring {
+		if i != but {
+			c.wires.ip("-n", ns, "route", "add", platformIP(i)+"/32", "via", fmt.Sprintf("10.77.0.%d", 100+i))
+		}
+	}
+}
+
+func (c *country) start(host string, args ...string) *process {
+	ns := c.wires.id + host
+	all := append([]string{"netns", "exec", ns, os.Args[0]}, args...)
+	return launch(c.t, exec.Command("ip", all...), c.wires.client(ns), 1, c.env)
+}
+
+func (c *country) worker(host, site string) *process {
+	return c.start(workerHost(host), append(slices.Clone(c.serve), "-name", host, "-queues", site)...)
+}
+
+func (c *country) tls() *tls.Config {
+	dir := filepath.Join(c.dir, "pki")
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "worker.pem"), filepath.Join(dir, "worker.key"))
+	require.NoError(c.t, err)
+	pem, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	require.NoError(c.t, err)
+	roots := x509.NewCertPool()
+	require.True(c.t, roots.AppendCertsFromPEM(pem))
+	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots}
+}
+
+// say adds a line to the timeline.
+func (c *country) say(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t.Logf("%+6.1f s  %s", time.Since(c.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// look reads what a platform tells of itself.
+func (s *site) look(t testing.TB, path string, into any) {
+	res, err := s.ledger.Get("https://" + s.address + path)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.NoError(t, json.NewDecoder(res.Body).Decode(into))
+}
+
+// effects are all that the platforms have entered, by site.
+func (c *country) effects() map[string][]entry {
+	all := map[string][]entry{}
+	for name, s := range c.sites {
+		var l []entry
+		s.look(c.t, "/effects", &l)
+		all[name] = l
+	}
+	return all
+}
+
+func (c *country) count(op memory.Op, sites ...string) (n int) {
+	for name, l := range c.effects() {
+		for _, e := range l {
+			if e.Op == op && (len(sites) == 0 || slices.Contains(sites, name)) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// protect protects all machines, each by one run.
+func (c *country) protect() {
+	w := c.sites["berlin"].worker
+	for _, s := range ring {
+		require.Equal(c.t, http.StatusOK, w.ask("/protections", fmt.Sprintf(`{"from":%q,"to":%q,"all":true}`, s.name, s.to), nil))
+	}
+	for _, run := range c.ask("protect") {
+		done(c.t, w, run)
+	}
+}
+
+// ask starts a flow of every machine, and returns the runs by machine.
+func (c *country) ask(flow string) map[dr.ProtectionID]dr.RunID {
+	w := c.sites["berlin"].worker
+	runs := map[dr.ProtectionID]dr.RunID{}
+	for _, s := range ring {
+		var ids []string
+		for i := range s.machines {
+			ids = append(ids, fmt.Sprintf(`"%s-%05d"`, s.name, i))
+		}
+		var all []started
+		require.Equal(c.t, http.StatusOK, w.ask("/runs", fmt.Sprintf(`{"flow":%q,"protections":[%s],"run":%q}`, flow, strings.Join(ids, ","), flow), &all))
+		for _, r := range all {
+			require.Empty(c.t, r.Error)
+			runs[r.Protection] = r.Run
+		}
+	}
+	return runs
+}
+
+// until waits for something that happens.
+func (c *country) until(what string, is func() bool) {
+	c.t.Helper()
+	require.Eventually(c.t, is, 60*time.Second, 50*time.Millisecond, what)
+	c.say("%s", what)
+}
+
+// show prints where the runs stand, as a worker at another site tells it.
+func (c *country) show(runs map[dr.ProtectionID]dr.RunID) map[string]int {
+	stands := map[string]int{}
+	for _, id := range slices.Sorted(maps.Keys(runs)) {
+		var s dr.Status
+		require.Equal(c.t, http.StatusOK, c.sites["berlin"].worker.ask("/runs/"+string(runs[id]), "", &s))
+		where := string(s.State)
+		for _, x := range s.Steps {
+			if x.State == dr.StepRunning || x.State == dr.StepPending {
+				where += fmt.Sprintf(": %s %s, attempt %d", x.ID, x.State, x.Attempt)
+				break
+			}
+		}
+		stands[where]++
+	}
+	for _, where := range slices.Sorted(maps.Keys(stands)) {
+		c.say("  %2d runs are %s", stands[where], where)
+	}
+	return stands
+}
+
+// settled asserts that every machine runs once, at the side that it was to go
+// to, by the platforms' own account, and that the records say so.
+func (c *country) settled() {
+	t := c.t
+	var records []dr.Protection
+	require.Equal(t, http.StatusOK, c.sites["berlin"].worker.ask("/protections?state=failed-over", "", &records))
+	require.Len(t, records, 20)
+	place := map[dr.Place]dr.ProtectionID{}
+	for _, d := range records {
+		at := dr.Place{Site: d.Active.Site, Machine: d.Active.Machine}
+		require.Empty(t, place[at], "one machine for two")
+		place[at] = d.ID
+	}
+	for name, l := range c.effects() {
+		count := map[string]int{}
+		for _, e := range l {
+			if _, made := place[dr.Place{Site: name, Machine: e.Machine}]; made {
+				count[string(e.Machine)+" "+string(e.Op)]++
+			} else {
+				require.NotEqual(t, memory.OpPrepare, e.Op, "%s made %s, which no record has", name, e.Machine)
+			}
+		}
+		for what, n := range count {
+			require.Equal(t, 1, n, "%s: %s", name, what)
+		}
+	}
+	require.Equal(t, 20, c.count(memory.OpPrepare))
+	require.Equal(t, 20, c.count(memory.OpCommit))
+	require.Equal(t, 20, c.count(memory.OpStart))
+}
+
+func TestCutOff(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a Temporal server takes a while to start")
+	}
+	c := newCountry(t)
+	c.say("three sites are served")
+	c.protect()
+	c.say("20 machines are protected")
+	before := c.count(memory.OpStart)
+	require.Zero(t, before)
+	runs := c.ask("unplanned-failover")
+	c.until("a third are under way", func() bool { return c.count(memory.OpPrepare) >= 7 })
+	cut := []string{platformHost("bonn"), workerHost("bonn")}
+	for _, h := range cut {
+		c.wires.cut(h, true)
+	}
+	c.begun = time.Now()
+	c.say("bonn is cut off")
+	c.until("the machines of the other sites are up", func() bool { return c.count(memory.OpStart, "berlin", "basel") == 13 })
+	time.Sleep(time.Until(c.begun.Add(3 * heartbeat)))
+	c.show(runs)
+	for _, h := range cut {
+		c.wires.cut(h, false)
+	}
+	c.say("bonn is back, with %d machines up", c.count(memory.OpStart, "bonn"))
+	c.until("all machines are up", func() bool { return c.count(memory.OpStart) == 20 })
+	for _, run := range runs {
+		done(t, c.sites["berlin"].worker, run)
+	}
+	c.say("all runs are done")
+	c.settled()
+	for _, s := range c.sites {
+		s.worker.signal(syscall.SIGTERM)
+		require.Zero(t, s.worker.ended(15*time.Second))
+	}
+}
