@@ -41,6 +41,11 @@ type Step struct {
 	Attempts int           `json:"attempts,omitempty"` // tries before it counts as failed; 0: DefaultAttempts
 	Timeout  time.Duration `json:"timeout,omitempty"`  // of one attempt; of a gate: refused when it runs out; 0: none
 	Silence  time.Duration `json:"silence,omitempty"`  // an attempt that doesn't Beat for so long is stopped and tried again; 0: never
+	// Patience is how long an attempt of an Optional step waits for a worker of
+	// its Queue; then the step counts as failed, and is not tried again. It is
+	// for what is asked of a site that may be lost together with its workers.
+	// Those that are too busy count as none. 0: for ever.
+	Patience time.Duration `json:"patience,omitempty"`
 }
 
 // DefaultAttempts is how often a step is tried that doesn't say. With the
@@ -72,7 +77,7 @@ func (p Plan) Frozen() (Plan, error) {
 }
 
 // Validate refuses plans that no engine could run: unnamed or doubled steps,
-// a step that is neither action nor gate or both, an After that names no
+// a step that is neither action nor gate or both, a Patience of what is needed, an After that names no
 // earlier step (so there are no cycles), a lock without a name.
 func (p Plan) Validate() error {
 	if p.Flow == "" {
@@ -92,8 +97,10 @@ func (p Plan) Validate() error {
 			return fmt.Errorf("%w: plan %s: step %q must have either an action or a gate", ErrInvalid, p.Flow, s.ID)
 		case s.Gate != "" && (s.Undo != "" || s.NoReturn):
 			return fmt.Errorf("%w: plan %s: gate %q can't be undone or be a point of no return", ErrInvalid, p.Flow, s.ID)
-		case s.Attempts < 0 || s.Timeout < 0 || s.Silence < 0:
+		case s.Attempts < 0 || s.Timeout < 0 || s.Silence < 0 || s.Patience < 0:
 			return fmt.Errorf("%w: plan %s: step %q has a negative limit", ErrInvalid, p.Flow, s.ID)
+		case s.Patience > 0 && (s.Gate != "" || !s.Optional):
+			return fmt.Errorf("%w: plan %s: step %q: only an optional action can go without a worker", ErrInvalid, p.Flow, s.ID)
 		}
 		for _, a := range s.After {
 			if !seen[a] {

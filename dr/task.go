@@ -134,3 +134,17 @@ func (t Task) Begin(at time.Time) Event {
 	}
 	return e
 }
+
+// Lapse returns the events to journal, all at once, when nobody has taken an
+// attempt up within the step's Patience: it counts as begun and failed for
+// good.
+func (t Task) Lapse(at time.Time) []Event {
+	begun := t.Begin(at)
+	if begun.Kind != EventBegun {
+		return []Event{begun}
+	}
+	failed := begun
+	failed.Kind, failed.Final = EventFailed, true
+	failed.Err = fmt.Sprintf("no worker of site %q took it up within %s", t.Step.Queue, t.Step.Patience)
+	return []Event{begun, failed}
+}

@@ -139,13 +139,13 @@ func direct(p dr.Protection, o Options) (dr.Plan, error) {
 	b.Add(dr.Step{ID: failover.StepPrepare, Action: "failover.prepare@1", Undo: "failover.prepare@1", Queue: q})
 	if o.Sync == Before {
 		b.Add(dr.Step{ID: StepFirst, Action: "failback.first@1", Undo: "failback.release@1", Queue: q})
-		b.Add(dr.Step{ID: StepReleaseFirst, Action: "failback.release@1", Queue: p.Active.Site, Optional: true, Attempts: 2, Timeout: failover.LookTimeout})
+		b.Add(dr.Step{ID: StepReleaseFirst, Action: "failback.release@1", Queue: p.Active.Site, Optional: true, Attempts: 2, Timeout: failover.LookTimeout, Patience: failover.Patience})
 		b.Add(dr.Step{ID: StepComplete, Gate: "The machine has been copied while it runs. Shut it down at " + p.Active.Site + ", copy what has changed since, and start it at " + p.Standby.Site + "?"})
 	}
 	b.ShutDown(false)
 	b.Add(dr.Step{ID: failover.StepCopy, Action: "failback.last@1", Undo: "failback.release@1", Queue: q})
 	b.BringUpPrepared()
-	b.Add(dr.Step{ID: StepReleaseLast, Action: "failback.release@1", Queue: p.Active.Site, Optional: true, Attempts: 2, Timeout: failover.LookTimeout})
+	b.Add(dr.Step{ID: StepReleaseLast, Action: "failback.release@1", Queue: p.Active.Site, Optional: true, Attempts: 2, Timeout: failover.LookTimeout, Patience: failover.Patience})
 	b.Add(dr.Step{ID: failover.StepFinish, Action: "failover.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
 }

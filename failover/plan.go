@@ -147,7 +147,7 @@ func Forward(p dr.Protection, op dr.Operation, flow string, o Options) (dr.Plan,
 	b.Add(dr.Step{ID: StepChoose, Action: "failover.choose@1", Undo: "failover.choose@1", Queue: p.Standby.Site})
 	b.bringUp()
 	if !must {
-		b.Add(dr.Step{ID: StepMeasure, Action: "failover.measure@1", Queue: p.Active.Site, Optional: true, Attempts: attemptsMay, Timeout: 2 * LookTimeout})
+		b.Add(dr.Step{ID: StepMeasure, Action: "failover.measure@1", Queue: p.Active.Site, Optional: true, Attempts: attemptsMay, Timeout: 2 * LookTimeout, Patience: Patience})
 	}
 	b.Add(dr.Step{ID: StepFinish, Action: "failover.finish@1", Undo: "record.restore@1"})
 	return b.Plan()
@@ -159,6 +159,12 @@ const (
 	attemptsMay = 2
 	silenceMay  = 5 * time.Minute
 )
+
+// Patience is how long flows wait for a worker of a site that may be lost, and
+// its workers with it, where they can go on without. For the machine to be shut
+// down they wait for as long as that may take: the workers of a site that lives
+// may have hundreds to shut down at once.
+const Patience = 2 * time.Minute
 
 // Test plans a drill: a copy of the machine from a point, in isolation, while
 // replication and production go on. Clean it up with CleanUp.
@@ -239,7 +245,7 @@ func Commit(p dr.Protection, o CommitOptions) (dr.Plan, error) {
 	if home && !o.Discard {
 		// Its failure costs a full copy later; it must not keep a machine
 		// from being home.
-		b.Add(dr.Step{ID: StepSeed, Action: "commit.seed@1", Undo: "commit.seed@1", Queue: in.From.Site, Optional: true, Attempts: 3, Silence: silenceMay})
+		b.Add(dr.Step{ID: StepSeed, Action: "commit.seed@1", Undo: "commit.seed@1", Queue: in.From.Site, Optional: true, Attempts: 3, Silence: silenceMay, Patience: Patience})
 	}
 	b.Add(dr.Step{ID: StepDelete, Action: "commit.delete@1", NoReturn: true, Queue: in.To.Site})
 	if home {

@@ -107,6 +107,9 @@ func trace(p dr.Plan) string {
 		if s.Silence > 0 {
 			fmt.Fprintf(&b, " silence=%s", s.Silence)
 		}
+		if s.Patience > 0 {
+			fmt.Fprintf(&b, " patience=%s", s.Patience)
+		}
 		b.WriteByte('\n')
 	}
 	return b.String()

@@ -58,6 +58,7 @@ type hand struct {
 	idle bool
 	// outside: Start has it in hand, not Serve.
 	outside bool
+	lapsed  bool // nobody has taken it up in time
 }
 
 func newRun(e *Engine, id dr.RunID, n int64, p dr.Plan) *run {

@@ -50,13 +50,21 @@ func (r *run) planOnce(t *turn) (again bool, err error) {
 			if task.Stop {
 				h.stop(errCancelled)
 			}
+			if h.lapsed {
+				delete(r.hand, k)
+				return true, r.addAll(t, task.Lapse(now()))
+			}
 			continue
 		}
 		if task.Kind == dr.TaskRelease && r.e.o.Claims == nil {
 			// It needs nobody who serves: it is part of the write.
 			return false, r.add(t, dr.Event{Kind: dr.EventReleased, At: now()})
 		}
-		if s == nil || s.ctx.Err() != nil || !dr.Serves(task.Step.Queue, s.queues) {
+		if s == nil || s.ctx.Err() != nil {
+			continue
+		}
+		if !dr.Serves(task.Step.Queue, s.queues) {
+			r.unserved(k, task)
 			continue
 		}
 		switch task.Kind {
@@ -186,6 +194,32 @@ func (r *run) slot(ctx context.Context, s *serving, task dr.Task) (give func(), 
 		return func() { timer.Stop(); alone(); s.leave(task) }, true
 	}
 	return func() { s.leave(task) }, true
+}
+
+// unserved sets the clock for a step that nobody takes up: this process is the
+// only one.
+func (r *run) unserved(k key, task dr.Task) {
+	if task.Step.Patience == 0 {
+		return
+	}
+	h := &hand{idle: true}
+	timer := time.AfterFunc(task.Step.Patience, func() {
+		r.post(message{event: func() (*dr.Event, error) {
+			h.lapsed = r.hand[k] == h
+			return nil, nil
+		}})
+	})
+	h.stop = func(error) { timer.Stop() }
+	r.hand[k] = h
+}
+
+func (r *run) addAll(t *turn, events []dr.Event) error {
+	for _, ev := range events {
+		if err := r.add(t, ev); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gate opens a gate, or sets the clock for one.

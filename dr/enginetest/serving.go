@@ -54,6 +54,27 @@ var servePromises = []promise{
 		e.ends("r", dr.RunDone)
 		e.ledger.follows(e, "r", p)
 	}},
+	{"what is asked of a site without workers is waited for no longer than the plan says", func(e *env) {
+		there := func(s *dr.Step) { s.Queue, s.Optional, s.Patience = "there", true, 300*time.Millisecond }
+		e.serve("here")
+		e.start("r", plan(step("a"), with(step("b", "a"), there), step("c", "b")))
+		s := e.ends("r", dr.RunDone)
+		require.Equal(e, []string{"a", "c"}, e.ledger.made("r"))
+		b, _ := s.Step("b")
+		require.Equal(e, dr.StepFailed, b.State)
+		require.Contains(e, b.Err, `no worker of site "there"`)
+	}},
+	{"nor is it when it is to be taken back", func(e *env) {
+		e.on["c"] = fails
+		there := func(s *dr.Step) { s.Queue, s.Optional, s.Patience = "there", true, 300*time.Millisecond }
+		e.serve("there")
+		e.start("r", plan(with(step("b"), there), with(step("c", "b"), func(s *dr.Step) { s.Queue = "here" })))
+		e.step("r", "b", dr.StepDone)
+		e.rest()
+		e.serve("here")
+		s := e.ends("r", dr.RunFailed)
+		require.Contains(e, s.Reason, `undoing step b failed: no worker of site "there"`)
+	}},
 	{"steps that only wait take no place from those that work", func(e *env) {
 		const many = 300 // more than an engine does at once
 		begun := make(chan struct{}, many)

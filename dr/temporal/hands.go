@@ -2,10 +2,12 @@ package temporal
 
 import (
 	"encoding/json"
+	"errors"
 	"hash/fnv"
 	"slices"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
 	sdk "go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -220,7 +222,9 @@ func (x *interp) offer(k key, t dr.Task) {
 		HeartbeatTimeout:    max(set.Heartbeat, 4*every),
 		WaitForCancellation: true,
 		RetryPolicy:         &sdk.RetryPolicy{MaximumAttempts: 1}, // the fold counts
-		Summary:             summary(t, e.Attempt),
+		// Temporal doesn't start it later than that, so no worker has begun it.
+		ScheduleToStartTimeout: t.Step.Patience,
+		Summary:                summary(t, e.Attempt),
 	}))
 	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers}
 	x.take(h)
@@ -286,6 +290,9 @@ func (x *interp) ended(h *hand, out outcome, err error) {
 	}
 	x.drop(h)
 	switch {
+	case !h.begun && untaken(err) && !h.withdrawn:
+		x.lapse(h)
+		return
 	case !h.begun:
 		// Nothing has happened. Where the worker was lost or refused it, it is
 		// offered again, later each time.
@@ -311,6 +318,25 @@ func (x *interp) ended(h *hand, out outcome, err error) {
 		return // no worker of ours said that
 	}
 	_ = x.change(func() (*dr.Event, error) { return &e, nil })
+}
+
+// untaken reports whether no worker has taken an offer up in time.
+func untaken(err error) bool {
+	var t *sdk.TimeoutError
+	return errors.As(err, &t) && t.TimeoutType() == enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+}
+
+// lapse has an offer count as failed for good.
+func (x *interp) lapse(h *hand) {
+	for _, t := range x.fold.Next() { // the run may have begun to end meanwhile
+		if t.Kind != h.k.kind || t.Step.ID != h.k.step || t.Attempt != h.task.Attempt || t.Open != h.task.Open {
+			continue
+		}
+		for _, e := range t.Lapse(x.now()) {
+			x.apply(e)
+		}
+		return
+	}
 }
 
 // attempt is the number under which the fold has it.
