@@ -216,6 +216,11 @@ type StepStatus struct {
 	Err      string          `json:"err,omitempty"` // the last attempt's failure
 	Result   json.RawMessage `json:"result,omitempty"`
 	Progress []Progress      `json:"progress,omitempty"` // the latest of each disk
+	Queue    string          `json:"queue,omitempty"`    // which site's workers run it; "" any
+	// Awaits is since when its next attempt waits for one of those workers to
+	// take it up: all are busy, or none is there. Zero: it doesn't, or its
+	// engine can't tell.
+	Awaits time.Time `json:"awaits,omitzero"`
 }
 
 // Claims keeps two runs, whatever their engines, off one resource. It belongs

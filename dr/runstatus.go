@@ -17,7 +17,7 @@ func (r *Run) Status() Status {
 	busy := false
 	for i := range r.steps {
 		x, st := &r.steps[i], r.plan.Steps[i]
-		y := StepStatus{ID: st.ID, Action: st.Action, Gate: st.Gate, State: x.state, Attempt: x.do.begun,
+		y := StepStatus{ID: st.ID, Action: st.Action, Gate: st.Gate, Queue: st.Queue, State: x.state, Attempt: x.do.begun,
 			Started: x.started, Ended: x.ended, Err: x.err, Result: x.result}
 		if x.undo.begun > 0 {
 			y.Attempt = x.undo.begun

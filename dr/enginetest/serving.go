@@ -63,6 +63,7 @@ var servePromises = []promise{
 		b, _ := s.Step("b")
 		require.Equal(e, dr.StepFailed, b.State)
 		require.Contains(e, b.Err, `no worker of site "there"`)
+		require.Equal(e, "there", b.Queue)
 	}},
 	{"nor is it when it is to be taken back", func(e *env) {
 		e.on["c"] = fails

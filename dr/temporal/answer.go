@@ -17,7 +17,7 @@ import (
 // answer sets what the workflow can be asked, and told.
 func (x *interp) answer() error {
 	queries := map[string]any{
-		statusQuery: func() (seen, error) { return see(x.fold.Status()) },
+		statusQuery: func() (seen, error) { return see(x.status()) },
 		needsQuery:  func(queues []string) ([]string, error) { return x.fold.Needs(queues...), nil },
 		resultQuery: func(step string) (packed, error) {
 			if st, ok := x.fold.Status().Step(step); ok {
@@ -88,6 +88,23 @@ func (x *interp) tell(ctx workflow.Context, make func() (*dr.Event, error)) erro
 // maxSeen is how many bytes of results a status carries; larger ones are asked
 // for one by one.
 const maxSeen = 512 << 10
+
+// status is the fold's, with what it doesn't know: which steps nobody has taken
+// up yet.
+func (x *interp) status() dr.Status {
+	s := x.fold.Status()
+	for _, h := range x.hands {
+		if h.offer == 0 || h.signalled || h.done {
+			continue
+		}
+		for i := range s.Steps {
+			if s.Steps[i].ID == h.k.step {
+				s.Steps[i].Awaits = h.since
+			}
+		}
+	}
+	return s
+}
 
 // see packs a status so that it fits into a payload.
 func see(s dr.Status) (seen, error) {

@@ -43,7 +43,8 @@ type hand struct {
 	idle   bool // a timer, which can be let go of at once
 
 	// Of offers:
-	offer     int  // its number, from 1
+	offer     int // its number, from 1
+	since     time.Time
 	signalled bool // a worker has taken it up
 	begun     bool // and the fold knows
 	withdrawn bool // it was to be given back
@@ -226,7 +227,7 @@ func (x *interp) offer(k key, t dr.Task) {
 		ScheduleToStartTimeout: t.Step.Patience,
 		Summary:                summary(t, e.Attempt),
 	}))
-	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers}
+	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers, since: x.now()}
 	x.take(h)
 	o := offerOf(x.fold.Call(t, e.Attempt), t, x.offers)
 	if 4*every > set.Heartbeat || every > slowest {

@@ -11,6 +11,7 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/converter"
@@ -77,11 +78,7 @@ func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, 
 	if err := e.dead(); err != nil {
 		return err
 	}
-	var v converter.EncodedValue
-	err := insist(ctx, func() (err error) {
-		v, err = e.c.QueryWorkflow(ctx, e.workflowID(id), "", query, args...)
-		return err
-	})
+	v, err := e.query(ctx, id, query, args...)
 	if gone(err) {
 		return notFound(id)
 	}
@@ -138,6 +135,37 @@ func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 		}
 		return s, nil
 	}
+}
+
+// Queries are given to a driver that may have been cut off a moment ago, whose
+// polls Temporal still has: each swallows one. So the first try is short, and
+// the last one long enough for a driver that has a long history to read.
+var queryTries = []time.Duration{2 * time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second}
+
+func (e *Engine) query(ctx context.Context, id dr.RunID, query string, args ...any) (v converter.EncodedValue, err error) {
+	for _, limit := range queryTries {
+		try, cancel := context.WithTimeout(ctx, limit)
+		v, err = e.c.QueryWorkflow(try, e.workflowID(id), "", query, args...)
+		late := err != nil && try.Err() != nil || unheard(err)
+		cancel()
+		if !late && !refusedForNow(err) || !pause(ctx, 50*time.Millisecond) {
+			break
+		}
+	}
+	return v, err
+}
+
+// refusedForNow reports whether a server or a driver was too busy to answer.
+func refusedForNow(err error) bool {
+	var unavailable *serviceerror.Unavailable
+	var failed *serviceerror.QueryFailed
+	return errors.As(err, &unavailable) || errors.As(err, &failed)
+}
+
+// unheard reports whether a call got no answer in time.
+func unheard(err error) bool {
+	var late *serviceerror.DeadlineExceeded
+	return errors.As(err, &late)
 }
 
 // whole fetches the results that didn't fit.

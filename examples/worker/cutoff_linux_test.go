@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -52,6 +53,8 @@ type country struct {
 	serve []string // how a worker is started
 	env   []string
 	sites map[string]*site
+	// claimed counts the claims that are held.
+	claimed func() string
 
 	mu    sync.Mutex
 	begun time.Time // what the timeline counts from
@@ -61,6 +64,7 @@ func newCountry(t testing.TB) *country {
 	c := &country{t: t, wires: newWires(t), dir: t.TempDir(), sites: map[string]*site{}, begun: time.Now()}
 	server := temporalserver.Start(t, temporalserver.Options{Namespace: "lifeboat"})
 	c.env = []string{"PGPASSWORD=" + server.DB.Password}
+	c.claimed = func() string { return server.DB.Query("SELECT count(*) FROM lifeboat.claim WHERE owner IS NOT NULL") }
 	c.serve = []string{"serve", "-sites", filepath.Join(c.dir, "sites"), "-engine", "temporal", "-temporal", c.wires.relay(server.Address),
 		"-namespace", "lifeboat", "-records", "postgres://postgres@" + c.wires.relay(server.DB.Host()) + "/postgres?sslmode=disable",
 		"-heartbeat", heartbeat.String(), "-parallel", "2", "-replicate=false", "-listen", "127.0.0.1:0", "-drain", "10s"}
@@ -98,7 +102,7 @@ func (c *country) platform(i int, name string, machines int) {
 	w.ip("-n", own, "route", "add", platformIP(i)+"/32", "via", fmt.Sprintf("10.77.2.%d", 4*i+1))
 
 	s := &site{name: name, address: platformIP(i) + ":9443"}
-	args := []string{"simulate", "-dir", c.dir, "-machines", fmt.Sprint(machines), "-every", "1s", "-disk", "16MiB", "-full", "8MiB",
+	args := []string{"simulate", "-dir", c.dir, "-machines", fmt.Sprint(machines), "-every", "1s", "-disk", "16MiB", "-full", "4MiB", "-takes", "200ms",
 		"-site", name + "=" + s.address}
 	for i := range ring {
 		args = append(args, "-host", platformIP(i))
@@ -210,29 +214,64 @@ func (c *country) ask(flow string) map[dr.ProtectionID]dr.RunID {
 // until waits for something that happens.
 func (c *country) until(what string, is func() bool) {
 	c.t.Helper()
-	require.Eventually(c.t, is, 60*time.Second, 50*time.Millisecond, what)
+	for limit := time.Now().Add(patience); !is(); time.Sleep(50 * time.Millisecond) {
+		require.True(c.t, time.Now().Before(limit), "it doesn't come to that: %s", what)
+	}
 	c.say("%s", what)
 }
 
-// show prints where the runs stand, as a worker at another site tells it.
-func (c *country) show(runs map[dr.ProtectionID]dr.RunID) map[string]int {
-	stands := map[string]int{}
-	for _, id := range slices.Sorted(maps.Keys(runs)) {
-		var s dr.Status
-		require.Equal(c.t, http.StatusOK, c.sites["berlin"].worker.ask("/runs/"+string(runs[id]), "", &s))
-		where := string(s.State)
+// patience is how long anything may take before it counts as never.
+const patience = 90 * time.Second
+
+// status asks a worker at another site how the runs stand.
+func (c *country) status(runs map[dr.ProtectionID]dr.RunID) map[dr.ProtectionID]dr.Status {
+	all := map[dr.ProtectionID]dr.Status{}
+	for id, run := range runs {
+		var s struct {
+			dr.Status
+			Error string `json:"error"`
+		}
+		began := time.Now()
+		c.sites["berlin"].worker.ask("/runs/"+string(run), "", &s)
+		require.Empty(c.t, s.Error, "%s after %v", id, time.Since(began))
+		all[id] = s.Status
+	}
+	return all
+}
+
+// waiting tells of those that wait for a worker which step does, and where.
+func waiting(all map[dr.ProtectionID]dr.Status) map[dr.ProtectionID]string {
+	waits := map[dr.ProtectionID]string{}
+	for id, s := range all {
 		for _, x := range s.Steps {
-			if x.State == dr.StepRunning || x.State == dr.StepPending {
-				where += fmt.Sprintf(": %s %s, attempt %d", x.ID, x.State, x.Attempt)
-				break
+			if !x.Awaits.IsZero() {
+				waits[id] = x.ID + " at " + x.Queue
 			}
 		}
-		stands[where]++
 	}
-	for _, where := range slices.Sorted(maps.Keys(stands)) {
-		c.say("  %2d runs are %s", stands[where], where)
+	return waits
+}
+
+// show prints where the runs stand, for people.
+func (c *country) show(runs map[dr.ProtectionID]dr.RunID) {
+	lines := map[string]int{}
+	for id, s := range c.status(runs) {
+		line := string(s.State)
+		for _, x := range s.Steps {
+			if x.Awaits.IsZero() {
+				continue
+			}
+			line = fmt.Sprintf("%s: %s waits for a worker of %s", s.State, x.ID, cmp.Or(x.Queue, "any site"))
+			if x.Attempt > 0 {
+				line += fmt.Sprintf(", whose attempt %d was lost", x.Attempt)
+			}
+		}
+		home, _, _ := strings.Cut(string(id), "-")
+		lines["of "+home+": "+line]++
 	}
-	return stands
+	for _, line := range slices.Sorted(maps.Keys(lines)) {
+		c.say("    %d runs %s", lines[line], line)
+	}
 }
 
 // settled asserts that every machine runs once, at the side that it was to go
@@ -261,44 +300,135 @@ func (c *country) settled() {
 			require.Equal(t, 1, n, "%s: %s", name, what)
 		}
 	}
+	require.Equal(t, "0", c.claimed(), "no claim is left")
 	require.Equal(t, 20, c.count(memory.OpPrepare))
 	require.Equal(t, 20, c.count(memory.OpCommit))
 	require.Equal(t, 20, c.count(memory.OpStart))
+}
+
+// twice counts the steps that were begun again, and asserts that all of them
+// are those of a site.
+func (c *country) again(runs map[dr.ProtectionID]dr.RunID, site string) (n int) {
+	for id, s := range c.status(runs) {
+		for _, x := range s.Steps {
+			if x.Attempt > 1 {
+				c.say("    %s of %s took %d attempts", x.ID, id, x.Attempt)
+				require.Equal(c.t, site, x.Queue)
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// flood starts a failover of all machines, and returns when a third of them are
+// under way, at bonn as well.
+func (c *country) flood() map[dr.ProtectionID]dr.RunID {
+	c.protect()
+	c.say("20 machines are protected")
+	runs := c.ask("unplanned-failover")
+	c.until("a third are under way", func() bool { return c.count(memory.OpPrepare) >= 7 && c.count(memory.OpPrepare, "bonn") >= 2 })
+	return runs
+}
+
+// cut cuts cables, at which the timeline begins.
+func (c *country) cut(what string, hosts ...string) {
+	for _, h := range hosts {
+		c.wires.cut(h, true)
+	}
+	c.begun = time.Now()
+	c.say("%s is cut off, with %d of 7 machines up there", what, c.count(memory.OpStart, "bonn"))
+}
+
+// others waits until the machines that fail over to other sites are up, and
+// asserts that the runs' status says what the rest wait for.
+func (c *country) others(runs map[dr.ProtectionID]dr.RunID) {
+	up := c.count(memory.OpStart, "bonn")
+	c.until("all 13 machines of the other sites are up", func() bool { return c.count(memory.OpStart, "berlin", "basel") == 13 })
+	var waits map[dr.ProtectionID]string
+	c.until("all that is left waits for bonn", func() bool {
+		all := c.status(runs)
+		waits = waiting(all)
+		for id, s := range all {
+			if s.State != dr.RunDone && !strings.HasSuffix(waits[id], " at bonn") {
+				return false
+			}
+		}
+		return true
+	})
+	c.show(runs)
+	for id, what := range waits {
+		require.True(c.t, strings.HasPrefix(string(id), "berlin-") || what == "measure at bonn", "%s: %s", id, what)
+	}
+	require.Equal(c.t, up, c.count(memory.OpStart, "bonn"), "what is cut off does nothing")
+}
+
+func (c *country) end(runs map[dr.ProtectionID]dr.RunID) {
+	for _, run := range runs {
+		done(c.t, c.sites["berlin"].worker, run)
+	}
+	c.say("all 20 runs are done")
+	c.settled()
+}
+
+// drain ends a worker in good order.
+func drain(p *process) {
+	p.signal(syscall.SIGTERM)
+	require.Zero(p.t, p.ended(15*time.Second))
 }
 
 func TestCutOff(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a Temporal server takes a while to start")
 	}
-	c := newCountry(t)
-	c.say("three sites are served")
-	c.protect()
-	c.say("20 machines are protected")
-	before := c.count(memory.OpStart)
-	require.Zero(t, before)
-	runs := c.ask("unplanned-failover")
-	c.until("a third are under way", func() bool { return c.count(memory.OpPrepare) >= 7 })
-	cut := []string{platformHost("bonn"), workerHost("bonn")}
-	for _, h := range cut {
-		c.wires.cut(h, true)
+	for name, test := range map[string]func(*country){"and comes back": comesBack, "and is replaced": isReplaced} {
+		t.Run(name, func(t *testing.T) { test(newCountry(t)) })
 	}
-	c.begun = time.Now()
-	c.say("bonn is cut off")
-	c.until("the machines of the other sites are up", func() bool { return c.count(memory.OpStart, "berlin", "basel") == 13 })
-	time.Sleep(time.Until(c.begun.Add(3 * heartbeat)))
-	c.show(runs)
-	for _, h := range cut {
+}
+
+// A whole site is cut off and comes back: its worker goes on.
+func comesBack(c *country) {
+	runs := c.flood()
+	site := []string{platformHost("bonn"), workerHost("bonn")}
+	c.cut("bonn", site...)
+	c.others(runs)
+	for _, h := range site {
 		c.wires.cut(h, false)
 	}
-	c.say("bonn is back, with %d machines up", c.count(memory.OpStart, "bonn"))
+	c.say("bonn is back")
 	c.until("all machines are up", func() bool { return c.count(memory.OpStart) == 20 })
-	for _, run := range runs {
-		done(t, c.sites["berlin"].worker, run)
-	}
-	c.say("all runs are done")
-	c.settled()
+	c.end(runs)
+	require.Positive(c.t, c.again(runs, "bonn"), "something was under way")
 	for _, s := range c.sites {
-		s.worker.signal(syscall.SIGTERM)
-		require.Zero(t, s.worker.ended(15*time.Second))
+		drain(s.worker)
+	}
+}
+
+// A site's worker is cut off from all but its own platform, and another takes
+// over. When the first one is back nothing is left for it to do, and it does
+// nothing.
+func isReplaced(c *country) {
+	c.wires.host(workerHost("spare"), "10.77.0.50")
+	c.routes(c.wires.id+workerHost("spare"), -1)
+	runs := c.flood()
+	c.cut("bonn's worker", workerHost("bonn"))
+	c.others(runs)
+	spare := c.worker("spare", "bonn")
+	spare.ready(true)
+	c.say("another worker serves bonn")
+	c.until("all machines are up", func() bool { return c.count(memory.OpStart) == 20 })
+	c.end(runs)
+	require.Positive(c.t, c.again(runs, "bonn"), "something was under way")
+	before := c.effects()
+	c.wires.cut(workerHost("bonn"), false)
+	c.say("the first worker is back")
+	old := c.sites["bonn"].worker
+	c.until("it is ready", func() bool { return old.ask("/readyz", "", nil) == http.StatusOK })
+	time.Sleep(2 * heartbeat)
+	require.Equal(c.t, before, c.effects(), "it does nothing")
+	c.say("it has done nothing")
+	c.settled()
+	for _, w := range []*process{old, spare, c.sites["berlin"].worker, c.sites["basel"].worker} {
+		drain(w)
 	}
 }

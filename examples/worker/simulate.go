@@ -34,6 +34,7 @@ type simulation struct {
 	full     int64
 	write    int64
 	every    time.Duration
+	takes    time.Duration
 	seed     uint64
 }
 
@@ -57,6 +58,7 @@ func parseSimulation(args []string) (simulation, error) {
 	f.Var((*size)(&o.full), "full", "")
 	f.Var((*size)(&o.write), "write", "")
 	f.DurationVar(&o.every, "every", 5*time.Minute, "")
+	f.DurationVar(&o.takes, "takes", 0, "")
 	f.Uint64Var(&o.seed, "seed", 1, "")
 	o.disk, o.full, o.write = 1<<20, 128<<10, 64<<10
 	if err := parse(f, args); err != nil {
@@ -65,8 +67,8 @@ func parseSimulation(args []string) (simulation, error) {
 	switch {
 	case o.dir == "" || len(o.sites) == 0:
 		return o, wrongUsage("simulate: -dir and at least one -site are needed")
-	case o.machines < 0 || o.every <= 0:
-		return o, wrongUsage("simulate: -machines %d -every %v", o.machines, o.every)
+	case o.machines < 0 || o.every <= 0 || o.takes < 0:
+		return o, wrongUsage("simulate: -machines %d -every %v -takes %v", o.machines, o.every, o.takes)
 	case o.disk < simBlock || o.disk%simBlock != 0 || o.full < 0 || o.full > o.disk || o.write < 0 || o.write > o.disk:
 		return o, wrongUsage("simulate: -disk must be a multiple of 64KiB, -full and -write no more than it")
 	}
@@ -141,7 +143,7 @@ func (o simulation) open(at simSite, n uint64, log *slog.Logger) (*simulated, er
 	if s.guests, err = newGuests(s.platform, at.name, o, n); err != nil {
 		return nil, err
 	}
-	s.handler = remote.NewHandler(s.platform, remote.ServeOptions{Log: log, Open: 1024, Calls: 1024})
+	s.handler = remote.NewHandler(&slow{s.platform, o.takes}, remote.ServeOptions{Log: log, Open: 1024, Calls: 1024})
 	mux := http.NewServeMux()
 	mux.Handle("/points/", http.StripPrefix("/points", bucket.Handler(s.points)))
 	mux.HandleFunc("GET /machines", s.serveMachines)
