@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/backend"
@@ -21,13 +22,13 @@ const simBlock = 64 << 10
 // once an interval, at a phase of its own, as long as it is on. A machine that a
 // failover has made here writes as well.
 type guests struct {
-	platform *memory.Backend
+	platform *counted
 	site     string
 	write    int64
 	seed     uint64
 }
 
-func newGuests(b *memory.Backend, site string, o simulation, n uint64) (*guests, error) {
+func newGuests(b *counted, site string, o simulation, n uint64) (*guests, error) {
 	g := &guests{platform: b, site: site, write: o.write, seed: o.seed + n}
 	for i := range o.machines {
 		id := dr.MachineID(fmt.Sprintf("%s-%05d", site, i))
@@ -104,12 +105,43 @@ func (g *guests) disturb(m dr.Machine, round uint64) {
 	}
 }
 
+// counted is a platform that counts how often machines are started: an attempt
+// that finds its machine on starts nothing.
+type counted struct {
+	*memory.Backend
+
+	mu     sync.Mutex
+	starts map[dr.MachineID]int
+}
+
+// Start implements backend.Target.
+func (c *counted) Start(ctx context.Context, id dr.MachineID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := c.Backend.Machine(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = c.Backend.Start(ctx, id)
+	if err == nil && m.Power != dr.On {
+		c.starts[id]++
+	}
+	return err
+}
+
+func (c *counted) count(id dr.MachineID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.starts[id]
+}
+
 // simMachine is a machine as the simulated platform sees it.
 type simMachine struct {
 	ID      dr.MachineID `json:"id"`
 	Name    string       `json:"name,omitempty"`
 	Running bool         `json:"running"`
-	Key     string       `json:"key,omitempty"` // of the placement that made it
+	Key     string       `json:"key,omitempty"`    // of the placement that made it
+	Starts  int          `json:"starts,omitempty"` // how often it went from off to on
 }
 
 func (g *guests) list(ctx context.Context) (all []simMachine, err error) {
@@ -128,7 +160,7 @@ func (g *guests) list(ctx context.Context) (all []simMachine, err error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, simMachine{ID: m.ID, Name: m.Name, Running: m.Power == dr.On, Key: p.Key})
+		all = append(all, simMachine{ID: m.ID, Name: m.Name, Running: m.Power == dr.On, Key: p.Key, Starts: g.platform.count(m.ID)})
 	}
 	return all, nil
 }

@@ -16,7 +16,7 @@ const usage = `worker serves runs and replication; many may serve together.
 
   worker serve    -sites FILE|DIR [-engine embedded -journal FILE] [flags]
   worker import   -from JOURNAL -to postgres://... [-claims SPEC] [-wait 5s]
-  worker simulate -dir DIR -site NAME=HOST:PORT... [-host NAME]... [-machines N]
+  worker simulate -dir DIR -site NAME=HOST:PORT... [-host NAME]... [-machines N] [-empty NAME]...
                   [-disk 1MiB] [-full 128KiB] [-write 64KiB] [-every 5m] [-takes 0s] [-seed 1]
 
 Of serve:

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type simulation struct {
 	dir      string
 	sites    []simSite
 	hosts    []string
+	empty    []string // sites without machines of their own
 	machines int
 	disk     int64
 	full     int64
@@ -53,6 +55,7 @@ func parseSimulation(args []string) (simulation, error) {
 		return nil
 	})
 	f.Func("host", "", func(s string) error { o.hosts = append(o.hosts, s); return nil })
+	f.Func("empty", "", func(s string) error { o.empty = append(o.empty, s); return nil })
 	f.IntVar(&o.machines, "machines", 10, "")
 	f.Var((*size)(&o.disk), "disk", "")
 	f.Var((*size)(&o.full), "full", "")
@@ -78,7 +81,7 @@ func parseSimulation(args []string) (simulation, error) {
 // simulated is one site as this process holds it.
 type simulated struct {
 	name     string
-	platform *memory.Backend
+	platform *counted
 	points   *bucket.Memory
 	handler  *remote.Handler
 	listener net.Listener
@@ -139,7 +142,10 @@ func (o simulation) open(at simSite, n uint64, log *slog.Logger) (*simulated, er
 		return nil, err
 	}
 	s := &simulated{name: at.name, listener: l, points: bucket.New(), ledger: &ledger{}}
-	s.platform = memory.New(memory.Options{Site: at.name, Effect: s.ledger.enter})
+	s.platform = &counted{Backend: memory.New(memory.Options{Site: at.name, Effect: s.ledger.enter}), starts: map[dr.MachineID]int{}}
+	if slices.Contains(o.empty, at.name) {
+		o.machines = 0
+	}
 	if s.guests, err = newGuests(s.platform, at.name, o, n); err != nil {
 		return nil, err
 	}

@@ -289,6 +289,16 @@ func (s *Server) CPU() time.Duration {
 	return cpuOf(s.cmd.Process.Pid)
 }
 
+// PID is the server's process; 0 if it doesn't run.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		return 0
+	}
+	return s.cmd.Process.Pid
+}
+
 // tail is a Server that keeps what its process says.
 type tail Server
 
