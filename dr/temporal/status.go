@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type info struct {
 	closed  bool
 	status  enums.WorkflowExecutionStatus
 	runID   string
+	length  int64 // of the history: what the workflow says changes with it alone
 	ended   time.Time
 	pending []*workflowpb.PendingActivityInfo
 }
@@ -44,7 +46,7 @@ func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, er
 		return info{}, explain(op+" of run "+string(id), err)
 	}
 	w := d.GetWorkflowExecutionInfo()
-	i := info{status: w.GetStatus(), runID: w.GetExecution().GetRunId(), pending: d.GetPendingActivities(),
+	i := info{status: w.GetStatus(), runID: w.GetExecution().GetRunId(), length: w.GetHistoryLength(), pending: d.GetPendingActivities(),
 		closed: w.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING}
 	if t := w.GetCloseTime(); t != nil {
 		i.ended = t.AsTime()
@@ -96,33 +98,59 @@ func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, 
 // workflow came to, also while nobody drives. A run whose workflow was
 // terminated in Temporal is shown as failed, with what is to be done about it.
 func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
+	l, err := e.look(ctx, id, looked{})
+	return l.status, err
+}
+
+// looked is a status, and which history it is of.
+type looked struct {
+	status dr.Status
+	runID  string
+	length int64
+}
+
+// look is Status that asks the workflow only if its history isn't the one of
+// before any more: being asked costs a driver and the server about as much as a
+// step does.
+func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, error) {
 	if err := e.dead(); err != nil {
-		return dr.Status{}, err
+		return looked{}, err
 	}
 	for n := 0; ; n++ {
 		i, err := e.describe(ctx, "status", id)
 		if err != nil {
-			return dr.Status{}, err
+			return looked{}, err
+		}
+		// The length is that of before the workflow is asked, which may know more.
+		now := looked{runID: i.runID, length: i.length}
+		if !i.closed && now.runID == before.runID && now.length == before.length {
+			now.status = before.status
+			now.status.Steps = slices.Clone(now.status.Steps)
+			for n := range now.status.Steps {
+				now.status.Steps[n].Progress = nil
+			}
+			e.progress(&now.status, i.pending)
+			return now, nil
 		}
 		var got seen
 		switch i.status {
 		case enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW:
 			if !pause(ctx, 10*time.Millisecond) { // there is a newer one by now
-				return dr.Status{}, ctx.Err()
+				return looked{}, ctx.Err()
 			}
 			continue
 		case enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
 			if err := e.c.GetWorkflow(ctx, e.workflowID(id), i.runID).Get(ctx, &got); err != nil {
-				return dr.Status{}, explain("status of run "+string(id), err)
+				return looked{}, explain("status of run "+string(id), err)
 			}
 		default:
 			if err := e.ask(ctx, "status", id, statusQuery, &got); err != nil {
-				return dr.Status{}, err
+				return looked{}, err
 			}
 		}
 		s, err := e.whole(ctx, id, got)
 		if err != nil {
-			return dr.Status{}, err
+			return looked{}, err
 		}
 		switch {
 		case s.State.Ended(), i.status == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
@@ -133,7 +161,8 @@ func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 		default:
 			e.progress(&s, i.pending)
 		}
-		return s, nil
+		now.status = s
+		return now, nil
 	}
 }
 
@@ -213,14 +242,19 @@ func (e *Engine) decode(p *commonpb.Payloads, v any) error { return e.o.Converte
 
 // Watch yields the run's status as it changes. It asks Temporal, at first
 // often, and at longer and longer intervals, of up to two seconds, while
-// nothing changes.
+// nothing changes; the workflow itself is asked only when its history has grown.
 func (e *Engine) Watch(ctx context.Context, id dr.RunID) iter.Seq2[dr.Status, error] {
 	return func(yield func(dr.Status, error) bool) {
 		const first, most = 50 * time.Millisecond, 2 * time.Second
+		var before looked
 		var last dr.Status
 		wait := first
 		for n := 0; ; n++ {
-			s, err := e.Status(ctx, id)
+			l, err := e.look(ctx, id, before)
+			s := l.status
+			if err == nil {
+				before = l
+			}
 			if err == nil && n > 0 && reflect.DeepEqual(s, last) {
 				wait = min(wait*3/2, most)
 			} else {
