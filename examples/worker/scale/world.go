@@ -105,7 +105,7 @@ func (w *world) worker(engine string, replicate bool) *process {
 	args := []string{"serve", "-name", name, "-sites", filepath.Join(w.dir, "sim", "sites"), "-listen", "127.0.0.1:0",
 		"-records", "postgres://postgres@" + w.db.Host() + "/postgres?sslmode=disable", "-coarse", "-drain", "30s", "-engine", engine}
 	if engine == "temporal" {
-		args = append(args, "-temporal", w.temporal.Address, "-namespace", w.temporal.Namespace, "-heartbeat", "10s")
+		args = append(args, "-temporal", w.temporal.Address, "-namespace", w.temporal.Namespace)
 	} else {
 		args = append(args, "-journal", filepath.Join(w.dir, name+".db"))
 	}
@@ -201,7 +201,7 @@ func (w *world) storage(phase string) {
 	wal, _ := strconv.ParseInt(w.db.Query("SELECT wal_bytes::bigint FROM pg_stat_wal"), 10, 64)
 	objects, bytes := 0, int64(0)
 	for _, site := range []string{home, away} {
-		s, err := w.ask(site)
+		s, err := w.see(site)
 		must(w.t, err)
 		objects, bytes = objects+s.Objects, bytes+s.Bytes
 	}
