@@ -62,7 +62,7 @@ func TestPgBouncer(t *testing.T) {
 	defer stop()
 	var clients sync.WaitGroup
 	for i := range 2 {
-		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn + "&pool_max_conns=8"})
+		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn + "&pool_max_conns=8", Patience: unhurried})
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		for j := range 2 {

@@ -13,8 +13,7 @@ import (
 
 // A claim whose call has failed, and which was given back, isn't taken by what
 // the network still delivers: nobody would ever give it back again.
-func TestLateAfterGivingUp(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testLateAfterGivingUp(t *testing.T, c *pgtest.Cluster) {
 	for _, text := range []string{"INSERT INTO", "owner IS NULL AND epoch"} {
 		schema := newSchema()
 		good := open(t, c.DSN(""), schema)

@@ -28,7 +28,7 @@ func TestDatabaseKilledUnderLoad(t *testing.T) {
 	over, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for i := range 2 {
-		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Patience: time.Minute, Attempt: 5 * time.Second})
+		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Patience: unhurried, Attempt: 5 * time.Second})
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		for j := range 3 {

@@ -143,8 +143,7 @@ func once(text string, fault int) func([]byte) int {
 
 // A statement that arrives when its call has long asked again, and others have
 // followed, does nothing. One whose answer is lost isn't done twice.
-func TestLateAndLost(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testLateAndLost(t *testing.T, c *pgtest.Cluster) {
 	// In this mode the statements can be read on the line.
 	through := func(t *testing.T, fault int, text string) (*postgres.Store, *line) {
 		schema := newSchema()
@@ -258,14 +257,13 @@ func TestLateAndLost(t *testing.T) {
 
 // Over a bad line nothing is done twice, nothing that was acknowledged is lost,
 // and no caller hears of it.
-func TestBadLine(t *testing.T) {
+func testBadLine(t *testing.T, c *pgtest.Cluster) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	want := int64(1500)
 	if long() {
 		want = 200_000
 	}
-	c := pgtest.Start(t, pgtest.Options{})
 	bad := newLine(t, c.Host(), seed)
 	open(t, c.DSN(""), "") // is made over a good one
 	l := newLedger()
@@ -274,7 +272,7 @@ func TestBadLine(t *testing.T) {
 	var clients sync.WaitGroup
 	for i := range 2 {
 		dsn := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&pool_max_conns=8", c.Password, bad.Addr())
-		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Attempt: 2 * time.Second})
+		s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Attempt: 2 * time.Second, Patience: unhurried})
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		for j := range 3 {

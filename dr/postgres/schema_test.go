@@ -117,8 +117,7 @@ func TestSchema(t *testing.T) {
 
 // A role that has what Grants says can do everything but change tables and
 // delete what has to stay.
-func TestGrantsAreEnough(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testGrantsAreEnough(t *testing.T, c *pgtest.Cluster) {
 	c.Query(`CREATE ROLE "the app" LOGIN PASSWORD 'pw-of-the-app'`)
 	dsn := c.DSNAs("the app", "pw-of-the-app", "")
 	_, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn})

@@ -63,8 +63,7 @@ func everything(t *testing.T, s *postgres.Store) {
 // odd names: none of them may be taken for another one.
 var odd = []string{" ", "a", "A", "a ", "ä", "a\u0308", "a\x00b", "a\x00", "\x00", `\x00`, `\000`, `'; DROP TABLE claim; --`, "%", "\U0001F6F6", "日本", strings.Repeat("x", 2000)}
 
-func TestOddNames(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testOddNames(t *testing.T, c *pgtest.Cluster) {
 	for _, mode := range []string{"cache_statement", "simple_protocol"} {
 		s := open(t, c.DSN("")+"&default_query_exec_mode="+mode, mode)
 		claimed := append(slices.Clone(odd), "\xff", "\xfe\x00", string([]byte{0x80}))
@@ -126,8 +125,7 @@ func TestOddNames(t *testing.T) {
 }
 
 // What was saved comes back to the last digit.
-func TestRecordsComeBackExactly(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testRecordsComeBackExactly(t *testing.T, c *pgtest.Cluster) {
 	s := open(t, c.DSN(""), "")
 	p := dr.Protection{ID: "p", Name: "\x00 \u2028 <&> \ufffd", Epoch: 1<<63 - 1,
 		Last: dr.Point{Time: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.UTC), Cursors: map[dr.DiskID]dr.Cursor{"d": "1e400"}}}
@@ -146,8 +144,7 @@ func TestRecordsComeBackExactly(t *testing.T) {
 }
 
 // A record that somebody has damaged is told of, and hides none of the others.
-func TestDamagedRecords(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testDamagedRecords(t *testing.T, c *pgtest.Cluster) {
 	s := open(t, c.DSN(""), "")
 	for _, id := range []dr.ProtectionID{"a", "b", "c", "d"} {
 		_, err := s.Save(t.Context(), dr.Protection{ID: id})
@@ -175,8 +172,7 @@ func TestDamagedRecords(t *testing.T) {
 
 // Ten thousand records are listed in order, whole, while the caller uses the
 // store, whose pool has one connection.
-func TestListOfThousands(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testListOfThousands(t *testing.T, c *pgtest.Cluster) {
 	s := open(t, c.DSN("")+"&pool_max_conns=1", "")
 	const n = 10_000
 	c.Query(fmt.Sprintf(`INSERT INTO lifeboat.protection SELECT convert_to('p' || lpad(n::text, 5, '0'), 'UTF8'), 1, 0, gen_random_uuid(),
@@ -198,8 +194,7 @@ func TestListOfThousands(t *testing.T) {
 	everything(t, s)
 }
 
-func TestMovingIn(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testMovingIn(t *testing.T, c *pgtest.Cluster) {
 	s := open(t, c.DSN(""), "")
 	ctx := t.Context()
 	const far = uint64(1) << 40 // ahead of all clocks, so that epochs rise by one
@@ -258,8 +253,7 @@ func TestMovingIn(t *testing.T) {
 	require.ErrorIs(t, s.Import(ctx, dr.Protection{ID: "q"}), dr.ErrInvalid)
 }
 
-func TestClosedAndCancelled(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Options{})
+func testClosedAndCancelled(t *testing.T, c *pgtest.Cluster) {
 	s, err := postgres.Open(t.Context(), postgres.Options{DSN: c.DSN("")})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
