@@ -73,11 +73,11 @@ func New[V ~string, O ~struct {
 	c := &Claims{prefix: o.Prefix, now: o.Now, doubt: map[string]bool{}, heads: heads{
 		read: func(ctx context.Context, name string) ([]byte, string, error) {
 			data, v, err := b.ReadHead(ctx, name)
-			return data, string(v), err
+			return data, string(v), notBusy(err)
 		},
 		swap: func(ctx context.Context, name, old string, data []byte) error {
 			_, err := b.SwapHead(ctx, name, V(old), data)
-			return err
+			return notBusy(err)
 		},
 		list: func(ctx context.Context, prefix string) iter.Seq2[string, error] {
 			return func(yield func(string, error) bool) {
@@ -100,6 +100,15 @@ func New[V ~string, O ~struct {
 		c.now = time.Now
 	}
 	return c
+}
+
+// notBusy keeps a place's own dr.ErrBusy, as that of a vault's lock in it, from
+// being taken for a claim that another holds: runs end by that.
+func notBusy(err error) error {
+	if errors.Is(err, dr.ErrBusy) {
+		return fmt.Errorf("the place of the claims can't be used at present: %v", err)
+	}
+	return err
 }
 
 // Acquire implements [dr.Claims].

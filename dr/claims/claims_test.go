@@ -332,3 +332,19 @@ type alwaysFaster struct{ *lossy }
 func (a alwaysFaster) SwapHead(context.Context, string, string, []byte) (string, error) {
 	return "", dr.ErrConflict
 }
+
+// locked is a bucket that somebody has locked for a while, as a vault in it may.
+type locked struct{ vault.Bucket }
+
+func (locked) SwapHead(context.Context, string, vault.Version, []byte) (vault.Version, error) {
+	return "", fmt.Errorf("%w: the lock of the vault", dr.ErrBusy)
+}
+
+// TestBusyPlace: that the place can't be written to is not that somebody holds
+// the claim: a run would be refused for good.
+func TestBusyPlace(t *testing.T) {
+	b := vault.NewDir(fsys.OS(), t.TempDir())
+	_, err := New(locked{b}, Options{}).Acquire(t.Context(), "m", "me")
+	require.ErrorContains(t, err, "the lock of the vault")
+	require.NotErrorIs(t, err, dr.ErrBusy)
+}
