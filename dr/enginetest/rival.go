@@ -167,7 +167,7 @@ func (r *rival) ask(do string, run dr.RunID, machine string) (rivalReply, bool) 
 		return a, true
 	case <-gone:
 		return rivalReply{}, false
-	case <-time.After(patience):
+	case <-time.After(together):
 		return rivalReply{Err: "no answer"}, true
 	}
 }

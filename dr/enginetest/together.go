@@ -66,9 +66,13 @@ func (p *pair) must(t *testing.T, do string, run dr.RunID, machine string) rival
 	return a
 }
 
+// together is how long each of the tests, or the rival's answer, may take: both
+// engines wait for each other in them, and the rival is started anew.
+const together = 6 * patience
+
 // patient is how long a test may wait for mine.
 func patient(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), together)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -134,7 +138,7 @@ func (p *pair) raced(t *testing.T) {
 		})
 		wg.Go(func() {
 			if i%2 == 0 {
-				time.Sleep(rand.N(machines * p.took)) // one engine is slower than another
+				time.Sleep(rand.N(machines*p.took + 1)) // one engine is slower than another
 			}
 			a, ok := p.r.ask("start", name("theirs", i), machine)
 			if ok && a.Err != "" && !a.Busy {

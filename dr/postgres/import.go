@@ -38,7 +38,12 @@ func (s *Store) Import(ctx context.Context, p dr.Protection) error {
 			}
 			if there != nil {
 				if q, err := decode(id, there); err == nil && reflect.DeepEqual(p, q) {
-					return nil
+					// It may be what an attempt without an answer has left.
+					won, err := s.swap(ctx, `UPDATE @.protection SET save = save WHERE id = $1::bytea AND version = $2::bigint RETURNING `+durable, id, was)
+					if won || err != nil {
+						return err
+					}
+					continue
 				}
 			}
 			switch {
