@@ -34,13 +34,16 @@ pool_mode = transaction
 default_pool_size = 3
 server_login_retry = 0.2
 `, c.Port, port, c.Data))
-	cmd := c.Command("pgbouncer", c.Data+"/pgbouncer.ini")
+	// The shell ends it when this process ends, however that comes about.
+	cmd := c.Command("sh", "-c", `"$0" "$1" & read _; kill -9 $!; wait`, pgtest.Tool(t, "pgbouncer"), c.Data+"/pgbouncer.ini")
+	tie, err := cmd.StdinPipe()
+	require.NoError(t, err)
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	require.NoError(t, err)
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = tie.Close()
 		_ = cmd.Wait()
 		if t.Failed() {
 			said, _ := os.ReadFile(log.Name())
