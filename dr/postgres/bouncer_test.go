@@ -1,10 +1,12 @@
 package postgres_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -60,6 +62,23 @@ func TestPgBouncer(t *testing.T) {
 	dsn := bounce(t, c)
 	s := open(t, dsn, "") // it tries until PgBouncer listens
 	everything(t, s)
+	// Who leaves the driver's mode as it is learns what to do.
+	plain, err := postgres.Open(t.Context(), postgres.Options{DSN: strings.Replace(dsn, "=exec", "=cache_statement", 1) + "&pool_max_conns=8"})
+	for i := 0; err == nil && i < 100; i++ {
+		var all sync.WaitGroup
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			all.Go(func() { _, err := plain.Load(t.Context(), "everything"); errs <- err })
+		}
+		all.Wait()
+		for range cap(errs) {
+			err = cmp.Or(err, <-errs)
+		}
+	}
+	require.ErrorContains(t, err, "default_query_exec_mode=exec")
+	if plain != nil {
+		require.NoError(t, plain.Close())
+	}
 	l := newLedger()
 	over, stop := context.WithCancel(t.Context())
 	defer stop()

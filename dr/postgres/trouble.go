@@ -110,6 +110,8 @@ func (s *Store) explain(op string, err error) error {
 		remedy = "this server takes no writes: it is a standby, or is set to read only; name the primary, or all hosts"
 	case c == "53100":
 		remedy = "make room on the database's disk"
+	case c == "26000", c == "42P05":
+		remedy = "a pooler lies between that gives each transaction another connection: add default_query_exec_mode=exec to the DSN"
 	case c == "57014":
 		remedy = "the server's statement_timeout is shorter than this takes"
 	case c == "" && s.closed(err):
