@@ -63,6 +63,9 @@ func (a *Azure) Draft(ctx context.Context, id dr.MachineID, p dr.Point) (dr.Draf
 		}
 	}
 	g, _ := ctx.Value(guardKey{}).(*guard)
+	if g != nil {
+		g.draft = owner
+	}
 	return &draft{a: a, m: m, guard: g, point: p, owner: owner, gen: r.Gen, fences: dr.Fences(ctx), disks: map[dr.DiskID]*draftDisk{}}, nil
 }
 
@@ -89,6 +92,9 @@ type draftDisk struct {
 	s    *staged
 	name string
 }
+
+// errOtherDraft says that a draft isn't the machine's last one.
+var errOtherDraft = remedied(fmt.Errorf("%w: another draft of the machine was begun", dr.ErrFenced), "see that no two processes work on one machine")
 
 var errClosed = errors.New("the draft is closed")
 
@@ -125,7 +131,7 @@ func (d *draft) disk(ctx context.Context, id dr.DiskID) (*staged, error) {
 // and it holds nothing yet.
 func (d *draft) begin(ctx context.Context, rec diskRecord) (*staged, string, error) {
 	if d.guard != nil {
-		ctx = context.WithValue(ctx, guardKey{}, d.guard)
+		ctx = context.WithValue(dr.WithFences(ctx, d.fences), guardKey{}, d.guard)
 	}
 	if err := recheck(ctx); err != nil {
 		return nil, "", err
@@ -221,7 +227,7 @@ func (d *draft) Commit(ctx context.Context, p dr.Point) error {
 	var gone []string
 	_, err := d.a.update(ctx, d.m.id, nil, func(r *record) error {
 		if r.Draft != d.owner {
-			return remedied(fmt.Errorf("%w: another draft of the machine was begun", dr.ErrFenced), "see that no two processes work on one machine")
+			return errOtherDraft
 		}
 		if !r.Torn && r.Holds == d.point.ID {
 			return errUnchanged // the answer to an earlier attempt was lost

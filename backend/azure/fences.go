@@ -33,6 +33,9 @@ type guard struct {
 	// taken away, but not from who has made it anew.
 	absent bool
 
+	// draft is the draft that the call is of, if any.
+	draft string
+
 	mu   sync.Mutex
 	seen time.Time // when the record was asked for that admitted the call last
 }
@@ -120,14 +123,30 @@ func recheck(ctx context.Context) error {
 	return g.check(ctx)
 }
 
+// recheckNow is recheck that looks however young the last look is.
+func recheckNow(ctx context.Context) error {
+	g, _ := ctx.Value(guardKey{}).(*guard)
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.look(ctx)
+}
+
 func (g *guard) check(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	// By both clocks: a virtual machine that was paused may have stopped one.
-	if now.Sub(g.seen) <= g.a.trust && now.Round(0).Sub(g.seen.Round(0)) <= g.a.trust {
+	if now.Sub(g.seen) <= g.a.trust && now.Round(0).Sub(g.seen.Round(0)).Abs() <= g.a.trust {
 		return nil
 	}
+	return g.look(ctx)
+}
+
+func (g *guard) look(ctx context.Context) error {
+	now := time.Now()
 	r, _, err := g.a.load(ctx, g.id)
 	switch gone := errors.Is(err, dr.ErrNotFound); {
 	case gone && g.absent:
@@ -137,6 +156,9 @@ func (g *guard) check(ctx context.Context) error {
 	case err == nil:
 		if _, _, err = r.Fences.Admit(ctx); err == nil && g.absent {
 			err = fmt.Errorf("%w: another process has prepared the machine anew", dr.ErrConflict)
+		}
+		if err == nil && g.draft != "" && r.Draft != g.draft {
+			err = errOtherDraft
 		}
 	}
 	if err == nil {

@@ -95,7 +95,7 @@ func (e *errand) paused(old *azure.Azure, n int, work func(*azure.Azure) error, 
 // on its way arrives, and nothing else.
 func TestPausedWorkerDoesNothingMore(t *testing.T) {
 	p1, p2 := dr.PointID("p1"), dr.PointID("p2")
-	bring := func(e *errand, a *azure.Azure, epoch uint64, p dr.PointID, content map[dr.DiskID][]byte) error {
+	fill := func(e *errand, a *azure.Azure, epoch uint64, p dr.PointID, content map[dr.DiskID][]byte) error {
 		ctx := e.under(epoch)
 		r, err := a.Prepare(ctx, e.placement())
 		if err != nil {
@@ -112,10 +112,13 @@ func TestPausedWorkerDoesNothingMore(t *testing.T) {
 				return err
 			}
 		}
-		if err := d.Commit(ctx, dr.Point{ID: p, Machine: e.like}); err != nil {
+		return d.Commit(ctx, dr.Point{ID: p, Machine: e.like})
+	}
+	bring := func(e *errand, a *azure.Azure, epoch uint64, p dr.PointID, content map[dr.DiskID][]byte) error {
+		if err := fill(e, a, epoch, p, content); err != nil {
 			return err
 		}
-		return a.Start(ctx, r.ID)
+		return a.Start(e.under(epoch), e.id)
 	}
 	away := func(e *errand, a *azure.Azure, epoch uint64) error {
 		if err := a.Stop(e.under(epoch), e.id); err != nil {
@@ -145,6 +148,17 @@ func TestPausedWorkerDoesNothingMore(t *testing.T) {
 				m, err := e.a.Machine(t.Context(), e.id)
 				require.NoError(t, err)
 				require.Equal(t, dr.On, m.Power, e.what)
+			},
+		},
+		"writes another point over the one that it holds, and another writes a third one": {
+			func(e *errand) { require.NoError(e.t, fill(e, e.a, 1, "p0", e.want)) },
+			func(e *errand, old map[dr.DiskID][]byte) func(*azure.Azure) error {
+				return func(a *azure.Azure) error { return fill(e, a, 1, p1, old) }
+			},
+			func(e *errand) error { return fill(e, e.a, 2, p2, e.want) },
+			func(e *errand, _ azuretest.Call) {
+				require.NoError(t, e.a.Start(e.under(2), e.id), e.what)
+				e.same()
 			},
 		},
 		"takes it away, and another keeps it": {

@@ -76,8 +76,21 @@ func (a *Azure) open(ctx context.Context, name string, size int64, owner string,
 	return s, s.fit(ctx, name, grows)
 }
 
-// take gets the lease, which has no end: it is given back, or taken away.
+// take gets the lease, which has no end: it is given back, or taken away. Who has
+// it may write, so it is asked again under it whether the caller's claim still
+// counts: a newer owner breaks the lease only of whoever has it by then. The same
+// before a newer owner's would be broken.
 func (s *staged) take(ctx context.Context) error {
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	if err := recheckNow(ctx); err != nil {
+		return errors.Join(err, s.release(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+func (s *staged) acquire(ctx context.Context) error {
 	c, err := lease.NewBlobClient(s.blob, &lease.BlobClientOptions{LeaseID: &s.lease})
 	if err != nil {
 		return err
@@ -85,6 +98,9 @@ func (s *staged) take(ctx context.Context) error {
 	for range 4 {
 		_, err = c.AcquireLease(ctx, -1, nil)
 		if status, _ := codeOf(err); status != http.StatusConflict {
+			return err
+		}
+		if err := recheckNow(ctx); err != nil {
 			return err
 		}
 		if _, err := c.BreakLease(ctx, &lease.BlobBreakOptions{BreakPeriod: to.Ptr(int32(0))}); err != nil {
