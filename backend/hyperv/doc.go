@@ -48,7 +48,8 @@
 // condition. So whoever raises an epoch begins a generation of the record, under a
 // name of its own ("lifeboat@7") that can be added once; the highest counts, and
 // what an older owner still writes to its own is read by nobody: marks, commits
-// and epochs are safe.
+// and epochs are safe. The first one's name then holds what an earlier Lifeboat
+// takes for a newer one's record, so that it refuses the machine.
 //
 // Through one agent (package remote) all of it is: old and new owners meet in one
 // process, where one change of a machine waits for another, and a client that

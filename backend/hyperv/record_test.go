@@ -1,6 +1,7 @@
 package hyperv
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dr/lifeboat/backend/hyperv/host"
+	"github.com/lifeboat-dr/lifeboat/backend/hyperv/hypervtest"
 	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
@@ -123,4 +125,27 @@ func TestSubnets(t *testing.T) {
 func TestTornNames(t *testing.T) {
 	require.Equal(t, `C:\a.b\disk.torn.vhdx`, tornName(`C:\a.b\disk.vhdx`))
 	require.Equal(t, `C:\a.b\disk.torn`, tornName(`C:\a.b\disk`))
+}
+
+// An earlier Lifeboat knows of no generations: what it reads tells it to leave the
+// machine alone, also where the record's first generation was never written.
+func TestAnEarlierVersionSeesThatThereIsARecord(t *testing.T) {
+	p := newPit(t, hypervtest.Options{}, hypervtest.VMSpec{})
+	require.NoError(t, p.v.Stop(context.Background(), p.id))
+	for epoch := uint64(1); epoch < 4; epoch++ {
+		ctx := dr.WithFences(context.Background(), map[string]uint64{"protection/p": epoch})
+		require.NoError(t, p.v.Stop(ctx, p.id))
+		require.NoError(t, p.fill(p.id, p.described("p"), 'a'))
+		m := p.look()
+		_, err := parseRecord(m.kept[recordName], m.id)
+		require.ErrorIs(t, err, dr.ErrUnsupported)
+		require.EqualValues(t, "p", m.record.Holds)
+		generations := 0
+		for name := range m.kept {
+			if strings.HasPrefix(name, recordName+"@") {
+				generations++
+			}
+		}
+		require.Equal(t, 1, generations, "older ones are taken away: %v", m.kept)
+	}
 }

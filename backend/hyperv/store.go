@@ -28,6 +28,12 @@ const (
 	maxParts   = 64
 )
 
+// movedOn is what the first generation's item says once there is another one: an
+// earlier Lifeboat, which looks for no other, refuses the machine then. Were the
+// item gone, it would make a second replica of the key, and take a torn disk's
+// machine for one that holds nothing.
+const movedOn = `{"v":2,"see":"lifeboat@"}`
+
 // parted is the first item of a record that has parts.
 type parted struct {
 	Parts string `json:"parts"` // their items are called recordName.Parts.0 and so on
@@ -142,9 +148,14 @@ func (v *HyperV) save(ctx context.Context, m *machine, r record) error {
 	var old []string
 	for item := range now {
 		_, used := parts[item]
-		part, generation := strings.HasPrefix(item, recordName+"."), item == recordName || strings.HasPrefix(item, recordName+"@")
+		part, generation := strings.HasPrefix(item, recordName+"."), strings.HasPrefix(item, recordName+"@")
 		if part && !used || generation && item != name {
 			old = append(old, item)
+		}
+	}
+	if name != recordName && now[recordName] != movedOn {
+		if err := v.putItems(ctx, m, now, map[string]string{recordName: movedOn}); err != nil {
+			v.options.Log.WarnContext(ctx, "an earlier Lifeboat would not see that the machine has a record", "machine", m.id, "error", err)
 		}
 	}
 	if len(old) == 0 {
