@@ -103,6 +103,18 @@ func (w *Worker) free(a Area, quota int, holds map[Shard]string) []Shard {
 	return free[:max(0, min(quota, len(free)))]
 }
 
+// taking notes whether shards can be taken: a worker that can't renews for ever, and
+// looks well.
+func (w *Worker) taking(err error) {
+	w.mu.Lock()
+	first := w.takeErr == nil
+	w.takeErr = err
+	w.mu.Unlock()
+	if err != nil && first {
+		w.keeper.env.Logger().Warn("no shard can be taken", "worker", w.o.Name, "error", err)
+	}
+}
+
 // take leases shards and begins to keep them. It reports false if some of them
 // were given to others meanwhile.
 func (w *Worker) take(ctx context.Context, shards []Shard) bool {
@@ -110,16 +122,15 @@ func (w *Worker) take(ctx context.Context, shards []Shard) bool {
 	call, cancel := context.WithTimeout(ctx, w.o.Beat)
 	defer cancel()
 	given, err := w.o.Leases.Take(call, w.id, shards)
-	if err != nil {
+	if w.taking(err); err != nil {
 		return true // the next beat tells what is so
 	}
 	for _, l := range given {
-		h, err := w.keeper.keep(l.Shard, l.Epoch, true)
+		h, err := w.keeper.keep(l.Shard, l.Epoch, true, began.Add(w.o.TTL-w.o.Margin))
 		if err != nil {
 			w.release(ctx, l.Shard) // something of an earlier hold has not ended
 			continue
 		}
-		h.Until(began.Add(w.o.TTL - w.o.Margin))
 		w.mu.Lock()
 		w.holds[l.Shard] = h
 		w.mu.Unlock()

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 )
@@ -59,3 +60,6 @@ func (m *Memory) UnmarshalJSON(b []byte) error {
 	}
 	return nil
 }
+
+// Begin begins something under a hold, as a cycle does.
+func Begin(h *Hold) (context.Context, func(), error) { return h.begin(context.Background(), "") }

@@ -27,6 +27,7 @@ type Hold struct {
 
 	mu      sync.Mutex
 	until   time.Time // it is over then; zero: open
+	wall    time.Time // the same by the clock that people read
 	timer   *time.Timer
 	closing bool // no cycle begins any more
 	running map[dr.ProtectionID]*cycle
@@ -51,20 +52,34 @@ func (h *Hold) Epoch() uint64 { return h.epoch }
 // again before. A hold that has ended stays so. A zero t takes the bound away.
 func (h *Hold) Until(t time.Time) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.ctx.Err() != nil || !h.until.IsZero() && !time.Now().Before(h.until) {
-		return // it is over, whether or not its timer has been heard yet
+	if h.ctx.Err() != nil || h.over() {
+		h.mu.Unlock()
+		h.Stop(h.late()) // whether or not its timer has been heard yet
+		return
 	}
+	defer h.mu.Unlock()
 	h.until = t
 	if h.timer != nil {
 		h.timer.Stop()
 		h.timer = nil
 	}
 	if !t.IsZero() {
-		h.timer = time.AfterFunc(time.Until(t), func() {
-			h.Stop(fmt.Errorf("%w: shard %s was not renewed in time", dr.ErrFenced, h.shard))
-		})
+		left := time.Until(t)
+		h.wall = h.keeper.env.Time().Round(0).Add(left)
+		h.timer = time.AfterFunc(left, func() { h.Stop(h.late()) })
 	}
+}
+
+func (h *Hold) late() error {
+	return fmt.Errorf("%w: shard %s was not renewed in time", dr.ErrFenced, h.shard)
+}
+
+// over reports whether the hold's time is over, by either clock: the one that times
+// are measured by stands still while the computer is suspended or a virtual machine
+// paused, and the leases' doesn't. A clock that is set forward ends holds, too, that
+// nobody else would have got yet: the worker takes them again. mu is held.
+func (h *Hold) over() bool {
+	return !h.until.IsZero() && (!time.Now().Before(h.until) || !h.keeper.env.Time().Round(0).Before(h.wall))
 }
 
 // Ended is closed when the hold is over: no cycle begins, and those that were
@@ -78,6 +93,13 @@ func (h *Hold) Cause() error { return context.Cause(h.ctx) }
 // them: Finish does.
 func (h *Hold) Stop(cause error) {
 	h.stop(cause)
+	// At once, so that this is why: the scheduler stops them, too, when it finds
+	// their records gone.
+	h.mu.Lock()
+	for _, c := range h.running {
+		c.stop(context.Cause(h.ctx))
+	}
+	h.mu.Unlock()
 	h.close()
 	h.keeper.changed(h)
 }
@@ -141,7 +163,7 @@ func (h *Hold) settle() {
 func (h *Hold) valid() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ctx.Err() == nil && (h.until.IsZero() || time.Now().Before(h.until))
+	return h.ctx.Err() == nil && !h.over()
 }
 
 // begin makes the context of something that is done for the shard, id's cycle or
@@ -149,8 +171,7 @@ func (h *Hold) valid() bool {
 func (h *Hold) begin(ctx context.Context, id dr.ProtectionID) (context.Context, func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
-	if h.closing || h.ctx.Err() != nil || !h.until.IsZero() && !now.Before(h.until) {
+	if h.closing || h.ctx.Err() != nil || h.over() {
 		return nil, nil, notHeld(h.shard)
 	}
 	fence := withEpoch
@@ -161,7 +182,7 @@ func (h *Hold) begin(ctx context.Context, id dr.ProtectionID) (context.Context, 
 	heed := context.AfterFunc(h.ctx, func() { stop(context.Cause(h.ctx)) })
 	h.work++
 	if id != "" {
-		h.running[id] = &cycle{now, stop}
+		h.running[id] = &cycle{time.Now(), stop}
 	}
 	return ctx, func() {
 		heed()

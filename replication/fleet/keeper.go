@@ -98,16 +98,21 @@ func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
 	if _, ok := k.env.Records.(guarded); !ok {
 		return nil, fmt.Errorf("fleet: shard %s: %w: without a lease the records must be wrapped by Guard", s, dr.ErrUnsupported)
 	}
-	return k.keep(s, epoch, false)
+	return k.keep(s, epoch, false, time.Time{})
 }
 
-func (k *Keeper) keep(s Shard, epoch uint64, leased bool) (*Hold, error) {
+// keep is Keep, until a time from the first moment on; zero: open.
+func (k *Keeper) keep(s Shard, epoch uint64, leased bool, until time.Time) (*Hold, error) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	h := &Hold{keeper: k, shard: s, epoch: epoch, leased: leased, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{})}
+	if !until.IsZero() {
+		h.Until(until)
+	}
 	k.mu.Lock()
 	if k.holds[s] != nil {
 		k.mu.Unlock()
 		stop(nil)
+		h.close() // and its timer
 		return nil, fmt.Errorf("fleet: shard %s: %w: it is held here", s, dr.ErrBusy)
 	}
 	k.holds[s] = h

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,8 @@ type kept struct {
 	s   *sim
 	env *replication.Env
 
+	slept atomic.Int64 // how far the clock was set forward
+
 	mu     sync.Mutex
 	begun  []dr.ProtectionID
 	ended  []error // of the contexts
@@ -31,7 +34,7 @@ type kept struct {
 
 func keep(t *testing.T, machines int, took time.Duration) *kept {
 	k := &kept{s: newSim(t, machines, 1)}
-	k.env = &replication.Env{Records: fleet.Guard(&k.s.records)}
+	k.env = &replication.Env{Records: fleet.Guard(&k.s.records), Now: func() time.Time { return time.Now().Add(time.Duration(k.slept.Load())) }}
 	var err error
 	k.Keeper, err = fleet.NewKeeper(k.env, k.s.layout, scheduler.Options{Replicate: func(ctx context.Context, id dr.ProtectionID, _ replication.KeepOptions) (replication.Report, error) {
 		k.mu.Lock()
@@ -205,5 +208,34 @@ func TestTheFencersSuite(t *testing.T) {
 	fleettest.Fencer(t, func(fleettest.T) (fleet.Leases, dr.Records) {
 		l := &fleet.Memory{}
 		return l, exact{&records{}, l}
+	})
+}
+
+// A computer that was suspended, or a virtual machine that was paused, has a clock
+// that stood still; the leases' went on.
+func TestAHoldEndsWhileTheComputerSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, 1, time.Hour)
+		h, err := k.Keep("0000", 7)
+		require.NoError(t, err)
+		h.Until(time.Now().Add(2 * interval))
+		time.Sleep(interval + time.Second)
+		require.Equal(t, 1, k.count())
+		ctx, done, err := fleet.Begin(h)
+		require.NoError(t, err)
+		defer done()
+		p, err := k.env.Records.Load(t.Context(), "vm-00000")
+		require.NoError(t, err)
+		p, err = k.env.Records.Save(ctx, p)
+		require.NoError(t, err)
+		k.slept.Store(int64(2 * interval))
+		_, err = k.env.Records.Save(ctx, p)
+		require.ErrorIs(t, err, dr.ErrFenced)
+		_, _, err = fleet.Begin(h)
+		require.ErrorIs(t, err, dr.ErrNotAllowed)
+		h.Until(time.Now().Add(2 * interval)) // as a renewal that is too late does
+		synctest.Wait()
+		require.ErrorIs(t, h.Cause(), dr.ErrFenced)
+		require.Len(t, k.ended, 1)
 	})
 }

@@ -97,11 +97,12 @@ type worker struct {
 	stop  context.CancelFunc
 	ended chan error
 
-	mu    sync.Mutex
-	cut   bool // can't reach the leases
-	dead  bool
-	sites []string
-	kinds map[fleet.EventKind]int
+	mu     sync.Mutex
+	cut    bool  // can't reach the leases
+	barred error // can't take any
+	dead   bool
+	sites  []string
+	kinds  map[fleet.EventKind]int
 }
 
 func newSim(t testing.TB, machines, shards int) *sim {
@@ -303,6 +304,12 @@ func (w *worker) Renew(ctx context.Context, m fleet.Member) (fleet.View, error) 
 func (w *worker) Take(ctx context.Context, member string, shards []fleet.Shard) ([]fleet.Lease, error) {
 	if err := w.reach(ctx); err != nil {
 		return nil, err
+	}
+	w.mu.Lock()
+	barred := w.barred
+	w.mu.Unlock()
+	if barred != nil {
+		return nil, barred
 	}
 	return w.sim.leases.Take(ctx, member, shards)
 }

@@ -9,7 +9,9 @@ type Status struct {
 	Time   time.Time `json:"time"`
 	Worker string    `json:"worker"` // its ID
 	Name   string    `json:"name,omitempty"`
-	// Renewed is when the leases were last heard of, and Err why not since.
+	// Renewed is when the leases were last heard of, and Err why not since, or why
+	// no shard can be taken. Soon after Renewed this worker keeps nothing any more:
+	// if that is so of all, no machine is replicated.
 	Renewed  time.Time `json:"renewed,omitzero"`
 	Err      string    `json:"err,omitempty"`
 	Draining bool      `json:"draining,omitempty"`
@@ -83,8 +85,11 @@ func (w *Worker) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	st := Status{Time: w.keeper.env.Time(), Worker: w.id, Name: w.o.Name, Renewed: w.renewed, Draining: w.draining, Outdated: w.outdated, Shards: Table(w.o.Layout, w.view)}
-	if w.err != nil {
+	switch {
+	case w.err != nil:
 		st.Err = w.err.Error()
+	case w.takeErr != nil:
+		st.Err = "no shard can be taken: " + w.takeErr.Error()
 	}
 	for _, a := range w.areas {
 		for n := range a.Shards {

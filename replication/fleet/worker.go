@@ -33,6 +33,7 @@ type Worker struct {
 	view     View
 	renewed  time.Time // when the last good Renew began
 	err      error     // of the last Renew
+	takeErr  error     // of the last Take
 	holds    map[Shard]*Hold
 	ending   map[Shard]string // why what is on its way out is; in holds still
 }

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,5 +297,26 @@ func TestWorkersShareWhatASiteBears(t *testing.T) {
 		watch(2 * interval)
 		require.LessOrEqual(t, most, 20)
 		require.Less(t, s.oldest(), interval+time.Minute)
+	})
+}
+
+// A worker that can renew but take nothing says so.
+func TestAWorkerThatCanTakeNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 10, 4)
+		defer s.end()
+		w := s.start("a")
+		w.mu.Lock()
+		w.barred = errors.New("permission denied")
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		require.Empty(t, w.Status().Holds)
+		require.Contains(t, w.Status().Err, "permission denied")
+		w.mu.Lock()
+		w.barred = nil
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		require.Len(t, w.Status().Holds, 4)
+		require.Empty(t, w.Status().Err)
 	})
 }
