@@ -25,9 +25,11 @@ type Env struct {
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
-	mu     sync.Mutex
-	cycles map[dr.ProtectionID]*running // replication cycles under way here
-	shared map[string]*sharedCycle      // cycles of replication groups under way here, by group
+	mu      sync.Mutex
+	cycles  map[dr.ProtectionID]*running // replication cycles under way here
+	shared  map[string]*sharedCycle      // cycles of replication groups under way here, by group
+	groups  map[string][]dr.ProtectionID // who is in which, when they were last listed
+	grouped time.Time                    // and when that was
 }
 
 // running is a cycle that Hold can stop.

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (e *Env) lead(ctx context.Context, s *sharedCycle, p dr.Protection, policie
 }
 
 func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {
-	members, err := e.GroupMembers(ctx, p.Group)
+	ids, err := e.groupIDs(ctx, p)
 	if err != nil {
 		return GroupReport{}, err
 	}
@@ -99,10 +100,6 @@ func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies
 		if want, err = e.want(ctx, p, policies); err != nil {
 			return GroupReport{}, err
 		}
-	}
-	ids := make([]dr.ProtectionID, len(members))
-	for i, m := range members {
-		ids[i] = m.ID
 	}
 	g := GroupOptions{Limits: o.Limits}
 	if o.Progress != nil {
@@ -119,4 +116,51 @@ func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies
 		e.Logger().WarnContext(ctx, "a replication group has no common moment", "group", p.Group, "why", r.Why, "took", e.Time().Sub(began).Round(time.Millisecond))
 	}
 	return r, err
+}
+
+// groupListing is how long one listing of the records tells who is in which group:
+// with thousands of machines in hundreds of groups, a listing for each cycle would be
+// more work than the cycles.
+const groupListing = 10 * time.Second
+
+// groupIDs are the members of p's group by a listing that may be a little old. Who
+// has left since is not among them, and who has joined is as soon as it asks for a
+// cycle itself.
+func (e *Env) groupIDs(ctx context.Context, p dr.Protection) ([]dr.ProtectionID, error) {
+	e.mu.Lock()
+	age := e.Time().Sub(e.grouped)
+	ids := slices.Clone(e.groups[p.Group])
+	e.mu.Unlock()
+	if age >= 0 && age < groupListing && slices.Contains(ids, p.ID) {
+		left := false
+		for _, id := range ids {
+			m, err := e.Records.Load(ctx, id)
+			if left = err != nil || m.Group != p.Group; left {
+				break
+			}
+		}
+		if !left {
+			return ids, nil
+		}
+	}
+	lister, ok := dr.As[dr.RecordLister](e.Records)
+	if !ok {
+		return nil, fmt.Errorf("members of replication group %q: %w: the records can't be listed", p.Group, dr.ErrUnsupported)
+	}
+	began, groups := e.Time(), map[string][]dr.ProtectionID{}
+	for m, err := range lister.Protections(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("members of replication group %q: %w", p.Group, err)
+		}
+		if m.Group != "" {
+			groups[m.Group] = append(groups[m.Group], m.ID)
+		}
+	}
+	if len(groups[p.Group]) == 0 {
+		return nil, fmt.Errorf("members of replication group %q: %w", p.Group, dr.ErrNotFound)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.groups, e.grouped = groups, began
+	return slices.Clone(groups[p.Group]), nil
 }

@@ -127,7 +127,7 @@ func FuzzEnvelope(f *testing.F) {
 			_, _ = k.unseal(kindHead, "head/m", c)
 		}
 		_, _ = parseVaultFile(append(bytes.Clone(b), envelopeSum(vaultName, b)...))
-		_, _ = Passphrase([]byte("x")).(passphrase).Unwrap(t.Context(), b[:min(len(b), wrappedLen-1)])
+		_, _ = Passphrase([]byte("x")).(*passphrase).Unwrap(t.Context(), b[:min(len(b), wrappedLen-1)])
 	})
 }
 

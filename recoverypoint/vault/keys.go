@@ -1,12 +1,14 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"golang.org/x/crypto/scrypt"
 
@@ -33,9 +35,21 @@ type KeyProvider interface {
 // (https://www.rfc-editor.org/rfc/rfc7914), with N = 2^16, r = 8, p = 1: 64 MiB
 // and about a fifth of a second for each guess. Whoever loses it loses the
 // vault.
-func Passphrase(phrase []byte) KeyProvider { return passphrase(append([]byte(nil), phrase...)) }
+//
+// A provider derives the key of each vault once, and of no more than two vaults at a
+// time: give one to all vaults that have the passphrase, as those of a fleet's
+// machines, which are opened again and again.
+func Passphrase(phrase []byte) KeyProvider {
+	return &passphrase{phrase: bytes.Clone(phrase), turns: make(chan struct{}, 2), known: map[string][]byte{}}
+}
 
-type passphrase []byte
+type passphrase struct {
+	phrase []byte
+	turns  chan struct{} // a derivation takes 64 MiB
+
+	mu    sync.Mutex
+	known map[string][]byte // data keys, by how they are wrapped
+}
 
 // A wrapped key is version 1, log2 N, r, p (a byte each), 16 bytes of salt, and
 // the data key sealed by AES-256-GCM under the derived key with a nonce of
@@ -46,29 +60,44 @@ const (
 	wrappedLen = wrapHeader + wrapSalt + keyLen + tagLen
 )
 
-func (p passphrase) Wrap(_ context.Context, key []byte) ([]byte, error) {
+func (p *passphrase) Wrap(ctx context.Context, key []byte) ([]byte, error) {
 	if len(key) != keyLen {
 		return nil, fmt.Errorf("%w: data key of %d bytes", dr.ErrInvalid, len(key))
 	}
 	b := make([]byte, wrapHeader+wrapSalt, wrappedLen)
 	copy(b, []byte{1, 16, 8, 1})
 	rand.Read(b[wrapHeader:])
-	aead, err := p.derive(b)
+	aead, err := p.derive(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	return aead.Seal(b, make([]byte, nonceLen), key, b[:wrapHeader]), nil
+	wrapped := aead.Seal(b, make([]byte, nonceLen), key, b[:wrapHeader])
+	p.learn(wrapped, key)
+	return wrapped, nil
 }
 
-func (p passphrase) Unwrap(_ context.Context, b []byte) ([]byte, error) {
+// learn remembers a key.
+func (p *passphrase) learn(wrapped, key []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known[string(wrapped)] = bytes.Clone(key)
+}
+
+func (p *passphrase) Unwrap(ctx context.Context, b []byte) ([]byte, error) {
 	if len(b) != wrappedLen || b[0] != 1 {
 		return nil, fmt.Errorf("%w: its key was not wrapped by a passphrase", ErrWrongKey)
+	}
+	p.mu.Lock()
+	known := bytes.Clone(p.known[string(b)])
+	p.mu.Unlock()
+	if known != nil {
+		return known, nil
 	}
 	// Bounds that keep a forged file from taking all memory or time.
 	if b[1] < 14 || b[1] > 20 || b[2] < 1 || b[2] > 16 || b[3] < 1 || b[3] > 4 {
 		return nil, fmt.Errorf("%w: scrypt parameters of the wrapped key", dr.ErrCorrupt)
 	}
-	aead, err := p.derive(b)
+	aead, err := p.derive(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +105,21 @@ func (p passphrase) Unwrap(_ context.Context, b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: wrong passphrase", ErrWrongKey)
 	}
+	p.learn(b, key)
 	return key, nil
 }
 
-func (p passphrase) derive(b []byte) (cipher.AEAD, error) {
-	k, err := scrypt.Key(p, b[wrapHeader:wrapHeader+wrapSalt], 1<<b[1], int(b[2]), int(b[3]), keyLen)
+func (p *passphrase) derive(ctx context.Context, b []byte) (cipher.AEAD, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case p.turns <- struct{}{}:
+		defer func() { <-p.turns }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	k, err := scrypt.Key(p.phrase, b[wrapHeader:wrapHeader+wrapSalt], 1<<b[1], int(b[2]), int(b[3]), keyLen)
 	if err != nil {
 		return nil, err
 	}

@@ -67,3 +67,29 @@ func TestKeys(t *testing.T) {
 	_, err = vault.Open(ctx, plain, vault.Options{Keys: vault.Passphrase([]byte("x"))})
 	require.ErrorIs(t, err, vault.ErrWrongKey, "who wants secrecy must not get less")
 }
+
+// The effort is made once for each vault: what is opened again and again isn't
+// slower, nor larger, for being encrypted.
+func TestPassphraseDerivesOnce(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	one, other := vault.Passphrase([]byte("open sesame")), vault.Passphrase([]byte("open sesame"))
+	key := bytes.Repeat([]byte{7}, 32)
+	wrapped, err := one.Wrap(t.Context(), key)
+	require.NoError(t, err)
+	got, err := one.Unwrap(over, wrapped)
+	require.NoError(t, err, "it is known")
+	require.Equal(t, key, got)
+	_, err = other.Unwrap(over, wrapped)
+	require.ErrorIs(t, err, context.Canceled, "it has to be derived")
+	for _, ctx := range []context.Context{t.Context(), over} {
+		got, err = other.Unwrap(ctx, wrapped)
+		require.NoError(t, err)
+		require.Equal(t, key, got)
+	}
+	wrapped[len(wrapped)-1] ^= 1
+	for range 2 {
+		_, err = one.Unwrap(t.Context(), wrapped)
+		require.ErrorIs(t, err, vault.ErrWrongKey)
+	}
+}
