@@ -213,6 +213,9 @@ type status struct {
 	Queues  []string          `json:"queues,omitempty"`
 	Replica *scheduler.Status `json:"replication,omitempty"`
 	Fleet   *fleet.Status     `json:"fleet,omitempty"`
+	// Unkept are protections that no worker replicates: no area has both of their
+	// sites.
+	Unkept []dr.ProtectionID `json:"unkept,omitempty"`
 }
 
 // serveStatus tells where everything is. Protections are many: ?protections=1
@@ -234,5 +237,8 @@ func (w *worker) serveStatus(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	slices.Sort(s.Sites)
+	w.mu.Lock()
+	s.Unkept = w.unkept
+	w.mu.Unlock()
 	answer(rw, http.StatusOK, s)
 }

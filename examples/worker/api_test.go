@@ -25,6 +25,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint/memstore"
 	"github.com/lifeboat-dr/lifeboat/replication"
+	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
 )
 
@@ -172,6 +173,10 @@ func TestTheGuardBearsWhatFails(t *testing.T) {
 	p.engine.records = gone
 	w.follow(t.Context(), p, scheduler.Status{})
 	require.Equal(t, time.Hour, w.objectives["a"])
+	require.Empty(t, w.unkept)
+	w.o.fleet, w.sites.Areas, w.listed = 4, []fleet.Area{{Name: "west", Sites: []string{"berlin", "paris"}}}, time.Time{}
+	w.follow(t.Context(), p, scheduler.Status{})
+	require.Equal(t, []dr.ProtectionID{"a"}, w.unkept, "told in /status: nobody replicates it")
 	gone.err = errors.New("the database is away")
 	w.listed = time.Time{}
 	w.follow(t.Context(), p, scheduler.Status{})

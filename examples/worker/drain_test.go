@@ -29,7 +29,7 @@ func TestDrainedInTheMiddle(t *testing.T) {
 	go func() {
 		_, _ = http.Post("http://"+w.addr[0]+"/runs", "application/json", strings.NewReader(`{"flow":"unplanned-failover","all":"berlin","run":"flood"}`))
 	}()
-	require.Eventually(t, func() bool { return w.ask("/runs/flood-berlin-00010", "", nil) == http.StatusOK }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.ask("/runs/flood-berlin-00010", "", nil) == http.StatusOK }, time.Minute, time.Millisecond)
 	w.signal(syscall.SIGTERM)
 	require.Zero(t, w.ended(30*time.Second))
 
@@ -70,7 +70,7 @@ func TestDrainedWhileASiteHangs(t *testing.T) {
 			}
 		}
 		return false
-	}, 20*time.Second, 20*time.Millisecond, "a step is under way")
+	}, time.Minute, 20*time.Millisecond, "a step is under way")
 	began := time.Now()
 	w.signal(syscall.SIGTERM)
 	code := w.ended(20 * time.Second)

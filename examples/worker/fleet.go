@@ -18,6 +18,11 @@ type sharing struct {
 	drain time.Duration
 }
 
+// layout is how the fleet's machines are shared out.
+func (w *worker) layout() fleet.Layout {
+	return fleet.Layout{Generation: w.sites.Generation, Shards: w.o.fleet, Areas: w.sites.Areas}
+}
+
 // share has this worker keep its share of the fleet's machines.
 func (w *worker) share(p *plant, o scheduler.Options) (replicator, error) {
 	leases := p.engine.leases
@@ -32,7 +37,7 @@ func (w *worker) share(p *plant, o scheduler.Options) (replicator, error) {
 	}
 	f, err := fleet.New(p.env, fleet.Options{
 		Leases: leases, Name: w.o.name, Sites: sites, TTL: w.o.lease, Finish: w.o.drain / 2,
-		Layout:    fleet.Layout{Generation: w.sites.Generation, Shards: w.o.fleet, Areas: w.sites.Areas},
+		Layout:    w.layout(),
 		Scheduler: o, Observe: shardLog(w.log),
 	})
 	if err != nil {

@@ -40,7 +40,8 @@ type worker struct {
 	watch *watch
 
 	mu     sync.Mutex
-	opened *plant // nil: not yet
+	opened *plant            // nil: not yet
+	unkept []dr.ProtectionID // whose sites no area of the fleet has
 
 	// Those are guard's alone.
 	listed     time.Time
@@ -306,15 +307,25 @@ func (w *worker) follow(ctx context.Context, p *plant, s scheduler.Status) {
 		ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
 		defer cancel()
 		now := map[dr.ProtectionID]time.Duration{}
+		var unkept []dr.ProtectionID
 		var failed error
 		for d, err := range p.engine.records.Protections(ctx) {
 			if failed = err; err != nil {
 				break
 			}
 			now[d.ID] = w.objective(d)
+			if _, ok := w.layout().Of(d); w.o.fleet > 0 && !ok {
+				unkept = append(unkept, d.ID)
+			}
 		}
 		if failed == nil {
 			w.listed, w.objectives = time.Now(), now
+			w.mu.Lock()
+			w.unkept = unkept
+			w.mu.Unlock()
+			if len(unkept) > 0 {
+				w.log.Warn("protections that no worker replicates: no area of the sites file has both of their sites", "protections", len(unkept), "first", unkept[0])
+			}
 		} else {
 			w.log.Warn("objectives are not brought up to date", "err", failed)
 		}

@@ -113,7 +113,7 @@ func (p *process) ask(path, body string, into any) int {
 
 func (p *process) ready(want bool) (r readiness) {
 	status := map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable}[want]
-	require.Eventually(p.t, func() bool { return p.ask("/readyz", "", &r) == status && r.Ready == want }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(p.t, func() bool { return p.ask("/readyz", "", &r) == status && r.Ready == want }, time.Minute, 20*time.Millisecond)
 	return r
 }
 
@@ -190,7 +190,7 @@ func TestKilled(t *testing.T) {
 	go func() {
 		_, _ = http.Post("http://"+w.addr[0]+"/runs", "application/json", strings.NewReader(`{"flow":"unplanned-failover","all":"berlin","run":"flood"}`))
 	}()
-	require.Eventually(t, func() bool { return w.ask("/runs/flood-berlin-00010", "", nil) == http.StatusOK }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.ask("/runs/flood-berlin-00010", "", nil) == http.StatusOK }, time.Minute, time.Millisecond)
 	w.signal(syscall.SIGKILL)
 	w.ended(10 * time.Second)
 
@@ -224,12 +224,12 @@ func TestFleetOnPostgres(t *testing.T) {
 	first.ready(true)
 	protect(t, first, "first")
 	first.signal(syscall.SIGTERM)
-	require.Zero(t, first.ended(20*time.Second))
+	require.Zero(t, first.ended(time.Minute))
 
 	password := "PGPASSWORD=" + db.Password
 	dsn := "postgres://postgres@" + db.Host() + "/postgres?sslmode=disable"
 	moved := start(t, 1, []string{password}, "import", "-from", filepath.Join(dir, "old.db"), "-to", dsn)
-	require.Zero(t, moved.ended(20*time.Second))
+	require.Zero(t, moved.ended(time.Minute))
 	require.Equal(t, "6", moved.addr[0], "records moved")
 
 	worker := func(name string) *process {
@@ -250,9 +250,9 @@ func TestFleetOnPostgres(t *testing.T) {
 	a, b := worker("a"), worker("b")
 	a.ready(true)
 	b.ready(true)
-	require.Eventually(t, func() bool { n, _ := holds(a); m, _ := holds(b); return n == 2 && m == 2 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { n, _ := holds(a); m, _ := holds(b); return n == 2 && m == 2 }, time.Minute, 50*time.Millisecond)
 	a.signal(syscall.SIGKILL)
-	require.Eventually(t, func() bool { n, m := holds(b); return n == 4 && m == 6 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { n, m := holds(b); return n == 4 && m == 6 }, time.Minute, 50*time.Millisecond)
 	require.Equal(t, http.StatusOK, b.ask("/runs", `{"flow":"planned-failover","protection":"berlin-00002","run":"move"}`, nil))
 	done(t, b, "move")
 	b.signal(syscall.SIGTERM)
