@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
@@ -24,7 +26,9 @@ type claimant struct {
 }
 
 // owner is the run's name among the owners of claims. The namespace's ID tells
-// apart namespaces of one name on two servers.
+// apart namespaces of one name on two servers, and what Start says the starts
+// of one ID: what an attempt of an earlier one does late mustn't touch the
+// claims of this.
 func (c *claimant) owner(ctx context.Context, in claimInput) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,7 +40,11 @@ func (c *claimant) owner(ctx context.Context, in claimInput) (string, error) {
 		}
 		c.id = d.GetNamespaceInfo().GetId()
 	}
-	return string(in.Run) + "@temporal:" + c.id + "/" + in.Queue, nil
+	owner := string(in.Run) + "@temporal:" + c.id + "/" + in.Queue
+	if in.Start != "" {
+		owner += "#" + in.Start
+	}
+	return owner, nil
 }
 
 // claim claims all locks or, if one is held by another owner, none. Any other
@@ -49,23 +57,69 @@ func (c *claimant) claim(ctx context.Context, in claimInput) (claimOutcome, erro
 	if err != nil {
 		return claimOutcome{}, err
 	}
-	epochs := make(map[string]uint64, len(in.Locks))
+	out := claimOutcome{Epochs: make(map[string]uint64, len(in.Locks))}
 	// In one order everywhere, so that two runs can't each hold what the other
 	// wants.
 	for _, l := range slices.Sorted(slices.Values(in.Locks)) {
 		epoch, err := c.claims.Acquire(ctx, l, owner)
 		if errors.Is(err, dr.ErrBusy) {
-			if err := c.releaseAll(ctx, owner, in.Locks); err != nil {
-				return claimOutcome{}, err
-			}
-			return claimOutcome{Busy: err.Error()}, nil
+			out.Busy = err.Error()
+			break
 		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return claimOutcome{}, err
 		}
-		epochs[l] = epoch
+		if ctx.Err() != nil {
+			break
+		}
+		out.Epochs[l] = epoch
 	}
-	return claimOutcome{Epochs: epochs}, nil
+	if ctx.Err() != nil || isOver(c.c.RecordActivityHeartbeat(ctx, activity.GetInfo(ctx).TaskToken)) {
+		return claimOutcome{}, c.late(ctx, in, owner)
+	}
+	if out.Busy != "" {
+		return claimOutcome{Busy: out.Busy}, c.releaseAll(ctx, owner, in.Locks)
+	}
+	return out, nil
+}
+
+// How long an attempt to claim that came too late looks what became of its run,
+// and how often.
+const (
+	lateFor   = 2 * time.Minute
+	lateEvery = time.Second
+)
+
+var errLate = errors.New("it took too long to claim")
+
+// late cleans up after an attempt that was given up while it claimed: the run
+// may have ended meanwhile, and released what it knew of; nobody else would
+// ever release what has been claimed since. While the run is open the claims
+// are its own, whichever attempt made them. What late returns goes to nobody.
+func (c *claimant) late(ctx context.Context, in claimInput, owner string) error {
+	workflow, stop := activity.GetInfo(ctx).WorkflowExecution, activity.GetWorkerStopChannel(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateFor)
+	defer cancel()
+	for id := workflow.RunID; ; {
+		d, err := c.c.DescribeWorkflowExecution(ctx, workflow.ID, id)
+		st := d.GetWorkflowExecutionInfo().GetStatus()
+		switch {
+		case gone(err), st == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, st == enums.WORKFLOW_EXECUTION_STATUS_FAILED:
+			return errors.Join(errLate, c.releaseAll(ctx, owner, in.Locks))
+		case st == enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW:
+			id = "" // the newest
+		case st != enums.WORKFLOW_EXECUTION_STATUS_RUNNING && err == nil:
+			return errLate // a person has ended it, and sees that it still has claims
+		}
+		select {
+		case <-stop:
+			return errLate
+		case <-time.After(lateEvery):
+		}
+		if ctx.Err() != nil {
+			return errLate
+		}
+	}
 }
 
 // release gives all locks back, until it has succeeded.

@@ -169,8 +169,11 @@ func (e *Engine) drive() error {
 		// process knows already, for a minute, while others' work isn't taken.
 		WorkflowTaskPollerBehavior: worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{
 			InitialNumberOfPollers: 4, MinimumNumberOfPollers: 2, MaximumNumberOfPollers: 16}),
-		WorkerStopTimeout: 10 * time.Second,
-		OnFatalError:      func(err error) { e.fail(explain("drive runs", err)) },
+		// A plan of thousands of steps on a machine that has much to do takes more
+		// than the second that the SDK allows.
+		DeadlockDetectionTimeout: taskTimeout(e.o.Heartbeat),
+		WorkerStopTimeout:        10 * time.Second,
+		OnFatalError:             func(err error) { e.fail(explain("drive runs", err)) },
 	})
 	register(w)
 	c := &claimant{claims: e.o.Claims, c: e.c}

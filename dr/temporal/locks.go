@@ -48,14 +48,15 @@ func (x *interp) release(k key) bool {
 func (x *interp) outside(k key, name string, get func(workflow.Future, workflow.Context) error, then func(error)) {
 	set := x.in.Settings
 	ctx, cancel := workflow.WithCancel(workflow.WithActivityOptions(x.ctx, workflow.ActivityOptions{
-		TaskQueue:           set.Queue,
-		StartToCloseTimeout: max(set.Heartbeat, 5*time.Second),
+		TaskQueue: set.Queue,
+		// They are claimed one after the other, at a store that may be far away.
+		StartToCloseTimeout: max(set.Heartbeat, 5*time.Second) + time.Duration(len(x.plan.Locks))*time.Second/2,
 		WaitForCancellation: true,
 		RetryPolicy:         &sdk.RetryPolicy{InitialInterval: set.BackoffFirst, BackoffCoefficient: 2, MaximumInterval: set.BackoffMost},
 	}))
 	h := &hand{k: k, cancel: cancel}
-	x.hands = append(x.hands, h)
-	f := workflow.ExecuteActivity(ctx, name, claimInput{Run: x.in.Run, Queue: set.Queue, Locks: x.plan.Locks})
+	x.take(h)
+	f := workflow.ExecuteActivity(ctx, name, claimInput{Run: x.in.Run, Queue: set.Queue, Start: x.in.Start, Locks: x.plan.Locks})
 	workflow.Go(x.ctx, func(g workflow.Context) {
 		err := get(f, g)
 		x.post(func() {

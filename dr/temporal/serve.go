@@ -183,15 +183,20 @@ func (s *serving) poll(queue string) error {
 		}
 		w := worker.New(s.e.c, name, worker.Options{
 			MaxConcurrentActivityExecutionSize: places,
-			MaxConcurrentActivityTaskPollers:   4,
+			MaxConcurrentActivityTaskPollers:   2, // a site that is cut off takes a step with each, until its Heartbeat is over
 			DisableWorkflowWorker:              true,
 			WorkerStopTimeout:                  longest, // an action beside its own successor would be worse
 			OnFatalError:                       s.fatal,
 		})
 		w.RegisterActivityWithOptions(s.step, activity.RegisterOptions{Name: stepName})
-		s.workers[name] = w
+		// Under the lock, so that stop doesn't come between: it would be polling
+		// for ever.
+		err := w.Start()
+		if err == nil {
+			s.workers[name] = w
+		}
 		s.mu.Unlock()
-		if err := w.Start(); err != nil {
+		if err != nil {
 			return explain("serve queue "+queue, err)
 		}
 	}

@@ -44,5 +44,8 @@ func TestDriverWithoutTheKeyEndsNothing(t *testing.T) {
 	go func() {
 		_ = right.Serve(t.Context(), dr.Actions{"do@1": func(context.Context, *dr.Call) (json.RawMessage, error) { return nil, nil }})
 	}()
-	until(t, right, "r", func(s dr.Status) bool { return s.State == dr.RunDone })
+	require.Eventually(t, func() bool {
+		s, err := right.Status(t.Context(), "r") // fails as long as the wrong one was the last that tried
+		return err == nil && s.State == dr.RunDone
+	}, 90*time.Second, 100*time.Millisecond)
 }

@@ -72,11 +72,23 @@ func (l *link) intercept(ctx context.Context, method string, req, reply any, cc 
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
-func (l *link) dial(t enginetest.T) client.Client {
-	c, err := client.Dial(client.Options{HostPort: server.GetFrontendHostPort(), Namespace: server.GetDefaultNamespace(),
-		Logger: quiet{}, Identity: "worker", ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.intercept)}}})
+func (l *link) dial(t enginetest.T) client.Client { return l.dialTo(t, place{}) }
+
+func (l *link) dialTo(t enginetest.T, p place) client.Client {
+	if p.address == "" {
+		p.address, p.namespace = server.GetFrontendHostPort(), server.GetDefaultNamespace()
+	}
+	c, err := temporal.Connect(t.Context(), temporal.ConnectOptions{Address: p.address, Namespace: p.namespace, Codec: p.codec, Identity: "worker",
+		DialTimeout: time.Minute, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.intercept)}})
 	require.NoError(t, err)
 	return c
+}
+
+// place is a server; the zero value is the one within this process.
+type place struct {
+	address, namespace string
+	codec              *temporal.Codec
+	undertaker         client.Client
 }
 
 type quiet struct{}
@@ -89,6 +101,7 @@ func (quiet) Error(string, ...any) {}
 // state is the runs of one queue on the server.
 type state struct {
 	t    enginetest.T
+	at   place
 	o    temporal.Options
 	link *link
 	c    client.Client
@@ -104,9 +117,6 @@ func newState(t enginetest.T, o temporal.Options) *state {
 	o.BackoffFirst, o.BackoffMost = time.Millisecond, 4*time.Millisecond
 	o.Heartbeat = 12 * time.Second
 	o.Queue = fmt.Sprintf("q%d", queues.Add(1))
-	if strings.Contains(t.Name(), "steps_that_only_wait") {
-		o.Heartbeat = time.Minute // 300 hearts beating fast would be all that this machine does
-	}
 	if o.Claims == nil {
 		o.Claims = newClaims(t)
 	}
@@ -122,7 +132,7 @@ func newClaims(t enginetest.T) dr.Claims {
 
 func (s *state) Open() (o dr.Orchestrator, err error) {
 	s.link = newLink()
-	s.c = s.link.dial(s.t)
+	s.c = s.link.dialTo(s.t, s.at)
 	if s.e, err = temporal.Open(s.c, s.o); err != nil {
 		return nil, err
 	}
@@ -165,7 +175,10 @@ func (s *state) Kill() {
 func (s *state) bury() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := server.GetDefaultClient()
+	c, namespace := s.at.undertaker, s.at.namespace
+	if c == nil {
+		c, namespace = server.GetDefaultClient(), server.GetDefaultNamespace()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, id := range s.runs {
@@ -176,7 +189,7 @@ func (s *state) bury() {
 		for _, a := range d.GetPendingActivities() {
 			if a.GetState() == enums.PENDING_ACTIVITY_STATE_STARTED || a.GetState() == enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED {
 				x := d.GetWorkflowExecutionInfo().GetExecution()
-				_ = c.CompleteActivityByID(ctx, server.GetDefaultNamespace(), x.GetWorkflowId(), x.GetRunId(), a.GetActivityId(), nil, errors.New("its worker is dead"))
+				_ = c.CompleteActivityByID(ctx, namespace, x.GetWorkflowId(), x.GetRunId(), a.GetActivityId(), nil, errors.New("its worker is dead"))
 			}
 		}
 	}
