@@ -175,7 +175,7 @@ func (e *Engine) drive() error {
 		WorkerStopTimeout:        10 * time.Second,
 		OnFatalError:             func(err error) { e.fail(explain("drive runs", err)) },
 	})
-	register(w)
+	Register(w)
 	c := &claimant{claims: e.o.Claims, c: e.c}
 	w.RegisterActivityWithOptions(c.claim, activity.RegisterOptions{Name: claimName})
 	w.RegisterActivityWithOptions(c.release, activity.RegisterOptions{Name: releaseName})
@@ -191,11 +191,15 @@ var interpreters = map[string]func(workflow.Context, runInput) (seen, error){
 	workflowName(1): interpret,
 }
 
-// register makes them known. It is done without the SDK's own decoding, whose
-// failure would make the workflow fail: a driver that lacks the codec's key
-// would end every run that comes to it, with its machines as they are. So such
-// a run stands still instead, until a driver takes it that can read it.
-func register(w worker.WorkflowRegistry) {
+// Register makes the workflows known that this package drives runs with, of all
+// revisions. An engine does that itself; give it a replayer of the SDK's to see,
+// before a deployment, whether a new version drives on the runs that you have.
+//
+// It is done without the SDK's own decoding, whose failure would make the
+// workflow fail: a driver that lacks the codec's key would end every run that
+// comes to it, with its machines as they are. So such a run stands still
+// instead, until a driver takes it that can read it.
+func Register(w worker.WorkflowRegistry) {
 	w.RegisterDynamicWorkflow(func(ctx workflow.Context, args converter.EncodedValues) (seen, error) {
 		name := workflow.GetInfo(ctx).WorkflowType.Name
 		do := interpreters[name]

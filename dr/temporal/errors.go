@@ -135,9 +135,14 @@ func insist(ctx context.Context, ask func() error) error {
 			deadline    *serviceerror.DeadlineExceeded
 			unavailable *serviceerror.Unavailable
 			failed      *serviceerror.QueryFailed
+			notReady    *serviceerror.WorkflowNotReady // drivers didn't answer in time lately
 		)
+		wait := 50 * time.Millisecond
+		if errors.As(err, &notReady) {
+			wait = 3 * time.Second
+		}
 		late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &deadline) || errors.As(err, &unavailable)
-		if !late && !errors.As(err, &failed) || n == patience || !pause(ctx, 50*time.Millisecond) {
+		if !late && !errors.As(err, &failed) && notReady == nil || n == patience || !pause(ctx, wait) {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ func TestRecordedHistories(t *testing.T) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			r, err := worker.NewWorkflowReplayerWithOptions(worker.WorkflowReplayerOptions{DisableDeadlockDetection: true})
 			require.NoError(t, err)
-			register(r)
+			Register(r)
 			f, err := os.Open(path)
 			require.NoError(t, err)
 			defer f.Close()

@@ -13,7 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -120,7 +122,32 @@ func newState(t enginetest.T, o temporal.Options) *state {
 	if o.Claims == nil {
 		o.Claims = newClaims(t)
 	}
-	return &state{t: t, o: o}
+	s := &state{t: t, o: o}
+	t.Cleanup(s.replay)
+	return s
+}
+
+// replay holds what the workflows did, with all their deaths, against what they
+// would do again.
+func (s *state) replay() {
+	r := worker.NewWorkflowReplayer()
+	temporal.Register(r)
+	for _, id := range s.runs {
+		h := &history.History{}
+		it := server.GetDefaultClient().GetWorkflowHistory(context.Background(), s.o.Queue+"/"+string(id), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		for it.HasNext() {
+			ev, err := it.Next()
+			if err != nil { // it was refused: there is none
+				break
+			}
+			h.Events = append(h.Events, ev)
+		}
+		if len(h.Events) > 3 {
+			if err := r.ReplayWorkflowHistory(quiet{}, h); err != nil {
+				s.t.Errorf("the history of run %s doesn't replay: %v", id, err)
+			}
+		}
+	}
 }
 
 func newClaims(t enginetest.T) dr.Claims {
