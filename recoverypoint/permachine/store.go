@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -43,7 +44,8 @@ type Store struct {
 	mu     sync.Mutex
 	closed bool
 	stores map[dr.MachineID]*one
-	idle   list.List // of *one that are open and in no call, the longest first
+	cutOff dr.MachineID // with which the next Prune begins; "": any
+	idle   list.List    // of *one that are open and in no call, the longest first
 }
 
 // one is a machine's store. turn is held by who opens it; all else is under
@@ -248,19 +250,36 @@ func (s *Store) Process(ctx context.Context, m dr.MachineID) error {
 	return nil
 }
 
-// Prune implements recoverypoint.Pruner, one machine after the other. A store
-// that is being written to elsewhere (dr.ErrBusy) is left for the next time; of
-// others that fail the errors are joined, when all were tried.
+// Prune implements recoverypoint.Pruner, one machine after the other, beginning
+// behind the one at which the last Prune was cut off, or anywhere: thousands of
+// machines take long, and none must wait for ever. A store that is being written to
+// elsewhere (dr.ErrBusy) is left for the next time; of others that fail the errors
+// are joined, when all were tried. While a machine's store is pruned here, who
+// writes to it elsewhere is refused so.
 func (s *Store) Prune(ctx context.Context) (given int64, err error) {
-	var errs []error
+	var all []dr.MachineID
 	for m, err := range s.machines(ctx) {
 		if err != nil {
-			return given, errors.Join(append(errs, err)...)
+			return 0, err
 		}
+		all = append(all, m)
+	}
+	s.mu.Lock()
+	first := slices.Index(all, s.cutOff)
+	s.mu.Unlock()
+	if first < 0 && len(all) > 0 {
+		first = rand.IntN(len(all))
+	}
+	var errs []error
+	for i := range all {
+		m := all[(first+i)%len(all)]
 		n, err := s.prune(ctx, m)
 		given += n
 		switch {
 		case ctx.Err() != nil:
+			s.mu.Lock()
+			s.cutOff = all[(first+i+1)%len(all)]
+			s.mu.Unlock()
 			return given, errors.Join(append(errs, ctx.Err())...)
 		case err != nil && !errors.Is(err, dr.ErrBusy):
 			errs = append(errs, fmt.Errorf("prune machine %s: %w", m, err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -140,4 +141,50 @@ func FuzzMachine(f *testing.F) {
 			t.Fatal(name, m)
 		}
 	})
+}
+
+// slowPruner is a store whose pruning the test counts, and cuts off.
+type slowPruner struct {
+	recoverypoint.PointStore
+	prune func()
+}
+
+func (p slowPruner) Prune(ctx context.Context) (int64, error) { p.prune(); return 0, ctx.Err() }
+
+// A prune that is always cut off comes to all machines in the end, and not only to
+// the first again and again.
+func TestPruneGoesOn(t *testing.T) {
+	all := []dr.MachineID{"a", "b", "c", "d", "e", "f", "g"}
+	pruned := map[dr.MachineID]int{}
+	var cut func()
+	s := permachine.New(permachine.Options{
+		Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+			return slowPruner{memstore.New(memstore.Options{}), func() {
+				if pruned[m]++; len(pruned)%2 == 0 {
+					cut()
+				}
+			}}, nil
+		},
+		Machines: func(context.Context) iter.Seq2[dr.MachineID, error] {
+			return func(yield func(dr.MachineID, error) bool) {
+				for _, m := range all {
+					if !yield(m, nil) {
+						return
+					}
+				}
+			}
+		},
+	})
+	for range 4 {
+		var ctx context.Context
+		ctx, cut = context.WithCancel(t.Context())
+		_, err := s.Prune(ctx)
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		cut()
+	}
+	for _, m := range all {
+		require.Positive(t, pruned[m], "%s of %v", m, pruned)
+	}
 }
