@@ -29,8 +29,8 @@ import (
 	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
 )
 
-// within is a worker in this process between two sites, whose runs nobody serves.
-func within(t *testing.T, machines map[string][]dr.MachineID) *worker {
+// inProcess is a worker in this process between two sites, whose runs nobody serves.
+func inProcess(t *testing.T, machines map[string][]dr.MachineID) *worker {
 	w := &worker{log: slog.New(slog.DiscardHandler), board: newBoard()}
 	var err error
 	w.watch, err = newWatch(false, 2)
@@ -79,7 +79,7 @@ func serveIt(t *testing.T, w *worker) string {
 // A worker that ends takes no run: in its own journal it would lie until it is
 // started again.
 func TestADrainingWorkerStartsNothing(t *testing.T) {
-	w := within(t, map[string][]dr.MachineID{"berlin": {"a"}})
+	w := inProcess(t, map[string][]dr.MachineID{"berlin": {"a"}})
 	url := serveIt(t, w)
 	require.Equal(t, http.StatusOK, asked(t, url, "/protections", `{"from":"berlin","to":"bonn","all":true}`, nil))
 	w.board.drain()
@@ -90,7 +90,7 @@ func TestADrainingWorkerStartsNothing(t *testing.T) {
 // A machine isn't taken for another of the same ID at another site, and never has
 // two records.
 func TestEnrolment(t *testing.T) {
-	w := within(t, map[string][]dr.MachineID{"berlin": {"a", "b"}, "bonn": {"a", "c"}})
+	w := inProcess(t, map[string][]dr.MachineID{"berlin": {"a", "b"}, "bonn": {"a", "c"}})
 	url := serveIt(t, w)
 	var said struct {
 		Added   []dr.ProtectionID
@@ -129,7 +129,7 @@ func (stubborn) Poke(...dr.ProtectionID)  {}
 // A drain that leaves something under way doesn't look like one that doesn't.
 func TestADrainTellsOfWhatGoesOn(t *testing.T) {
 	for _, repl := range []replicator{nil, stubborn{}} {
-		w := within(t, nil)
+		w := inProcess(t, nil)
 		w.opened.repl = repl
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -162,7 +162,7 @@ func (u *unreadable) Protections(ctx context.Context) iter.Seq2[dr.Protection, e
 // While records can't be read what is late stays late, and one part that hangs
 // keeps the others from nothing.
 func TestTheGuardBearsWhatFails(t *testing.T) {
-	w := within(t, map[string][]dr.MachineID{"berlin": {"a"}})
+	w := inProcess(t, map[string][]dr.MachineID{"berlin": {"a"}})
 	w.sites.Policies = replication.Policies{"gold": {Every: time.Minute, Forward: recoverypoint.Policy{Keep: 24 * time.Hour, RPO: time.Hour}}}
 	p := w.opened
 	d := replication.New("a", dr.Place{Site: "berlin", Machine: "a"}, "bonn")
@@ -199,7 +199,7 @@ func (h hung) Machine(ctx context.Context, m dr.MachineID) (dr.Machine, error) {
 // that it lives.
 func TestAProbeThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := within(t, nil)
+		w := inProcess(t, nil)
 		p := w.opened
 		p.engine = &engine{Orchestrator: deadend{}, records: deadend{}}
 		h := hung{p.env.Sites["bonn"].Backend, make(chan struct{})}
@@ -234,7 +234,7 @@ func (deadend) Load(context.Context, dr.ProtectionID) (dr.Protection, error) {
 
 // The name of one plan's run isn't another's.
 func TestARunOfAnotherPlan(t *testing.T) {
-	w := within(t, nil)
+	w := inProcess(t, nil)
 	url := serveIt(t, w)
 	require.NoError(t, w.opened.runs.Start(t.Context(), "r", dr.Plan{Flow: recoveryplan.Flow("unplanned"), Rev: 1, Locks: []string{"plan/a"}, Steps: []dr.Step{{ID: "s", Action: "a@1"}}}))
 	ask := func(plan string) int {
