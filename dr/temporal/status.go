@@ -97,6 +97,7 @@ func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, 
 // the progress that its workers told last; that of an ended one from what the
 // workflow came to, also while nobody drives. A run whose workflow was
 // terminated in Temporal is shown as failed, with what is to be done about it.
+// While nobody drives, that of an open run fails after a minute, or when ctx ends.
 func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 	l, err := e.look(ctx, id, looked{})
 	return l.status, err
@@ -169,7 +170,7 @@ func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, 
 // Queries are given to a driver that may have been cut off a moment ago, whose
 // polls Temporal still has: each swallows one. So the first try is short, and
 // the last one long enough for a driver that has a long history to read.
-var queryTries = []time.Duration{2 * time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second}
+var queryTries = []time.Duration{2 * time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second, 20 * time.Second, 20 * time.Second}
 
 func (e *Engine) query(ctx context.Context, id dr.RunID, query string, args ...any) (v converter.EncodedValue, err error) {
 	for _, limit := range queryTries {
