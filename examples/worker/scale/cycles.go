@@ -90,21 +90,18 @@ func (w *world) sum(v *watch) (all scheduler.Totals, running, ready int) {
 // shares are how many shards each worker holds, as one of them sees it; nil:
 // some are nobody's.
 func (w *world) shares() map[string]int {
-	for _, p := range w.lives() {
-		var s struct{ Fleet *fleet.Status }
-		if err := p.ask("/status", "", &s); err != nil || s.Fleet == nil {
+	var s struct{ Fleet *fleet.Status }
+	if err := w.lives()[0].ask("/status", "", &s); err != nil || s.Fleet == nil {
+		return nil
+	}
+	n := map[string]int{}
+	for _, x := range s.Fleet.Shards {
+		if x.Member == "" || x.Silent || x.Name == "" {
 			return nil
 		}
-		n := map[string]int{}
-		for _, x := range s.Fleet.Shards {
-			if x.Member == "" || x.Silent || x.Name == "" {
-				return nil
-			}
-			n[x.Name]++
-		}
-		return n
+		n[x.Name]++
 	}
-	return nil
+	return n
 }
 
 // level reports whether every live worker holds about as much, and nobody else

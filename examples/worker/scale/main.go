@@ -25,7 +25,6 @@ type options struct {
 	disk, full, write string
 	program           string // "": built from source
 	dir               string // "": a temporary folder, removed at the end
-	profile           bool
 }
 
 func parse(args []string) (options, error) {

@@ -23,7 +23,7 @@ func TestShowOnTemporal(t *testing.T) {
 
 // A small sample of the show, whole.
 func TestShow(t *testing.T) {
-	o, err := parse([]string{"-machines", "300", "-workers", "2", "-cycle", "4s", "-rpo", "15s", "-for", "8s", "-lease", "3s", "-shards", "6", "-report", "5s",
+	o, err := parse([]string{"-machines", "300", "-workers", "2", "-cycle", "8s", "-rpo", "40s", "-for", "8s", "-lease", "3s", "-shards", "6", "-report", "5s",
 		"-failover", "30", "-plan", "15", "-waves", "2"})
 	require.NoError(t, err)
 	show(t, o, t.Output())
