@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -78,13 +80,19 @@ var servePromises = []promise{
 	}},
 	{"steps that only wait take no place from those that work", func(e *env) {
 		const many = 300 // more than an engine does at once
-		begun := make(chan struct{}, many)
-		worked := make(chan struct{})
+		// Any of them may be begun again, where a worker is taken for lost.
+		var begun sync.Map
+		var left atomic.Int64
+		left.Store(many)
+		all, worked := make(chan struct{}), make(chan struct{})
+		done := sync.OnceFunc(func() { close(worked) })
 		var steps []dr.Step
 		for i := range many {
 			id := fmt.Sprintf("w%d", i)
 			e.on[id] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-				begun <- struct{}{}
+				if _, again := begun.LoadOrStore(id, true); !again && left.Add(-1) == 0 {
+					close(all)
+				}
 				select {
 				case <-worked:
 					return e.life.effect(ctx, c)
@@ -95,14 +103,12 @@ var servePromises = []promise{
 			steps = append(steps, with(step(id), func(s *dr.Step) { s.Waits = true }))
 		}
 		e.on["work"] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-			for range many { // all of them wait at once
-				select {
-				case <-begun:
-				case <-ctx.Done():
-					return nil, ctx.Err()
-				}
+			select {
+			case <-all: // all of them wait at once
+			case <-ctx.Done():
+				return nil, ctx.Err()
 			}
-			close(worked)
+			done()
 			return e.life.effect(ctx, c)
 		}
 		e.serve()
