@@ -80,6 +80,14 @@
 // -drain. A second signal ends it at once, as a kill does: runs go on all the
 // same. It exits with 0 if everything had stopped, and 4 if not.
 //
+// # A site that is cut off
+//
+// Its steps are taken for lost after -heartbeat, and wait for a worker of that
+// site, which GET /runs/ID says ("queue", "awaits"); everything else goes on.
+// TestCutOff shows it in network namespaces, with the simulated platforms' own
+// account of what was done to them (their GET /effects) to tell that nothing was
+// done twice.
+//
 // worker.service runs it under systemd, compose.yaml beside Temporal on
 // PostgreSQL.
 package main
