@@ -28,7 +28,7 @@ var layers = []struct {
 }{
 	{"dr", nil},
 	{"dr/claims", []string{"dr", "internal"}}, // buckets are taken as an interface
-	{"dr/temporal", []string{"dr"}}, // a module of its own
+	{"dr/temporal", []string{"dr"}},           // a module of its own
 	{"dr/embedded", []string{"dr", "internal"}},
 	{"dr/enginetest", []string{"dr", "internal"}},
 	{"dr/health", []string{"dr", "recoverypoint", "recoverypoint/suspicion"}},
