@@ -50,6 +50,7 @@ func liveHarness(t testing.TB, o Options, where PlaceOptions) backendtest.Harnes
 		Write: l.write,
 		Read:  l.read,
 		Reopen: func() (backend.Backend, error) {
+			die(l.o)
 			v, err := Open(context.Background(), l.o)
 			if err == nil {
 				t.Cleanup(func() { _ = v.Close(context.Background()) })

@@ -47,6 +47,18 @@ func (s *inProcess) kill() {
 	s.writers = nil
 }
 
+// die ends what a process with these options has open for writing, as its end
+// does.
+func die(o Options) {
+	for _, x := range o.Transports {
+		if k, ok := x.(servers); ok {
+			if disks, ok := k.DiskServer.(*inProcess); ok {
+				disks.kill()
+			}
+		}
+	}
+}
+
 func (s *inProcess) ServeDisk(ctx context.Context, r DiskRequest) (string, func() error, error) {
 	path := filepath.Join(s.dir, fmt.Sprint(s.n.Add(1)))
 	l, err := net.Listen("unix", path)
@@ -204,13 +216,7 @@ func (w *vcenter) harness(t testing.TB) backendtest.Harness {
 			return nil
 		},
 		Reopen: func() (backend.Backend, error) {
-			for _, x := range w.o.Transports {
-				if k, ok := x.(servers); ok {
-					if disks, ok := k.DiskServer.(*inProcess); ok {
-						disks.kill()
-					}
-				}
-			}
+			die(w.o)
 			return Open(context.Background(), w.o)
 		},
 		Grow: func(id dr.MachineID, disk dr.DiskID, size int64) error {
