@@ -37,6 +37,8 @@ func TestAShareOfTheLimits(t *testing.T) {
 		f.mu.Unlock()
 		whole.Store(true)
 		time.Sleep(11 * time.Minute)
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		require.Equal(t, []int{12, 4}, []int{f.most["site-1"], f.most["host-0-0"]})
 		require.Greater(t, f.most["site-0"], 10)
 	})
