@@ -5,6 +5,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,7 +44,8 @@ func history(t *testing.T, rnd *rand.Rand) {
 	s := newSim(t, machines, shards)
 	defer s.end()
 	s.o.Finish = 20 * time.Second
-	quick := 2 * time.Second
+	var quick atomic.Int64
+	quick.Store(int64(2 * time.Second))
 	s.took = func(id dr.ProtectionID) time.Duration {
 		switch n := len(id) + int(time.Now().Unix()/7+int64(id[len(id)-1])*31); n % 40 {
 		case 0:
@@ -51,7 +53,7 @@ func history(t *testing.T, rnd *rand.Rand) {
 		case 1:
 			return -50 * time.Second
 		}
-		return quick
+		return time.Duration(quick.Load())
 	}
 	live := func() (all []*worker) {
 		for _, w := range s.workers {
@@ -119,7 +121,7 @@ func history(t *testing.T, rnd *rand.Rand) {
 	for _, w := range live() {
 		w.sever(false)
 	}
-	quick = time.Second
+	quick.Store(int64(time.Second))
 	time.Sleep(3 * time.Minute)
 	shares := s.shares()
 	n := len(live())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,10 @@ func TestWorkersShareTheFleet(t *testing.T) {
 			s.start(n)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a": 25, "b": 25, "c": 25, "d": 25}, s.shares())
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Less(t, s.oldest(), interval+10*time.Second)
 		require.Equal(t, 1000, len(s.cycles), "every machine was kept")
 		require.Zero(t, s.aborted)
@@ -40,9 +43,11 @@ func TestWorkersShareTheFleet(t *testing.T) {
 		s.moved = 0
 		e := s.start("e")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a": 20, "b": 20, "c": 20, "d": 20, "e": 20}, s.shares())
 		require.Equal(t, 20, s.moved)
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Less(t, s.oldest(), interval+10*time.Second)
 		require.Zero(t, s.aborted)
 
@@ -52,6 +57,7 @@ func TestWorkersShareTheFleet(t *testing.T) {
 		require.NoError(t, <-e.ended)
 		e.ended <- nil
 		time.Sleep(beat + time.Second)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a": 25, "b": 25, "c": 25, "d": 25}, s.shares())
 		require.Equal(t, 20, s.moved)
 		require.Zero(t, s.aborted)
@@ -69,6 +75,7 @@ func TestADeadWorkersShardsAreTakenOver(t *testing.T) {
 			s.start(n)
 		}
 		time.Sleep(2*interval + 77*time.Second)
+		synctest.Wait()
 		s.workers[2].kill()
 		died := time.Now()
 		for len(s.shares()) != 3 || s.shares()[""] > 0 {
@@ -97,6 +104,7 @@ func TestAWorkerThatIsCutOffStopsBeforeOthersBegin(t *testing.T) {
 			s.start(n)
 		}
 		time.Sleep(interval)
+		synctest.Wait()
 		a := s.workers[0]
 		a.sever(true)
 		cut := time.Now()
@@ -108,11 +116,13 @@ func TestAWorkerThatIsCutOffStopsBeforeOthersBegin(t *testing.T) {
 		require.Positive(t, s.aborted)
 		require.Equal(t, 1, a.count(fleet.Cut))
 		time.Sleep(ttl)
+		synctest.Wait()
 		require.Zero(t, s.shares()["a"])
 		require.Len(t, a.Status().Holds, 0)
 		require.NotEmpty(t, a.Status().Err)
 		a.sever(false)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a": 10, "b": 10, "c": 10}, s.shares())
 		require.Equal(t, 1, a.count(fleet.Reachable))
 	})
@@ -126,11 +136,14 @@ func TestAShortCutIsNothing(t *testing.T) {
 		s.start("a")
 		s.start("b")
 		time.Sleep(interval)
+		synctest.Wait()
 		s.moved = 0
 		s.workers[0].sever(true)
 		time.Sleep(ttl / 2)
+		synctest.Wait()
 		s.workers[0].sever(false)
 		time.Sleep(interval)
+		synctest.Wait()
 		require.Zero(t, s.moved)
 		require.Zero(t, s.aborted)
 	})
@@ -141,17 +154,26 @@ func TestAShortCutIsNothing(t *testing.T) {
 func TestACycleThatDoesNotStopIsFenced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 100, 10)
-		s.took = func(dr.ProtectionID) time.Duration { return -3 * time.Minute }
+		var heal atomic.Bool
+		s.took = func(dr.ProtectionID) time.Duration {
+			if heal.Load() {
+				return time.Second
+			}
+			return -3 * time.Minute
+		}
 		s.start("a")
 		s.start("b")
 		time.Sleep(interval)
+		synctest.Wait()
 		s.workers[0].sever(true)
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Positive(t, s.fenced)
 		s.check()
-		s.took = func(dr.ProtectionID) time.Duration { return time.Second }
+		heal.Store(true)
 		s.workers[0].sever(false)
 		time.Sleep(interval)
+		synctest.Wait()
 		s.end()
 	})
 }
@@ -171,6 +193,7 @@ func TestAWorkerKeepsWhatItReaches(t *testing.T) {
 		s.start("n", "berlin", "bonn")
 		s.start("all")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"n": 8, "all": 8}, s.shares())
 		v, _ := s.leases.View(t.Context())
 		for _, st := range fleet.Table(s.layout, v) {
@@ -178,6 +201,7 @@ func TestAWorkerKeepsWhatItReaches(t *testing.T) {
 		}
 		s.workers[1].kill()
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"n": 8, "": 8}, s.shares())
 		v, _ = s.leases.View(t.Context())
 		for _, st := range fleet.Table(s.layout, v) {
@@ -185,6 +209,7 @@ func TestAWorkerKeepsWhatItReaches(t *testing.T) {
 		}
 		s.start("s", "munich", "ulm", "hamburg")
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"n": 8, "s": 8}, s.shares())
 		require.Zero(t, s.cycles["vm-00100"])
 		require.Len(t, s.cycles, 100)
@@ -198,6 +223,7 @@ func TestAFleetIsLaidOutAnew(t *testing.T) {
 		s.start("a1")
 		s.start("b1")
 		time.Sleep(interval)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a1": 10, "b1": 10}, s.shares())
 		wrong, err := fleet.New(&replication.Env{Records: fleet.Guard(&s.records)}, fleet.Options{Leases: &s.leases, Layout: fleet.Layout{Shards: 21}})
 		require.NoError(t, err)
@@ -208,14 +234,17 @@ func TestAFleetIsLaidOutAnew(t *testing.T) {
 		require.NoError(t, s.workers[0].Drain(t.Context()))
 		s.start("a2")
 		time.Sleep(ttl)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a2": 31}, s.shares(), "the old one gave all back")
 		require.True(t, s.workers[1].Status().Outdated)
 		require.Equal(t, 1, s.workers[1].count(fleet.Outdated))
 		require.NoError(t, s.workers[1].Drain(t.Context()))
 		s.start("b2")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, 15, min(s.shares()["a2"], s.shares()["b2"]))
 		time.Sleep(2 * interval)
+		synctest.Wait()
 		require.Less(t, s.oldest(), interval+10*time.Second)
 		require.Zero(t, s.aborted)
 	})
@@ -228,6 +257,7 @@ func TestADrainThatMayNotWaitStopsCycles(t *testing.T) {
 		defer s.end()
 		a := s.start("a")
 		time.Sleep(interval)
+		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		began := time.Now()
@@ -265,14 +295,17 @@ func TestALeaseThatIsTakenAwayIsLost(t *testing.T) {
 		defer s.end()
 		a := s.start("a")
 		time.Sleep(interval)
+		synctest.Wait()
 		require.NoError(t, s.leases.Release(t.Context(), a.ID(), []fleet.Shard{"0003"}))
 		time.Sleep(2 * beat)
+		synctest.Wait()
 		require.Positive(t, a.count(fleet.Lost))
 		require.Positive(t, s.aborted)
 		s.mu.Lock() // what began or was saved within the beat could not know, and nobody else had the shard
 		s.wrong = slices.DeleteFunc(s.wrong, func(w string) bool { return strings.Contains(w, "shard 0003") })
 		s.mu.Unlock()
 		time.Sleep(2 * beat)
+		synctest.Wait()
 		require.Equal(t, map[string]int{"a": 10}, s.shares())
 	})
 }
@@ -315,12 +348,14 @@ func TestAWorkerThatCanTakeNothing(t *testing.T) {
 		w.barred = errors.New("permission denied")
 		w.mu.Unlock()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Empty(t, w.Status().Holds)
 		require.Contains(t, w.Status().Err, "permission denied")
 		w.mu.Lock()
 		w.barred = nil
 		w.mu.Unlock()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Len(t, w.Status().Holds, 4)
 		require.Empty(t, w.Status().Err)
 	})
