@@ -9,7 +9,7 @@ SHELL := /bin/bash
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-FUZZTIME ?= 5s
+FUZZTIME ?= 3s
 # A package's tests may take so long on a slow machine; hanging is another thing.
 TIMEOUT ?= 30m
 # What also runs, or at least builds, on Windows.
