@@ -128,7 +128,7 @@ func (w *Worker) take(ctx context.Context, shards []Shard) bool {
 	for _, l := range given {
 		h, err := w.keeper.keep(l.Shard, l.Epoch, true, began.Add(w.o.TTL-w.o.Margin))
 		if err != nil {
-			w.release(ctx, l.Shard) // something of an earlier hold has not ended
+			w.release(ctx, l.Shard) // it is held here already
 			continue
 		}
 		w.mu.Lock()

@@ -88,8 +88,8 @@ func (k *Keeper) Run(ctx context.Context) error { return k.sched.Run(ctx) }
 func (k *Keeper) Scheduler() *scheduler.Scheduler { return k.sched }
 
 // Keep keeps a shard's machines from now on, under the epoch of whatever gave it
-// to this process. dr.ErrBusy: it is held here already, or something of an
-// earlier hold has not ended yet.
+// to this process. dr.ErrBusy: it is held here already. A cycle of an earlier hold
+// that has not ended yet keeps its own machine from beginning another.
 //
 // The epoch, which must rise with each holding, reaches platforms and stores by
 // dr.WithFences. It is not one of [Leases]: records are fenced by [Guard] only, which
