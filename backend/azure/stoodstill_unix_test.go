@@ -135,12 +135,14 @@ func TestWorkerThatStoodStill(t *testing.T) {
 			cmd.Env = append(os.Environ(), oldWorkerEnv+"="+string(told))
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
+			started := make(chan struct{})
 			stopped, taken := false, false
 			var after []azuretest.Call
 			e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
 				switch {
 				case !stopped && stop(c):
 					stopped = true
+					<-started // its first call may be here before Start is back
 					require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 					e.takeOver(time.Now())
 					taken = true
@@ -151,6 +153,7 @@ func TestWorkerThatStoodStill(t *testing.T) {
 				return nil
 			})
 			require.NoError(t, cmd.Start())
+			close(started)
 			err = cmd.Wait()
 			e.r.cloud.OnCall(nil)
 			require.True(t, taken, "%v %s", err, out.String())

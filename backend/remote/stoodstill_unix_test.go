@@ -117,8 +117,9 @@ func TestWorkerThatStoodStill(t *testing.T) {
 			t.Cleanup(func() { require.NoError(t, h.Close()) })
 
 			cmd := exec.Command(os.Args[0])
-			stopped := make(chan struct{})
+			started, stopped := make(chan struct{}), make(chan struct{})
 			still := sync.OnceFunc(func() {
+				<-started // its first call may be here before Start is back
 				require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 				close(stopped)
 			})
@@ -154,6 +155,7 @@ func TestWorkerThatStoodStill(t *testing.T) {
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			require.NoError(t, cmd.Start())
+			close(started)
 			t.Cleanup(func() { _ = cmd.Process.Kill() })
 			<-stopped
 
