@@ -32,36 +32,29 @@ var kills = flag.Int("kills", 3, "how often TestSIGKILL kills a process")
 // childEnv tells the test binary to be the process that is killed.
 const childEnv = "LIFEBOAT_TEST_KILLED_WORKER"
 
-// life is what such a process is told.
-type life struct{ HostPort, Namespace, Queue, Dir string }
-
 const killedRuns, killedSteps = 4, 5
 
-func init() { child = killedChild }
+func init() { children[childEnv] = killedChild }
 
 // killedChild drives and serves until all runs have ended.
-func killedChild() (bool, error) {
-	raw := os.Getenv(childEnv)
-	if raw == "" {
-		return false, nil
-	}
+func killedChild(raw string) error {
 	var l life
 	if err := json.Unmarshal([]byte(raw), &l); err != nil {
-		return true, err
+		return err
 	}
 	claims, err := embedded.Open(filepath.Join(l.Dir, "claims"), embedded.Options{})
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer claims.Close()
 	c, err := client.Dial(client.Options{HostPort: l.HostPort, Namespace: l.Namespace, Logger: quiet{}})
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer c.Close()
 	e, err := temporal.Open(c, temporal.Options{Claims: claims, Queue: l.Queue, BackoffFirst: time.Millisecond, Heartbeat: 3 * time.Second})
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer e.Close()
 	acts := dr.Actions{"do": record(l.Dir), "undo": record(l.Dir), "fail": func(context.Context, *dr.Call) (json.RawMessage, error) {
@@ -75,17 +68,17 @@ func killedChild() (bool, error) {
 	for i := range killedRuns {
 		id := dr.RunID(fmt.Sprint("r", i))
 		if err := e.Start(ctx, id, killPlan(i)); err != nil && !errors.Is(err, dr.ErrRunExists) {
-			return true, err
+			return err
 		}
 	}
 	for i := range killedRuns {
 		if _, err := dr.Wait(ctx, e, dr.RunID(fmt.Sprint("r", i)), nil); err != nil {
-			return true, err
+			return err
 		}
 	}
 	cancel()
 	<-served
-	return true, nil
+	return nil
 }
 
 // record is an action whose effect is a file named after its key.
