@@ -43,10 +43,16 @@ type Step struct {
 	Silence  time.Duration `json:"silence,omitempty"`  // an attempt that doesn't Beat for so long is stopped and tried again; 0: never
 	// Patience is how long an attempt of an Optional step waits for a worker of
 	// its Queue; then the step counts as failed, and is not tried again. It is
-	// for what is asked of a site that may be lost together with its workers.
-	// Those that are too busy count as none. 0: for ever.
+	// for what is asked of a site that may be lost together with its workers. For
+	// those that are there and too busy it waits [BusyPatience] times as long.
+	// 0: for ever.
 	Patience time.Duration `json:"patience,omitempty"`
 }
+
+// BusyPatience is how many times its Patience a step waits for workers that are
+// there, but have no place for it: their site lives, so what is asked of it
+// matters, and whoever waits for the run waits for no dead site.
+const BusyPatience = 10
 
 // DefaultAttempts is how often a step is tried that doesn't say. With the
 // waits that engines put between them (see embedded.Options) the last is made

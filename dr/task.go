@@ -137,8 +137,9 @@ func (t Task) Begin(at time.Time) Event {
 
 // Lapse returns the events to journal, all at once, when nobody has taken an
 // attempt up within the step's Patience: it counts as begun and failed for
-// good.
-func (t Task) Lapse(at time.Time) []Event {
+// good. busy is for how long workers were there, but had no place for it; 0:
+// there were none.
+func (t Task) Lapse(at time.Time, busy time.Duration) []Event {
 	begun := t.Begin(at)
 	if begun.Kind != EventBegun {
 		return []Event{begun}
@@ -146,5 +147,8 @@ func (t Task) Lapse(at time.Time) []Event {
 	failed := begun
 	failed.Kind, failed.Final = EventFailed, true
 	failed.Err = fmt.Sprintf("no worker of site %q took it up within %s", t.Step.Queue, t.Step.Patience)
+	if busy > 0 {
+		failed.Err = fmt.Sprintf("the workers of site %q are there, but had no place for it within %s", t.Step.Queue, busy.Round(time.Second))
+	}
 	return []Event{begun, failed}
 }

@@ -60,7 +60,7 @@ func (b *Builder) ShutDown(optional bool) {
 	s := dr.Step{ID: StepShutdown, Action: "failover.shutdown@1", Undo: "failover.shutdown@1", Queue: b.in.From.Site,
 		Timeout: b.in.shutdownTimeout() + 2*LookTimeout, Optional: optional}
 	if optional {
-		s.Attempts, s.Patience = attemptsMay, s.Timeout
+		s.Attempts, s.Patience = attemptsMay, Patience
 	}
 	b.Add(s)
 }

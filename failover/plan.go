@@ -161,9 +161,9 @@ const (
 )
 
 // Patience is how long flows wait for a worker of a site that may be lost, and
-// its workers with it, where they can go on without. For the machine to be shut
-// down they wait for as long as that may take: the workers of a site that lives
-// may have hundreds to shut down at once.
+// its workers with it, where they can go on without. For those of a site that
+// lives, which may have hundreds of machines to shut down at once, they wait
+// longer ([dr.BusyPatience]).
 const Patience = 2 * time.Minute
 
 // Test plans a drill: a copy of the machine from a point, in isolation, while

@@ -78,6 +78,39 @@ var servePromises = []promise{
 		s := e.ends("r", dr.RunFailed)
 		require.Contains(e, s.Reason, `undoing step b failed: no worker of site "there"`)
 	}},
+	{"a site whose workers are busy is not taken for one without", func(e *env) {
+		const many = 300 // more than an engine does at once
+		free := make(chan struct{})
+		var begun atomic.Int64
+		there := func(s *dr.Step) { s.Queue = "there" }
+		var steps []dr.Step
+		for i := range many {
+			id := fmt.Sprintf("w%d", i)
+			e.on[id] = func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
+				begun.Add(1)
+				select {
+				case <-free:
+					return e.life.effect(ctx, c)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			steps = append(steps, with(step(id), there))
+		}
+		e.serve()
+		e.start("busy", plan(steps...))
+		for was := int64(0); was == 0 || was != begun.Load(); time.Sleep(500 * time.Millisecond) {
+			was = begun.Load()
+		}
+		e.start("r", plan(with(step("b"), there, func(s *dr.Step) { s.Optional, s.Patience = true, 300*time.Millisecond }), step("c", "b")))
+		time.Sleep(time.Second)
+		require.NotContains(e, e.ledger.made("r"), "c")
+		close(free)
+		s := e.ends("r", dr.RunDone)
+		b, _ := s.Step("b")
+		require.Equal(e, dr.StepDone, b.State, b.Err)
+		e.ends("busy", dr.RunDone)
+	}},
 	{"steps that only wait take no place from those that work", func(e *env) {
 		const many = 300 // more than an engine does at once
 		// Any of them may be begun again, where a worker is taken for lost.

@@ -125,7 +125,9 @@ func step(id string, after ...string) dr.Step {
 func plan(steps ...dr.Step) dr.Plan { return dr.Plan{Flow: "test", Rev: 1, Steps: steps} }
 
 // with changes a step.
-func with(s dr.Step, change func(*dr.Step)) dr.Step {
-	change(&s)
+func with(s dr.Step, changes ...func(*dr.Step)) dr.Step {
+	for _, change := range changes {
+		change(&s)
+	}
 	return s
 }

@@ -94,7 +94,7 @@ const maxSeen = 512 << 10
 func (x *interp) status() dr.Status {
 	s := x.fold.Status()
 	for _, h := range x.hands {
-		if h.offer == 0 || h.signalled || h.done {
+		if h.since.IsZero() || h.signalled || h.done {
 			continue
 		}
 		for i := range s.Steps {

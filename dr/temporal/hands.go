@@ -2,12 +2,10 @@ package temporal
 
 import (
 	"encoding/json"
-	"errors"
 	"hash/fnv"
 	"slices"
 	"time"
 
-	"go.temporal.io/api/enums/v1"
 	sdk "go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -42,9 +40,10 @@ type hand struct {
 	cancel workflow.CancelFunc
 	idle   bool // a timer, which can be let go of at once
 
+	since time.Time // when it was first offered, if it is an offer or about one
+
 	// Of offers:
-	offer     int // its number, from 1
-	since     time.Time
+	offer     int  // its number, from 1
 	signalled bool // a worker has taken it up
 	begun     bool // and the fold knows
 	withdrawn bool // it was to be given back
@@ -228,6 +227,9 @@ func (x *interp) offer(k key, t dr.Task) {
 		Summary:                summary(t, e.Attempt),
 	}))
 	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers, since: x.now()}
+	if b := x.busy[k]; b.rounds > 0 {
+		h.since = b.since
+	}
 	x.take(h)
 	o := offerOf(x.fold.Call(t, e.Attempt), t, x.offers)
 	if 4*every > set.Heartbeat || every > slowest {
@@ -281,6 +283,7 @@ func (x *interp) begun(h *hand) {
 	}
 	h.begun = true
 	delete(x.misses, h.k)
+	delete(x.busy, h.k)
 	x.apply(h.task.Begin(x.now()))
 }
 
@@ -292,7 +295,7 @@ func (x *interp) ended(h *hand, out outcome, err error) {
 	x.drop(h)
 	switch {
 	case !h.begun && untaken(err) && !h.withdrawn:
-		x.lapse(h)
+		x.unheard(h)
 		return
 	case !h.begun:
 		// Nothing has happened. Where the worker was lost or refused it, it is
@@ -319,25 +322,6 @@ func (x *interp) ended(h *hand, out outcome, err error) {
 		return // no worker of ours said that
 	}
 	_ = x.change(func() (*dr.Event, error) { return &e, nil })
-}
-
-// untaken reports whether no worker has taken an offer up in time.
-func untaken(err error) bool {
-	var t *sdk.TimeoutError
-	return errors.As(err, &t) && t.TimeoutType() == enums.TIMEOUT_TYPE_SCHEDULE_TO_START
-}
-
-// lapse has an offer count as failed for good.
-func (x *interp) lapse(h *hand) {
-	for _, t := range x.fold.Next() { // the run may have begun to end meanwhile
-		if t.Kind != h.k.kind || t.Step.ID != h.k.step || t.Attempt != h.task.Attempt || t.Open != h.task.Open {
-			continue
-		}
-		for _, e := range t.Lapse(x.now()) {
-			x.apply(e)
-		}
-		return
-	}
 }
 
 // attempt is the number under which the fold has it.

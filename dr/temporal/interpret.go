@@ -32,6 +32,7 @@ type interp struct {
 	// task, one after the other, that came to nothing.
 	ready  map[key]bool
 	misses map[key]int
+	busy   map[key]busy
 	offers int
 
 	refused string // who holds the locks: it is no run
@@ -41,7 +42,7 @@ type interp struct {
 
 // interpret is the workflow.
 func interpret(ctx workflow.Context, in runInput) (seen, error) {
-	x := &interp{in: in, steps: map[string]dr.Step{}, byKey: map[key]*hand{}, ready: map[key]bool{}, misses: map[key]int{}, offers: in.Offers, shown: dr.RunRunning}
+	x := &interp{in: in, steps: map[string]dr.Step{}, byKey: map[key]*hand{}, ready: map[key]bool{}, misses: map[key]int{}, busy: map[key]busy{}, offers: in.Offers, shown: dr.RunRunning}
 	x.ctx, _ = workflow.NewDisconnectedContext(ctx)
 	if err := x.restore(); err != nil {
 		panic(err) // as in apply: a workflow that failed would leave its machines, and its claims, to nobody

@@ -189,6 +189,7 @@ func (s *serving) poll(queue string) error {
 			OnFatalError:                       s.fatal,
 		})
 		w.RegisterActivityWithOptions(s.step, activity.RegisterOptions{Name: stepName})
+		w.RegisterActivityWithOptions(present, activity.RegisterOptions{Name: presentName})
 		// Under the lock, so that stop doesn't come between: it would be polling
 		// for ever.
 		err := w.Start()

@@ -31,6 +31,9 @@ type story struct {
 	ends dr.RunState
 	// runs is in how many workflow runs it went on, at least.
 	runs int
+	// queues are served, or all; parallel are their places, or the usual.
+	queues   []string
+	parallel int
 }
 
 func do(id string, after ...string) dr.Step {
@@ -49,6 +52,10 @@ func stories() []story {
 	often.Attempts = 40
 	gate := dr.Step{ID: "g", Gate: "go on?", After: []string{"a"}, Timeout: time.Hour}
 	late := dr.Step{ID: "g", Gate: "go on?", After: []string{"a"}, Timeout: 50 * time.Millisecond}
+	there := func(s dr.Step) dr.Step {
+		s.Queue, s.Optional, s.Patience = "there", true, 300*time.Millisecond
+		return s
+	}
 	fails := func(step string, upTo int) func(*dr.Call) error {
 		return func(c *dr.Call) error {
 			if c.Step == step && !c.Undo && c.Attempt <= upTo {
@@ -77,6 +84,14 @@ func stories() []story {
 			require.NoError(t, e.Decide(t.Context(), id, "c", dr.Decision{Verdict: dr.Retry, By: "me"}))
 		}},
 		{name: "long", plan: locked(do("a"), often, do("c", "b")), act: fails("b", 25), long: 150, ends: dr.RunDone, runs: 3},
+		{name: "lost-site", plan: locked(do("a"), there(do("b", "a")), do("c", "b")), ends: dr.RunDone, queues: []string{"here"}},
+		{name: "busy-site", plan: locked(there(do("slow")), there(do("b")), do("c", "b")), ends: dr.RunDone, queues: []string{"there"}, parallel: 1,
+			act: func(c *dr.Call) error {
+				if !c.Undo && c.Step != "c" { // of the two that have one place, the other waits
+					time.Sleep(time.Second)
+				}
+				return nil
+			}},
 	}
 }
 
@@ -95,7 +110,7 @@ func TestStories(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			st := newState(t, temporal.Options{Long: s.long})
+			st := newState(t, temporal.Options{Long: s.long, Parallel: s.parallel})
 			_, err := st.Open()
 			require.NoError(t, err)
 			e := st.e
@@ -112,7 +127,7 @@ func TestStories(t *testing.T) {
 				}
 				return json.Marshal(c.Step)
 			}
-			go func() { _ = e.Serve(t.Context(), dr.Actions{"do@1": act, "undo@1": act}) }()
+			go func() { _ = e.Serve(t.Context(), dr.Actions{"do@1": act, "undo@1": act}, s.queues...) }()
 			id := dr.RunID(s.name)
 			require.NoError(t, e.Start(t.Context(), id, s.plan))
 			if s.meet != nil {

@@ -1,0 +1,90 @@
+package temporal
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	sdk "go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// An offer that nobody takes up may be to a site that is lost, or to one whose
+// workers are busy: the server says the same of both. So before a step fails
+// for want of a worker its site is asked, on the queue of what only waits, whose
+// places hardly run out. Who is there answers at once, and the step is offered
+// again.
+
+// busy is what is known of a step whose site has answered, but not begun it.
+type busy struct {
+	rounds int // of Patience that have passed
+	since  time.Time
+}
+
+// present is the activity that says that a site has a worker.
+func present(context.Context) error { return nil }
+
+// unheard asks whether anybody is at the site of an offer that nobody has taken
+// up.
+func (x *interp) unheard(h *hand) {
+	set, step := x.in.Settings, h.task.Step
+	ctx, cancel := workflow.WithCancel(workflow.WithActivityOptions(x.ctx, workflow.ActivityOptions{
+		TaskQueue:              taskQueue(set.Queue, step.Queue, true),
+		ScheduleToStartTimeout: min(set.Heartbeat, max(step.Patience, time.Second)),
+		StartToCloseTimeout:    set.Heartbeat,
+		RetryPolicy:            &sdk.RetryPolicy{MaximumAttempts: 1},
+		Summary:                step.ID + ": is anybody there?",
+	}))
+	asks := &hand{k: h.k, cancel: cancel, since: h.since}
+	x.take(asks)
+	f := workflow.ExecuteActivity(ctx, presentName)
+	workflow.Go(x.ctx, func(g workflow.Context) {
+		err := f.Get(g, nil)
+		x.post(func() {
+			x.drop(asks)
+			if sdk.IsCanceledError(err) { // nobody wants the step any more
+				return
+			}
+			x.heard(h, !untaken(err))
+		})
+	})
+}
+
+// heard takes in whether the site has answered. One that did so with an error
+// has a worker, too.
+func (x *interp) heard(h *hand, there bool) {
+	rounds := x.busy[h.k].rounds + 1
+	if there && rounds < dr.BusyPatience {
+		x.busy[h.k] = busy{rounds, h.since}
+		return
+	}
+	delete(x.busy, h.k)
+	if there {
+		x.lapse(h, x.now().Sub(h.since))
+	} else {
+		x.lapse(h, 0)
+	}
+}
+
+// untaken reports whether no worker has taken an offer up in time.
+func untaken(err error) bool {
+	var t *sdk.TimeoutError
+	return errors.As(err, &t) && t.TimeoutType() == enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+}
+
+// lapse has an offer count as failed for good, for want of workers or, if they
+// were busy for so long, of a place.
+func (x *interp) lapse(h *hand, busy time.Duration) {
+	for _, t := range x.fold.Next() { // the run may have begun to end meanwhile
+		if t.Kind != h.k.kind || t.Step.ID != h.k.step || t.Attempt != h.task.Attempt || t.Open != h.task.Open {
+			continue
+		}
+		for _, e := range t.Lapse(x.now(), busy) {
+			x.apply(e)
+		}
+		return
+	}
+}
