@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
@@ -49,7 +50,10 @@ func (a *Azure) stagedName(id dr.MachineID, disk dr.DiskID, gen int) string {
 // make makes the blob of a disk that reads as zeros.
 func (a *Azure) make(ctx context.Context, name string, size int64, owner string) (*staged, error) {
 	s := &staged{blob: a.opts.Staging.NewPageBlobClient(name), lease: owner, size: size}
-	_, err := s.blob.Create(ctx, vhd.Padded(size)+vhd.FooterSize, nil)
+	// One that is there is emptied only by who has its lease: this may arrive late.
+	none := azcore.ETagAny
+	_, err := s.blob.Create(ctx, vhd.Padded(size)+vhd.FooterSize,
+		&pageblob.CreateOptions{AccessConditions: &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: &none}}})
 	if status, _ := codeOf(err); err != nil && status != http.StatusPreconditionFailed && status != http.StatusConflict {
 		return nil, err
 	}
