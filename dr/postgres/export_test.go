@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -14,3 +15,6 @@ func (l *Leases) StandStill(ctx context.Context, f func()) error {
 		return err
 	})
 }
+
+// ConnectTimeout is how long one host may take to let a connection in.
+func (s *Store) ConnectTimeout() time.Duration { return s.pool.Config().ConnConfig.ConnectTimeout }

@@ -24,6 +24,8 @@ func TestStore(t *testing.T) {
 		{"LateAndLost", testLateAndLost},
 		{"BadLine", testBadLine},
 		{"LateAfterGivingUp", testLateAfterGivingUp},
+		{"FirstHostIsGone", testFirstHostIsGone},
+		{"ConnectionsAreForgotten", testConnectionsAreForgotten},
 		{"SecretsStayOut", testSecretsStayOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -21,7 +21,9 @@ type Options struct {
 	// DSN is a connection string of libpq's kind, URL or keywords, with TLS as
 	// it says (sslmode=verify-full and sslrootcert are what a network needs) and
 	// the pool's size as pool_max_conns. Several hosts may be named: the one
-	// that takes writes is used. It may hold a password, which no error shows.
+	// that takes writes is used; one that doesn't answer is passed over after
+	// connect_timeout, half an Attempt if it isn't given. It may hold a password,
+	// which no error shows.
 	DSN string
 	// Config is what [pgxpool.ParseConfig] gives, for who has more to say, as
 	// passwords that expire (BeforeConnect). It is copied.
@@ -115,6 +117,11 @@ func config(o Options) (*pgxpool.Config, error) {
 	if cfg.ConnConfig.ValidateConnect == nil {
 		// A standby would show what was so a while ago, and take no change.
 		cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	if cfg.ConnConfig.ConnectTimeout <= 0 {
+		// The driver's own is two minutes, for each host that is named: one that is
+		// gone, before that which isn't, would outlast any patience.
+		cfg.ConnConfig.ConnectTimeout = o.Attempt / 2
 	}
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "lifeboat"

@@ -39,6 +39,11 @@ func (s *Store) try(ctx context.Context, op string, f func(ctx context.Context) 
 		if ctx.Err() != nil {
 			return fmt.Errorf("postgres: %s: %w", op, context.Cause(ctx))
 		}
+		if silent(err) {
+			// What happened to one connection has happened to all: each of them
+			// would cost an attempt to find out.
+			s.pool.Reset()
+		}
 		if !passes(err) || time.Since(began)+pause > s.o.Patience {
 			return s.explain(op, err)
 		}
@@ -83,6 +88,12 @@ func passes(err error) bool {
 	return as[*pgconn.ConnectError](err) || pgconn.SafeToRetry(err) || as[net.Error](err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, pgx.ErrTxCommitRollback)
+}
+
+// silent reports whether a connection that still stands is of no use: nothing
+// comes over it, or what it leads to takes no writes any more.
+func silent(err error) bool {
+	return code(err) == "25006" || code(err) == "" && errors.Is(err, context.DeadlineExceeded)
 }
 
 func as[T error](err error) bool {
