@@ -85,18 +85,32 @@ func (s *Store) Release(ctx context.Context, resource, owner string) error {
 				}
 				// What was on its way may just have arrived.
 			case c.owner == nil || string(c.owner) != owner:
-				return nil
+				return s.settle(ctx, resource, c.epoch)
 			default:
 				epoch = c.epoch
 			}
 		}
-		_, err := s.swap(ctx, `UPDATE @.claim SET owner = NULL, since = clock_timestamp()
+		won, err := s.swap(ctx, `UPDATE @.claim SET owner = NULL, since = clock_timestamp()
 			WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), epoch)
+		if !won && err == nil {
+			return s.settle(ctx, resource, epoch) // an attempt whose answer was lost did it
+		}
 		return err
 	})
 	if err == nil {
 		s.doubts(resource, false)
 	}
+	return err
+}
+
+// settle writes a claim once more as it is: what was seen of it may be what an
+// attempt without an answer has left, which goes with this server if a standby that
+// doesn't have it takes over. Epoch 0: there is none.
+func (s *Store) settle(ctx context.Context, resource string, epoch int64) error {
+	if epoch == 0 {
+		return nil
+	}
+	_, err := s.swap(ctx, `UPDATE @.claim SET since = since WHERE resource = $1::bytea RETURNING `+durable, []byte(resource))
 	return err
 }
 
@@ -137,8 +151,11 @@ func (s *Store) Raise(ctx context.Context, resource string, atLeast uint64) erro
 	return s.try(ctx, "raise epoch of "+resource, func(ctx context.Context) error {
 		for {
 			c, err := s.claim(ctx, resource)
-			if err != nil || uint64(c.epoch) >= atLeast {
+			if err != nil {
 				return err
+			}
+			if uint64(c.epoch) >= atLeast {
+				return s.settle(ctx, resource, c.epoch)
 			}
 			if c.owner != nil {
 				return refuse("%s: %w: held by %s under epoch %d", resource, dr.ErrBusy, c.owner, c.epoch)
@@ -176,7 +193,7 @@ func (s *Store) Seize(ctx context.Context, resource, from, to string) (epoch uin
 			}
 			if tried != 0 && c.epoch == tried && string(c.owner) == to {
 				epoch = uint64(tried)
-				return nil // an attempt whose answer was lost
+				return s.settle(ctx, resource, c.epoch) // an attempt whose answer was lost
 			}
 			if string(c.owner) != from {
 				held := "nobody holds it"
