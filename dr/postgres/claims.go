@@ -26,6 +26,7 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 	if resource == "" || owner == "" {
 		return 0, fmt.Errorf("%w: claim of %q by %q: both must be named", dr.ErrInvalid, resource, owner)
 	}
+	sent := int64(-1) // the epoch that what is on its way compares with
 	err = s.try(ctx, "claim "+resource, func(ctx context.Context) error {
 		for {
 			c, err := s.claim(ctx, resource)
@@ -43,13 +44,13 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 				won, err = s.swap(ctx, `UPDATE @.claim SET since = since WHERE resource = $1::bytea AND owner = $2::bytea AND epoch = $3::bigint
 					RETURNING `+durable, []byte(resource), []byte(owner), c.epoch)
 			case c.epoch == 0:
-				epoch = uint64(c.next)
+				epoch, sent = uint64(c.next), c.epoch
 				won, err = s.swap(ctx, `INSERT INTO @.claim(resource, owner, epoch) VALUES($1::bytea, $2::bytea, $3::bigint) ON CONFLICT DO NOTHING
 					RETURNING `+durable, []byte(resource), []byte(owner), c.next)
 			default:
 				// The epoch is compared, so that a statement that arrives late
 				// claims nothing.
-				epoch = uint64(c.next)
+				epoch, sent = uint64(c.next), c.epoch
 				won, err = s.swap(ctx, `UPDATE @.claim SET owner = $2::bytea, epoch = $4::bigint, since = clock_timestamp()
 					WHERE resource = $1::bytea AND owner IS NULL AND epoch = $3::bigint RETURNING `+durable, []byte(resource), []byte(owner), c.epoch, c.next)
 			}
@@ -59,10 +60,13 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 			// Somebody was faster: the next look tells who.
 		}
 	})
-	s.doubts(resource, err != nil && !refused(err))
+	if err != nil && !refused(err) {
+		s.doubts(resource, sent)
+	}
 	if err != nil {
 		return 0, err
 	}
+	s.passed(resource, int64(epoch))
 	return epoch, nil
 }
 
@@ -72,22 +76,24 @@ func (s *Store) Acquire(ctx context.Context, resource, owner string) (epoch uint
 func (s *Store) Release(ctx context.Context, resource, owner string) error {
 	// Only the holding that is seen first is given back, also by a statement
 	// that arrives late: not one that the same owner has got since.
-	var epoch int64
+	var epoch, past int64
 	err := s.try(ctx, "release "+resource, func(ctx context.Context) error {
 		for epoch == 0 {
 			c, err := s.claim(ctx, resource)
 			switch {
 			case err != nil:
 				return err
-			case c.owner == nil && s.doubted(resource):
+			case c.owner == nil && s.doubted(resource, c.epoch):
+				past = c.epoch + 1
 				if won, err := s.pass(ctx, resource, c.epoch); won || err != nil {
 					return err
 				}
 				// What was on its way may just have arrived.
 			case c.owner == nil || string(c.owner) != owner:
+				past = c.epoch
 				return s.settle(ctx, resource, c.epoch)
 			default:
-				epoch = c.epoch
+				epoch, past = c.epoch, c.epoch
 			}
 		}
 		won, err := s.swap(ctx, `UPDATE @.claim SET owner = NULL, since = clock_timestamp()
@@ -98,7 +104,7 @@ func (s *Store) Release(ctx context.Context, resource, owner string) error {
 		return err
 	})
 	if err == nil {
-		s.doubts(resource, false)
+		s.passed(resource, past)
 	}
 	return err
 }
@@ -123,24 +129,36 @@ func (s *Store) pass(ctx context.Context, resource string, epoch int64) (won boo
 		RETURNING `+durable, []byte(resource), epoch)
 }
 
-// doubts notes that a claim of the resource may still be on its way, or not.
-func (s *Store) doubts(resource string, so bool) {
+// doubts notes that a claim of the resource may still be on its way, which takes
+// effect if the epoch is that one when it arrives. Below 0: none is.
+func (s *Store) doubts(resource string, epoch int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !so {
-		delete(s.doubt, resource)
+	if epoch < 0 {
 		return
 	}
 	if s.doubt == nil {
-		s.doubt = map[string]bool{}
+		s.doubt = map[string]int64{}
 	}
-	s.doubt[resource] = true
+	s.doubt[resource] = max(epoch, s.doubt[resource])
 }
 
-func (s *Store) doubted(resource string) bool {
+// passed notes that the resource's epoch has come to be that one: what compares
+// with one below takes no effect any more, however late it arrives.
+func (s *Store) passed(resource string, epoch int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.doubt[resource]
+	if was, ok := s.doubt[resource]; ok && was < epoch {
+		delete(s.doubt, resource)
+	}
+}
+
+// doubted tells whether a claim may be on its way that compares with the epoch.
+func (s *Store) doubted(resource string, epoch int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, ok := s.doubt[resource]
+	return ok && was >= epoch
 }
 
 // Raise implements [dr.EpochRaiser].

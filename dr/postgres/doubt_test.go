@@ -1,12 +1,16 @@
 package postgres_test
 
 import (
+	"bytes"
+	"encoding/hex"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/postgres"
 	"github.com/lifeboat-dr/lifeboat/internal/pgtest"
 )
@@ -40,4 +44,48 @@ func testLateAfterGivingUp(t *testing.T, c *pgtest.Cluster) {
 		_, err = good.Acquire(t.Context(), "m", "b")
 		require.NoError(t, err)
 	}
+}
+
+// The answer to somebody else's call, given before, takes nothing of that away.
+func testLateAfterAnother(t *testing.T, c *pgtest.Cluster) {
+	schema := newSchema()
+	good := open(t, c.DSN(""), schema)
+	_, err := good.Acquire(t.Context(), "m", "holder")
+	require.NoError(t, err)
+	b := newLine(t, c.Host(), 0)
+	b.rule, b.hold, b.sent = once("owner IS NULL AND epoch", lateQuestion), make(chan struct{}), make(chan struct{})
+	told, tell := make(chan struct{}), make(chan struct{})
+	b.back = func(chunk []byte) {
+		if bytes.Contains(chunk, []byte(hex.EncodeToString([]byte("holder")))) {
+			close(told)
+			<-tell
+		}
+	}
+	ended := sync.OnceFunc(func() { close(tell) })
+	defer ended()
+	s, err := postgres.Open(t.Context(), postgres.Options{Schema: schema, Patience: time.Nanosecond, Attempt: time.Hour,
+		DSN: fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&default_query_exec_mode=simple_protocol", c.Password, b.Addr())})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	refused := make(chan error)
+	go func() {
+		_, err := s.Acquire(t.Context(), "m", "other")
+		refused <- err
+	}()
+	<-told // it is held: so the database said, and so the other hears later
+	require.NoError(t, good.Release(t.Context(), "m", "holder"))
+	_, err = s.Acquire(t.Context(), "m", "me")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, dr.ErrBusy)
+	ended()
+	require.ErrorIs(t, <-refused, dr.ErrBusy)
+	require.NoError(t, s.Release(t.Context(), "m", "me"))
+	close(b.hold)
+	select {
+	case <-b.sent:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the statement was never sent")
+	}
+	_, err = good.Acquire(t.Context(), "m", "you")
+	require.NoError(t, err)
 }

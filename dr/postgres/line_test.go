@@ -29,6 +29,7 @@ type line struct {
 	late  time.Duration
 
 	rule func(chunk []byte) int // instead of chance
+	back func(chunk []byte)     // is called before an answer is passed on, and may wait; nil: isn't
 	hold chan struct{}          // a rule's late question is delivered when it is closed
 	sent chan struct{}          // and has been
 
@@ -88,7 +89,7 @@ func (l *line) serve(near net.Conn) {
 	}
 	defer far.Close()
 	l.all.Go(func() {
-		_, _ = io.Copy(near, far) // ends when either is closed
+		_, _ = io.Copy(answers{near, l}, far) // ends when either is closed
 		near.Close()
 	})
 	b := make([]byte, 64<<10)
@@ -122,6 +123,22 @@ func (l *line) serve(near net.Conn) {
 			return
 		}
 	}
+}
+
+// answers is the way back to a client.
+type answers struct {
+	net.Conn
+	l *line
+}
+
+func (a answers) Write(chunk []byte) (int, error) {
+	a.l.mu.Lock()
+	back := a.l.back
+	a.l.mu.Unlock()
+	if back != nil {
+		back(chunk)
+	}
+	return a.Conn.Write(chunk)
 }
 
 // listen leaves the server the time to do what it was told.

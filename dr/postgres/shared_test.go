@@ -24,6 +24,7 @@ func TestStore(t *testing.T) {
 		{"LateAndLost", testLateAndLost},
 		{"BadLine", testBadLine},
 		{"LateAfterGivingUp", testLateAfterGivingUp},
+		{"LateAfterAnother", testLateAfterAnother},
 		{"StandbyIsAway", testStandbyIsAway},
 		{"FirstHostIsGone", testFirstHostIsGone},
 		{"ConnectionsAreForgotten", testConnectionsAreForgotten},

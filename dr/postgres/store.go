@@ -53,7 +53,7 @@ type Store struct {
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	doubt map[string]bool // resources of which a claim may still be on its way
+	doubt map[string]int64 // by resource, the epoch that a claim on its way compares with
 }
 
 // defaultSchema is where the tables are if nothing else is said.
