@@ -77,6 +77,7 @@ func passes(err error) bool {
 		"25P03", // stood still within a transaction
 		"53300", // too many connections
 		"55P03", // a lock's timeout
+		"57014", // statement_timeout, or a pooler that cancels another client's
 		"25006": // read only: what was the primary has become a standby
 		return true
 	default:

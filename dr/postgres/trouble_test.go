@@ -168,6 +168,25 @@ func TestTroubleIsExplained(t *testing.T) {
 		_ = holder.Wait()
 		soon("claim", func() error { _, err := s.Acquire(t.Context(), "m", "me"); return err })
 	})
+	t.Run("a statement_timeout of the role's that a lock outlasts", func(t *testing.T) {
+		holder := c.Command("psql", "-XAtq", "-d", c.DSN(""), "-c", "BEGIN; LOCK TABLE lifeboat.claim; SELECT 'locked'; SELECT pg_sleep(60)")
+		require.NoError(t, holder.Start())
+		require.Eventually(t, func() bool {
+			return c.Query("SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'lifeboat.claim'::regclass") == "1"
+		}, time.Minute, time.Millisecond)
+		short, err := postgres.Open(t.Context(), postgres.Options{DSN: c.DSN("") + "&statement_timeout=100", Patience: unhurried})
+		require.NoError(t, err)
+		defer short.Close()
+		claimed := make(chan error)
+		go func() {
+			_, err := short.Acquire(t.Context(), "short", "me")
+			claimed <- err
+		}()
+		require.Eventually(t, func() bool { return strings.Contains(c.Log(), "canceling statement due to statement timeout") }, time.Minute, time.Millisecond)
+		c.Query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'`)
+		_ = holder.Wait()
+		require.NoError(t, <-claimed)
+	})
 	t.Run("a worker that stands still with the fleet's lock", func(t *testing.T) {
 		patient, err := postgres.Open(t.Context(), postgres.Options{DSN: c.DSN("")})
 		require.NoError(t, err)
