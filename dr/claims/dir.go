@@ -25,7 +25,8 @@ import (
 //
 // The folder that it is in must be there: dr.ErrNotFound. So on a share, make one
 // by hand and name one below that, as /mnt/share/lifeboat/claims: where the share
-// isn't mounted, nothing is claimed then, instead of everything anew.
+// isn't mounted, nothing is claimed, given back or listed then, instead of
+// everything anew.
 //
 // Who makes claims there, from whatever host, must be able to make, link and
 // remove files in it. Its folders and files are for their owner only: processes
@@ -124,12 +125,15 @@ func (d *dir) ReadHead(ctx context.Context, name string) ([]byte, string, error)
 		if err == nil && n < known {
 			err = d.gone(folder, fmt.Errorf("%w: its content number %d is gone, and nothing as new is there", dr.ErrCorrupt, known))
 		}
+		if err == nil && n == 0 {
+			err = d.present()
+		}
 		if err != nil || n == 0 {
 			return nil, "", err
 		}
 		data, err := d.read(filepath.Join(folder, fileName(n)))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it was replaced just now
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESTALE) {
+			continue // it was replaced just now, on NFS by another host while it was open
 		}
 		if err != nil {
 			return nil, "", err
@@ -282,21 +286,31 @@ func (d *dir) gone(name string, err error) error {
 		Remedy: "mount the file system that the claims are on, or, where there have never been any, make the folder; if they are lost, or were put back as they were once, give all of them epochs that were never used (Raise), and start this process again"}
 }
 
+// present refuses a place that isn't there. Nobody may take for free, or for given
+// back, what is only not seen.
+func (d *dir) present() error {
+	d.mu.Lock()
+	known := d.root
+	if !d.made[d.root] { // it may never have been: then the folder that it is in
+		known = filepath.Dir(d.root)
+	}
+	d.mu.Unlock()
+	_, err := d.fs.Stat(known)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.gone(known, fmt.Errorf("%w: %w", dr.ErrNotFound, err))
+	}
+	return err
+}
+
 // make makes an object's folder, and the root, durably.
 func (d *dir) make(folder string) error {
 	d.mu.Lock()
-	made, must := d.made[folder], d.made[d.root]
+	made := d.made[folder]
 	d.mu.Unlock()
 	if made {
 		return nil
 	}
-	known := d.root // what has to be there
-	if !must {
-		known = filepath.Dir(d.root)
-	}
-	if _, err := d.fs.Stat(known); errors.Is(err, fs.ErrNotExist) {
-		return d.gone(known, fmt.Errorf("%w: %w", dr.ErrNotFound, err))
-	} else if err != nil {
+	if err := d.present(); err != nil {
 		return err
 	}
 	if err := d.fs.MkdirAll(folder, 0o700); err != nil {
@@ -337,7 +351,7 @@ func (d *dir) List(ctx context.Context, prefix string) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
 		entries, err := d.fs.ReadDir(d.root)
 		if errors.Is(err, fs.ErrNotExist) {
-			return
+			err = d.present()
 		}
 		if err != nil {
 			yield(entry{}, err)
