@@ -55,8 +55,12 @@ type Claims struct {
 	now    func() time.Time
 
 	mu    sync.Mutex
-	doubt map[string]bool // objects for which a swap may still be on its way
+	doubt map[comparison]bool // with what swaps compare that may still be on their way
 }
+
+// comparison is what a swap depends on: that the object still has that version.
+// Once it has another, the swap has no effect any more, however late it arrives.
+type comparison struct{ name, version string }
 
 // heads is a bucket without its types.
 type heads struct {
@@ -70,7 +74,7 @@ func New[V ~string, O ~struct {
 	Name string
 	Size int64
 }](b Bucket[V, O], o Options) *Claims {
-	c := &Claims{prefix: o.Prefix, now: o.Now, doubt: map[string]bool{}, heads: heads{
+	c := &Claims{prefix: o.Prefix, now: o.Now, doubt: map[comparison]bool{}, heads: heads{
 		read: func(ctx context.Context, name string) ([]byte, string, error) {
 			data, v, err := b.ReadHead(ctx, name)
 			return data, string(v), notBusy(err)
@@ -250,11 +254,12 @@ func (c *Claims) change(ctx context.Context, op, resource string, edit func(*rec
 
 // tryChange is one go. It is done if edit has answered, with edit's error.
 func (c *Claims) tryChange(ctx context.Context, name, resource string, edit func(*record) (bool, error)) (done bool, err error) {
-	doubted := c.doubted(name)
 	r, version, err := c.load(ctx, name, resource)
 	if err != nil {
 		return false, err
 	}
+	with := comparison{name, version}
+	doubted := c.doubted(with)
 	changed, err := edit(r)
 	if err != nil && !doubted {
 		return true, err
@@ -273,37 +278,37 @@ func (c *Claims) tryChange(ctx context.Context, name, resource string, edit func
 	err = c.heads.swap(ctx, name, version, data)
 	switch {
 	case err == nil:
-		c.settled(name)
+		c.settled(with)
 		return true, answer
 	case errors.Is(err, dr.ErrConflict):
-		c.settled(name) // the version that was compared with is gone
+		c.settled(with) // the version that was compared with is gone
 		return false, err
 	}
-	c.doubts(name)
-	return c.readBack(ctx, name, resource, r.Nonce, version, data, answer, err)
+	c.doubts(with)
+	return c.readBack(ctx, with, resource, r.Nonce, data, answer, err)
 }
 
 // readBack finds out what became of a swap that failed with cause. If it had no
 // effect yet it is made again against the same version, of which only one of
 // the two can win.
-func (c *Claims) readBack(ctx context.Context, name, resource, nonce, version string, data []byte, answer, cause error) (done bool, err error) {
+func (c *Claims) readBack(ctx context.Context, with comparison, resource, nonce string, data []byte, answer, cause error) (done bool, err error) {
 	for again := range 2 {
-		r, now, err := c.load(ctx, name, resource)
+		r, now, err := c.load(ctx, with.name, resource)
 		if err != nil {
 			return false, errors.Join(cause, err)
 		}
 		switch {
 		case r.Nonce == nonce:
-			c.settled(name)
+			c.settled(with)
 			return true, answer
-		case now != version:
-			c.settled(name)
+		case now != with.version:
+			c.settled(with)
 			return false, fmt.Errorf("%w: %w", dr.ErrConflict, cause)
 		case again == 1:
 			return false, cause
 		}
-		if err := c.heads.swap(ctx, name, version, data); err == nil {
-			c.settled(name)
+		if err := c.heads.swap(ctx, with.name, with.version, data); err == nil {
+			c.settled(with)
 			return true, answer
 		}
 	}
@@ -329,22 +334,22 @@ func (c *Claims) object(resource string) (string, error) {
 	return c.prefix + objectName(resource), nil
 }
 
-func (c *Claims) doubted(name string) bool {
+func (c *Claims) doubted(with comparison) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.doubt[name]
+	return c.doubt[with]
 }
 
-func (c *Claims) doubts(name string) {
+func (c *Claims) doubts(with comparison) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.doubt[name] = true
+	c.doubt[with] = true
 }
 
-func (c *Claims) settled(name string) {
+func (c *Claims) settled(with comparison) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.doubt, name)
+	delete(c.doubt, with)
 }
 
 func busy(resource string, r *record) error {
