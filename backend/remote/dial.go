@@ -207,6 +207,7 @@ func (c *Client) connect(ctx context.Context, replaces string) (*wire, error) {
 		return nil, err
 	}
 	w := newWire(terms)
+	w.grace = c.o.grace
 	if !w.fences {
 		c.o.Log.Warn("the agent is of an earlier version: it doesn't refuse a worker whose claim was taken over", "addr", c.addr)
 	}

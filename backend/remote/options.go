@@ -128,12 +128,15 @@ type DialOptions struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Log *slog.Logger // connections lost and made; may be nil
+
+	grace time.Duration // 0: cancelGrace
 }
 
 func (o DialOptions) withDefaults() DialOptions {
 	set(&o.Links, 2)
 	set(&o.RecheckEvery, 10*time.Second)
 	set(&o.Patience, time.Minute)
+	set(&o.grace, cancelGrace)
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: greetTime}).DialContext
 	}

@@ -26,6 +26,7 @@ type wire struct {
 	calls  chan struct{}
 	bulk   chan struct{}
 	away   atomic.Bool // the server said that it goes
+	grace  time.Duration
 
 	once sync.Once
 	lost chan struct{}
@@ -55,6 +56,7 @@ type pending struct {
 	mu    sync.Mutex
 	into  []byte // of a Read, until the caller has left
 	left  bool
+	over  bool     // the outcome is there, for the caller if left is not set
 	parts [][]byte // of a stream
 	size  int
 	ready chan struct{}
@@ -62,7 +64,7 @@ type pending struct {
 
 func newWire(t agentwire.Terms) *wire {
 	w := &wire{
-		terms: t, runs: slices.Contains(t.Features, agentwire.FeatureRuns), fences: slices.Contains(t.Features, agentwire.FeatureFences), lost: make(chan struct{}),
+		terms: t, runs: slices.Contains(t.Features, agentwire.FeatureRuns), fences: slices.Contains(t.Features, agentwire.FeatureFences), lost: make(chan struct{}), grace: cancelGrace,
 		calls: make(chan struct{}, min(t.Calls, 1<<16)), bulk: make(chan struct{}, min(t.Bulk, 1<<10)),
 	}
 	w.last.Store(agentwire.GreetingID)
@@ -207,8 +209,29 @@ func (l *lane) end(h agentwire.Header) error {
 		<-l.w.bulk
 	}
 	<-l.w.calls
+	p.mu.Lock()
+	orphan := p.left
+	p.over = true
+	p.mu.Unlock()
 	close(p.done)
+	if orphan {
+		l.w.tidy(p)
+	}
 	return nil
+}
+
+// tidy closes what a call has opened whose caller didn't wait for it.
+func (w *wire) tidy(p *pending) {
+	switch p.op {
+	case agentwire.OpCapture, agentwire.OpDraft, agentwire.OpQuiesce:
+	default:
+		return
+	}
+	var o opened
+	if p.err != nil || agentwire.Decode(p.answer, &o) != nil {
+		return
+	}
+	go func() { _ = closeHandle(w, o.Handle) }() // nobody is there to be told
 }
 
 // fill takes in what a Read brought, straight to where the caller wants it.
@@ -262,11 +285,13 @@ func (p *pending) put(f func(into []byte)) {
 	}
 }
 
-// leave gives the caller's buffer up, and drops what comes.
-func (p *pending) leave() {
+// leave gives the caller's buffer up, and drops what comes. It is false if all has
+// come already.
+func (p *pending) leave() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.left, p.into, p.parts, p.size = true, nil, nil, 0
+	p.left, p.into, p.parts, p.size = !p.over, nil, nil, 0
+	return p.left
 }
 
 // lane picks the connection for a call: the one with the least to do.
@@ -381,19 +406,23 @@ func (p *pending) wait(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	go p.cancel()
-	grace := time.NewTimer(cancelGrace)
+	grace := time.NewTimer(w.grace)
 	defer grace.Stop()
 	select {
 	case <-p.done:
-		if p.err != nil && !errors.Is(p.err, ctx.Err()) {
-			return fmt.Errorf("%w: %w", ctx.Err(), p.err)
-		}
-		return p.err
 	case <-w.lost:
+		p.leave()
+		return ctx.Err()
 	case <-grace.C:
+		if p.leave() {
+			return ctx.Err()
+		}
+		<-p.done
 	}
-	p.leave()
-	return ctx.Err()
+	if p.err != nil && !errors.Is(p.err, ctx.Err()) {
+		return fmt.Errorf("%w: %w", ctx.Err(), p.err)
+	}
+	return p.err
 }
 
 // cancel tells the server that nobody waits. On a slow line its turn may take a
