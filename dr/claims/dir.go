@@ -34,10 +34,18 @@ import (
 func NewDir(path string, o Options) *Claims { return newDir(fsys.OS(), path, o) }
 
 func newDir(f fsys.FS, path string, o Options) *Claims {
-	d := &dir{fs: f, root: filepath.Clean(path), durable: map[string]string{}, made: map[string]bool{}}
 	o.Prefix = "claims/"
-	return New(d, o)
+	return New(dirAt(f, path), o)
 }
+
+func dirAt(f fsys.FS, path string) *dir {
+	return &dir{fs: f, root: filepath.Clean(path), hands: make(chan struct{}, hands), durable: map[string]string{}, made: map[string]bool{}}
+}
+
+// hands is how many calls of the file system may be under way. On a share whose
+// server is gone each of them keeps a thread until it is back, and a process that
+// has too many is ended.
+const hands = 64
 
 // dir is a bucket of numbered files: below a folder for each object, each
 // content is a file of its own, and that with the highest number counts. A
@@ -45,8 +53,9 @@ func newDir(f fsys.FS, path string, o Options) *Claims {
 // another name. The file with the highest number is never removed; so who has
 // linked to a number that others have passed, and removed, sees theirs.
 type dir struct {
-	fs   fsys.FS
-	root string
+	fs    fsys.FS
+	root  string
+	hands chan struct{}
 
 	mu      sync.Mutex
 	durable map[string]string // by object: the version known to be durable
@@ -111,8 +120,50 @@ func (d *dir) newest(folder string) (n uint64, others []string, err error) {
 // reads is how often the newest content is looked for while others replace it.
 const reads = 100
 
+// await does what may hang for as long as a share does, and doesn't keep the caller
+// for longer than ctx lasts. What is given up so may be done later, or half of it,
+// as by a process that stood still.
+func await[T any](ctx context.Context, d *dir, do func() (T, error)) (T, error) {
+	type outcome struct {
+		v   T
+		err error
+	}
+	var none T
+	select {
+	case d.hands <- struct{}{}:
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		defer func() { <-d.hands }()
+		v, err := do()
+		done <- outcome{v, err}
+	}()
+	select {
+	case o := <-done:
+		return o.v, o.err
+	case <-ctx.Done():
+		return none, fmt.Errorf("%w: %s didn't answer until then", ctx.Err(), d.root)
+	}
+}
+
+// content is what is read of an object.
+type content struct {
+	data    []byte
+	version string
+}
+
 // ReadHead implements Bucket. The version is the file's name.
 func (d *dir) ReadHead(ctx context.Context, name string) ([]byte, string, error) {
+	c, err := await(ctx, d, func() (content, error) {
+		data, version, err := d.readHead(ctx, name)
+		return content{data, version}, err
+	})
+	return c.data, c.version, err
+}
+
+func (d *dir) readHead(ctx context.Context, name string) ([]byte, string, error) {
 	folder := d.folder(name)
 	d.mu.Lock()
 	known, _ := number(d.durable[name]) // 0: none
@@ -217,6 +268,10 @@ func (d *dir) SwapHead(ctx context.Context, name, old string, data []byte) (stri
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
+	return await(ctx, d, func() (string, error) { return d.swapHead(name, old, data) })
+}
+
+func (d *dir) swapHead(name, old string, data []byte) (string, error) {
 	next := uint64(1)
 	if old != "" {
 		n, ok := number(old)
@@ -349,10 +404,13 @@ func noLinks(folder string, err error) error {
 // List implements Bucket.
 func (d *dir) List(ctx context.Context, prefix string) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
-		entries, err := d.fs.ReadDir(d.root)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = d.present()
-		}
+		entries, err := await(ctx, d, func() ([]fs.DirEntry, error) {
+			entries, err := d.fs.ReadDir(d.root)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = d.present()
+			}
+			return entries, err
+		})
 		if err != nil {
 			yield(entry{}, err)
 			return

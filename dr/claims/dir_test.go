@@ -69,7 +69,7 @@ func TestStoodStill(t *testing.T) {
 // TestPassedNumber: a swap to a number that is free because it was passed fails.
 func TestPassedNumber(t *testing.T) {
 	disk := crashfs.New(1)
-	d := &dir{fs: disk, root: "/c", durable: map[string]string{}, made: map[string]bool{}}
+	d := dirAt(disk, "/c")
 	v1, err := d.SwapHead(t.Context(), "claims/of-m", "", []byte("1"))
 	require.NoError(t, err)
 	v := v1

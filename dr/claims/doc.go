@@ -39,7 +39,8 @@
 // shares) are refused with dr.ErrUnsupported. What a server acknowledges but
 // doesn't keep through its own power cut (an NFS export with "async") can't be
 // made good here. A share that isn't mounted is noticed by the folder that is
-// missing, see [NewDir], and by what this process has seen there before.
+// missing, see [NewDir], and by what this process has seen there before. One whose
+// server is gone, and that hangs, keeps a call for as long as its context lasts.
 //
 // # Answers that are lost
 //
