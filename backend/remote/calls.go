@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -264,7 +265,16 @@ func (s *served) run() {
 	_ = s.l.Send(s.x.ctx, h, parts...)
 }
 
+// call makes the call. A panic is the end of this one, as it is of an action, and
+// not of what all clients have open; whoever repeats it would only end that again.
 func (s *served) call() (parts [][]byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.x.o.Log.Error("a call panicked", "op", s.op.String(), "machine", s.arg.Machine, "panic", v, "stack", string(debug.Stack()))
+			parts, err = nil, dr.Permanent(&dr.Error{Op: s.op.String(), Machine: s.arg.Machine, Err: fmt.Errorf("the agent's backend panicked: %v", v),
+				Remedy: "the agent's log tells where; report it"})
+		}
+	}()
 	if s.op.Bulk() {
 		return s.bulk()
 	}
