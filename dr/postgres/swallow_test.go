@@ -129,23 +129,19 @@ func (s *sink) forget() []*sunk {
 	return s.there[:len(s.there):len(s.there)]
 }
 
-func (s *sink) number() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.there)
-}
-
 // After a takeover of the address all connections of the pool are dead, and none
 // says so. A call finds that out of one of them, and not of each in turn: there
 // are more of them than patience has attempts.
 func testConnectionsAreForgotten(t *testing.T, c *pgtest.Cluster) {
 	open(t, c.DSN(""), "")
 	k := newSink(t, c.Host())
-	dsn := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&pool_max_conns=8&pool_min_conns=8", c.Password, k.Addr())
+	dsn := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&application_name=forgotten&pool_max_conns=8&pool_min_conns=8", c.Password, k.Addr())
 	s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Attempt: 2 * time.Second, Patience: unhurried})
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })
-	require.Eventually(t, func() bool { return k.number() >= 8 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return c.Query("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'forgotten' AND state = 'idle'") == "8"
+	}, time.Minute, time.Millisecond)
 	_, err = s.Save(t.Context(), dr.Protection{ID: "p"})
 	require.NoError(t, err)
 
