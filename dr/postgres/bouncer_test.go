@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -19,10 +18,7 @@ import (
 // bounce puts PgBouncer before the cluster: each transaction gets one of a few
 // connections. It returns a DSN.
 func bounce(t *testing.T, c *pgtest.Cluster) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
+	port := pgtest.FreePort(t)
 	c.Give("users.txt", fmt.Appendf(nil, "%q %q\n", "postgres", c.Password))
 	c.Give("pgbouncer.ini", fmt.Appendf(nil, `[databases]
 * = host=127.0.0.1 port=%d

@@ -72,7 +72,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	c.Port = freePort(t)
+	c.Port = FreePort(t)
 	c.settings = map[string]string{
 		"unix_socket_directories": c.Sockets, "listen_addresses": "127.0.0.1", "port": strconv.Itoa(c.Port),
 		"lc_messages": "C", "log_destination": "stderr", "logging_collector": "off",
@@ -118,11 +118,12 @@ func onOff(on bool) string {
 	return "off"
 }
 
-// freePort is one below those that the kernel gives to clients (32768 and up on
-// Linux). While a server of this test is down, a client of any test could get
-// such a one for its end of a connection, this server's own clients among them,
-// which then talk to themselves, and the server couldn't be started again.
-func freePort(t testing.TB) int {
+// FreePort is a port of 127.0.0.1 for a server that a test starts soon, below those
+// that the kernel gives to clients (32768 and up on Linux). While a server of this
+// test is down, a client of any test could get such a one for its end of a
+// connection, this server's own clients among them, which then talk to themselves,
+// and the server couldn't be started again.
+func FreePort(t testing.TB) int {
 	t.Helper()
 	var err error
 	for range 100 {
