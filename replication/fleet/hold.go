@@ -29,7 +29,8 @@ type Hold struct {
 	until   time.Time // it is over then; zero: open
 	wall    time.Time // the same by the clock that people read
 	timer   *time.Timer
-	closing bool // no cycle begins any more
+	said    chan struct{} // closed when Until is called next
+	closing bool          // no cycle begins any more
 	running map[dr.ProtectionID]*cycle
 	work    int           // under way, with prunes
 	idle    chan struct{} // closed when closing and nothing is under way
@@ -49,7 +50,9 @@ func (h *Hold) Epoch() uint64 { return h.epoch }
 
 // Until says that the shard is held until t, which must have a monotonic clock's
 // reading (time.Now): then what is under way is stopped, unless Until was called
-// again before. A hold that has ended stays so. A zero t takes the bound away.
+// again before. A hold that has ended stays so. A zero t takes the bound away. A cycle
+// that was refused as fenced waits for the next call, which says that the shard is held
+// all the same.
 func (h *Hold) Until(t time.Time) {
 	h.mu.Lock()
 	if h.ctx.Err() != nil || h.over() {
@@ -59,6 +62,8 @@ func (h *Hold) Until(t time.Time) {
 	}
 	defer h.mu.Unlock()
 	h.until = t
+	close(h.said)
+	h.said = make(chan struct{})
 	if h.timer != nil {
 		h.timer.Stop()
 		h.timer = nil
@@ -72,6 +77,31 @@ func (h *Hold) Until(t time.Time) {
 
 func (h *Hold) late() error {
 	return fmt.Errorf("%w: shard %s was not renewed in time", dr.ErrFenced, h.shard)
+}
+
+// doubt is for a cycle that was refused as fenced. Either another has the shard, or it
+// is something of the machine's alone: a flow has begun the draft that the cycle
+// wanted, or another program writes to its store. One such machine must not stop all
+// that share its shard. So who gave the hold is asked: doubt returns when Until has
+// been called, or the hold or ctx is over. A hold without a bound has nobody to ask, and
+// ends. If Until only repeats what was so before the refusal, what the cycle saves of
+// its failure is refused as well.
+func (h *Hold) doubt(ctx context.Context, refused error) {
+	h.mu.Lock()
+	said, open := h.said, h.until.IsZero()
+	h.mu.Unlock()
+	if open {
+		h.Stop(refused)
+		return
+	}
+	if ask := h.keeper.ask; ask != nil {
+		ask()
+	}
+	select {
+	case <-said:
+	case <-h.ctx.Done():
+	case <-ctx.Done():
+	}
 }
 
 // over reports whether the hold's time is over, by either clock: the one that times

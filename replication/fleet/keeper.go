@@ -23,6 +23,7 @@ type Keeper struct {
 	env    *replication.Env
 	layout Layout
 	sched  *scheduler.Scheduler
+	ask    func() // has who gives holds say soon which are; nil: it does by itself
 
 	parts atomic.Pointer[[]part]
 
@@ -66,10 +67,9 @@ func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, er
 	o.Replicate = func(ctx context.Context, id dr.ProtectionID, ko replication.KeepOptions) (replication.Report, error) {
 		r, err := cycle(ctx, id, ko)
 		if h, ok := ctx.Value(holdKey{}).(*Hold); ok && errors.Is(err, dr.ErrFenced) {
-			// Somebody else has been given the shard: that counts, whatever is
-			// known here.
-			h.Stop(err)
-			<-ctx.Done()
+			if h.doubt(ctx, err); h.ctx.Err() != nil {
+				<-ctx.Done() // then it is no failure of the machine
+			}
 		}
 		return r, err
 	}
@@ -93,7 +93,9 @@ func (k *Keeper) Scheduler() *scheduler.Scheduler { return k.sched }
 //
 // The epoch, which must rise with each holding, reaches platforms and stores by
 // dr.WithFences. It is not one of [Leases]: records are fenced by [Guard] only, which
-// they need to be wrapped by (dr.ErrUnsupported).
+// they need to be wrapped by (dr.ErrUnsupported). A cycle that is refused as fenced
+// waits for the next [Hold.Until] to hear that the shard is held all the same; a hold
+// without a bound it ends.
 func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
 	if _, ok := k.env.Records.(guarded); !ok {
 		return nil, fmt.Errorf("fleet: shard %s: %w: without a lease the records must be wrapped by Guard", s, dr.ErrUnsupported)
@@ -104,7 +106,7 @@ func (k *Keeper) Keep(s Shard, epoch uint64) (*Hold, error) {
 // keep is Keep, until a time from the first moment on; zero: open.
 func (k *Keeper) keep(s Shard, epoch uint64, leased bool, until time.Time) (*Hold, error) {
 	ctx, stop := context.WithCancelCause(context.Background())
-	h := &Hold{keeper: k, shard: s, epoch: epoch, leased: leased, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{})}
+	h := &Hold{keeper: k, shard: s, epoch: epoch, leased: leased, since: time.Now(), ctx: ctx, stop: stop, running: map[dr.ProtectionID]*cycle{}, idle: make(chan struct{}), said: make(chan struct{})}
 	if !until.IsZero() {
 		h.Until(until)
 	}

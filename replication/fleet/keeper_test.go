@@ -140,7 +140,8 @@ func TestAHoldEndsByTime(t *testing.T) {
 	})
 }
 
-// What is fenced anywhere, in a store or at a platform, ends the hold.
+// What is fenced anywhere, in a store or at a platform, ends a hold that nobody can be
+// asked about.
 func TestAFencedCycleEndsTheHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := keep(t, 30, time.Second)

@@ -78,6 +78,7 @@ type sim struct {
 	o       fleet.Options // of every worker
 	limits  scheduler.Limits
 	took    func(id dr.ProtectionID) time.Duration
+	refused func(id dr.ProtectionID) error // what stores and platforms say; nil: nothing
 
 	mu      sync.Mutex
 	acting  map[fleet.Shard]map[*worker]int // cycles under way
@@ -178,6 +179,11 @@ func (w *worker) cycle(ctx context.Context, env *replication.Env, l fleet.Layout
 	}
 	if of, _ := l.Of(p); !ok || of != shard {
 		s.bad("%s: a cycle of %s, which is of shard %s, acts for %q", w.name, id, of, shard)
+	}
+	if s.refused != nil {
+		if err := s.refused(id); err != nil {
+			return replication.Report{}, err
+		}
 	}
 	began := time.Now()
 	took, deaf := s.took(id), false

@@ -49,9 +49,11 @@ func New(env *replication.Env, o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{o: o.filled(), id: lifeID(o.Name), areas: o.Layout.areas(), keeper: k,
+	w := &Worker{o: o.filled(), id: lifeID(o.Name), areas: o.Layout.areas(), keeper: k,
 		nudge: make(chan struct{}, 1), stopping: make(chan struct{}), drained: make(chan struct{}),
-		holds: map[Shard]*Hold{}, ending: map[Shard]string{}}, nil
+		holds: map[Shard]*Hold{}, ending: map[Shard]string{}}
+	k.ask = w.again
+	return w, nil
 }
 
 // ID is the worker's among the members: this life's.

@@ -360,3 +360,55 @@ func TestAWorkerThatCanTakeNothing(t *testing.T) {
 		require.Empty(t, w.Status().Err)
 	})
 }
+
+// A store refuses one machine's cycles as fenced, for a reason of its own: another
+// program writes to it, or a flow began the draft that it wants. The lease is this
+// worker's all the same, and the other machines of the shard are kept.
+func TestAMachineThatIsFencedAloneFailsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 30, 1)
+		s.took = func(dr.ProtectionID) time.Duration { return 20 * time.Second }
+		var tried atomic.Int64
+		s.refused = func(id dr.ProtectionID) error {
+			if id != "vm-00007" {
+				return nil
+			}
+			tried.Add(1)
+			return &dr.Error{Op: "commit", Side: dr.StoreSide, Err: dr.ErrFenced}
+		}
+		defer s.end()
+		w := s.start("a")
+		time.Sleep(4 * interval)
+		synctest.Wait()
+		require.Zero(t, w.count(fleet.Lost))
+		require.Zero(t, s.aborted)
+		require.Len(t, s.cycles, 29)
+		p, err := s.records.Load(t.Context(), "vm-00007")
+		require.NoError(t, err)
+		require.Positive(t, p.Upkeep.Failures, "somebody has to look at it")
+		require.Less(t, tried.Load(), int64(5), "it isn't tried all the time")
+	})
+}
+
+// What the records refuse because another has the shard is no failure of the machine.
+func TestALostLeaseIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 30, 1)
+		s.took = func(dr.ProtectionID) time.Duration { return 20 * time.Second }
+		defer s.end()
+		w := s.start("a")
+		time.Sleep(beat / 2)
+		require.NoError(t, s.leases.Release(t.Context(), w.ID(), []fleet.Shard{"0000"}))
+		s.refused = func(dr.ProtectionID) error { return &dr.Error{Op: "capture", Err: dr.ErrFenced} }
+		began := time.Now()
+		for w.count(fleet.Lost) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.Less(t, time.Since(began), beat, "it asks at once")
+		for _, id := range s.records.ids {
+			p, err := s.records.Load(t.Context(), id)
+			require.NoError(t, err)
+			require.Zero(t, p.Upkeep, id)
+		}
+	})
+}
