@@ -34,8 +34,9 @@ type Env struct {
 
 // running is a cycle that Hold can stop.
 type running struct {
-	stop context.CancelCauseFunc
-	gone chan struct{}
+	began time.Time
+	stop  context.CancelCauseFunc
+	gone  chan struct{}
 }
 
 // Time returns the present time of the environment's clock.
@@ -116,6 +117,21 @@ func (e *Env) Hold(ctx context.Context, id dr.ProtectionID) error {
 	}
 }
 
+// Interrupt is Hold for flows of other processes, which can't call it here, by who
+// has read their Run in the record: a cycle of the protection that has been under way
+// for atLeast is stopped, with the cause, and not waited for. Of a replication group's
+// cycle only the machine's own part is. false says that neither is under way in this
+// process.
+func (e *Env) Interrupt(p dr.Protection, atLeast time.Duration, cause error) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.cycles[p.ID]
+	if r != nil && time.Since(r.began) >= atLeast {
+		r.stop(cause)
+	}
+	return r != nil || p.Group != "" && e.shared[p.Group] != nil
+}
+
 // enter registers a cycle; leave ends it.
 func (e *Env) enter(ctx context.Context, id dr.ProtectionID) (_ context.Context, leave func(), err error) {
 	e.mu.Lock()
@@ -124,7 +140,7 @@ func (e *Env) enter(ctx context.Context, id dr.ProtectionID) (_ context.Context,
 		return nil, nil, fmt.Errorf("protection %s: a replication cycle is under way: %w", id, dr.ErrBusy)
 	}
 	ctx, stop := context.WithCancelCause(ctx)
-	r := &running{stop: stop, gone: make(chan struct{})}
+	r := &running{began: time.Now(), stop: stop, gone: make(chan struct{})}
 	if e.cycles == nil {
 		e.cycles = map[dr.ProtectionID]*running{}
 	}

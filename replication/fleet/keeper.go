@@ -187,7 +187,12 @@ func (k *Keeper) mine(p dr.Protection) bool {
 	}
 	if p.Run != "" {
 		// A flow of another process can't stop a cycle of this one by Env.Hold.
-		h.interrupt(p.ID, patience, fmt.Errorf("%w: run %s holds protection %s", dr.ErrBusy, p.Run, p.ID))
+		// A group's cycle is of all its machines, and only this one's part is in the
+		// flow's way, whoever of them has begun it.
+		cause := fmt.Errorf("%w: run %s holds protection %s", dr.ErrBusy, p.Run, p.ID)
+		if !k.env.Interrupt(p, patience, cause) {
+			h.interrupt(p.ID, patience, cause)
+		}
 	}
 	return true
 }
