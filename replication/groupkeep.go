@@ -15,13 +15,45 @@ type sharedCycle struct {
 	done   chan struct{}
 	report GroupReport // when done is closed
 	err    error
+
+	mu    sync.Mutex
+	heard map[*KeepOptions]func(dr.Progress) // of those that wait for it
+}
+
+// hear has a caller told of the cycle's progress from now on, whichever machine's it
+// is: one that waits while others are copied lives as well, and who watches over it
+// stops what is silent for long.
+func (s *sharedCycle) hear(o *KeepOptions) (leave func()) {
+	if o.Progress == nil {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard == nil {
+		s.heard = map[*KeepOptions]func(dr.Progress){}
+	}
+	s.heard[o] = o.Progress
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.heard, o)
+	}
+}
+
+// progress tells all of them, one at a time.
+func (s *sharedCycle) progress(_ dr.ProtectionID, p dr.Progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, tell := range s.heard {
+		tell(p)
+	}
 }
 
 // KeepGroup is ReplicateBy for protections that may be of a replication group:
 // then the cycle is one of all its members ([Env.ReplicateGroup]), whichever
-// asks first, and those that ask meanwhile wait for it and get their own part.
-// So every member may be kept on a schedule of its own, and the group's points
-// still share their moments. A member whose newest point is younger than nine
+// asks first, and those that ask meanwhile wait for it, hear of its progress, and
+// get their own part. So every member may be kept on a schedule of its own, and the
+// group's points still share their moments. A member whose newest point is younger than nine
 // tenths of its policy's interval has been served by the others: that point is
 // returned, with Report.Existed. That the group has no common moment is logged;
 // points are ordinary then.
@@ -57,6 +89,7 @@ func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Polici
 		e.shared[p.Group] = s
 	}
 	e.mu.Unlock()
+	defer s.hear(&o)()
 	if first {
 		e.lead(ctx, s, p, policies, o)
 	} else {
@@ -87,10 +120,10 @@ func (e *Env) lead(ctx context.Context, s *sharedCycle, p dr.Protection, policie
 		e.mu.Unlock()
 		close(s.done)
 	}()
-	s.report, s.err = e.groupCycle(ctx, p, policies, o)
+	s.report, s.err = e.groupCycle(ctx, s, p, policies, o)
 }
 
-func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {
+func (e *Env) groupCycle(ctx context.Context, s *sharedCycle, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {
 	ids, err := e.groupIDs(ctx, p)
 	if err != nil {
 		return GroupReport{}, err
@@ -101,15 +134,7 @@ func (e *Env) groupCycle(ctx context.Context, p dr.Protection, policies Policies
 			return GroupReport{}, err
 		}
 	}
-	g := GroupOptions{Limits: o.Limits}
-	if o.Progress != nil {
-		var one sync.Mutex // o's is called by one at a time
-		g.Progress = func(_ dr.ProtectionID, p dr.Progress) {
-			one.Lock()
-			defer one.Unlock()
-			o.Progress(p)
-		}
-	}
+	g := GroupOptions{Limits: o.Limits, Progress: s.progress}
 	began := e.Time()
 	r, err := e.ReplicateGroup(ctx, ids, want, g)
 	if err == nil && r.Why != nil {

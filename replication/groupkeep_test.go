@@ -1,13 +1,17 @@
 package replication_test
 
 import (
+	"bytes"
 	"context"
 	"iter"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/lifeboat-dr/lifeboat/backend/memory"
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -64,4 +68,32 @@ func TestGroupsAreListedTogether(t *testing.T) {
 	passed.Add(int64(10 * time.Second))
 	require.Equal(t, 5, members(3), "that it joined is known in the end")
 	require.Equal(t, 4, c.n)
+}
+
+// A member that waits for the group's cycle, which another began, hears of its
+// progress: who watches over it must not take it for dead.
+func TestWhoWaitsForAGroupsCycleHearsOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, memory.Options{}, memstore.Options{}, nil)
+		f.env.Copy.Limit = rate.NewLimiter(1<<10, 1<<10)
+		for i := range 3 {
+			require.NoError(t, f.homes[i].Write(f.vm(i), "a", bytes.Repeat([]byte{1}, sizeA), 0))
+		}
+		var heard [3]atomic.Int64
+		var errs [3]error
+		var all sync.WaitGroup
+		for i := range 3 {
+			all.Go(func() {
+				_, errs[i] = f.env.KeepGroup(t.Context(), f.ids[i], nil, replication.KeepOptions{Progress: func(dr.Progress) {
+					heard[i].Store(time.Now().UnixNano())
+				}})
+			})
+		}
+		time.Sleep(time.Minute)
+		for i := range 3 {
+			require.Less(t, time.Since(time.Unix(0, heard[i].Load())), 10*time.Second, i)
+		}
+		all.Wait()
+		require.Equal(t, [3]error{}, errs)
+	})
 }
