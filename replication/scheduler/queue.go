@@ -40,10 +40,16 @@ func (q *queue) divide() (changed bool) {
 
 // part is this process's of a limit at a site.
 func (q *queue) part(limit int, site string) int {
-	if part, ok := q.shares[site]; ok && limit > 0 {
-		return max(1, int(float64(limit)*part+1e-9))
+	if q.share == nil || limit == 0 {
+		return limit
 	}
-	return limit
+	part, known := q.shares[site]
+	if !known { // a new site's first machines may all be asked for before it is divided again
+		q.site(site)
+		part = q.share(site)
+		q.shares[site] = part
+	}
+	return max(1, int(float64(limit)*part+1e-9))
 }
 
 // places counts cycles under way against a limit.

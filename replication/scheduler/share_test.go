@@ -67,3 +67,23 @@ func TestAShareOfTheBandwidth(t *testing.T) {
 		require.Equal(t, int64(8<<20), s.Status().Rates["site-0 to any"], "the rule's, which is the fleet's")
 	})
 }
+
+// Also of a site whose first machines are all asked for at once: nobody knew of it
+// before.
+func TestAShareOfANewSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(100, 1, 5, "")
+		f.latency = 20 * time.Second
+		s := f.scheduler(t, scheduler.Options{Host: f.host, Limits: scheduler.Limits{PerSite: 20, PerHost: 8}, Share: func(...string) float64 { return 0.25 }})
+		s.Poke(f.records.ids...)
+		serve(t, s, 10*time.Second)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		require.Equal(t, 5, f.most["site-0"])
+		for host, n := range f.most {
+			if host != "" && host != "site-0" {
+				require.LessOrEqual(t, n, 2, host)
+			}
+		}
+	})
+}
