@@ -48,6 +48,10 @@ func TestRetentionLeavesWhatIsFromBeforeSuspicion(t *testing.T) {
 		}
 		require.Equal(t, []dr.PointID{"0", "1", "2", "3", "7"}, left)
 	}
+	r.p.Expiring = []dr.PointID{"long gone"} // by a process that died before it could say so
+	_, err := env.Expire(t.Context(), "p", policy)
+	require.NoError(t, err)
+	require.Empty(t, r.p.Expiring)
 	r.p.Accept("3", "someone")
 	gone, err := env.Expire(t.Context(), "p", policy)
 	require.NoError(t, err)

@@ -348,19 +348,24 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		return nil, err
 	}
 	var points []dr.Point
+	listed := map[dr.PointID]bool{}
 	for q, err := range site.Points.List(ctx, machine) {
 		if err != nil {
 			return nil, err
 		}
 		points = append(points, q)
+		listed[q.ID] = true
 	}
+	// What one that came to no end has deleted is told by nobody else.
+	over := func(q dr.PointID) bool { return !listed[q] }
 	held := recoverypoint.Held(points, p.Accepted)
 	maps.Copy(held, p.Pins)
 	gone := recoverypoint.Expired(points, policy, e.Time(), held)
-	if len(gone) == 0 {
+	if len(gone) == 0 && !slices.ContainsFunc(p.Expiring, over) {
 		return nil, nil
 	}
 	_, err = e.Amend(ctx, id, func(p *dr.Protection) error {
+		p.Expiring = slices.DeleteFunc(p.Expiring, over)
 		gone = slices.DeleteFunc(gone, func(q dr.PointID) bool { _, pinned := p.Pins[q]; return pinned })
 		for _, q := range gone {
 			if !slices.Contains(p.Expiring, q) {
@@ -369,7 +374,7 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || len(gone) == 0 {
 		return nil, err
 	}
 	deleted := 0
