@@ -300,37 +300,52 @@ func (s *Store) prune(ctx context.Context, m dr.MachineID) (int64, error) {
 	return 0, nil
 }
 
-// Scrub implements recoverypoint.Scrubber, one machine after the other.
+// Scrub implements recoverypoint.Scrubber, one machine after the other. A store that
+// can't be checked, as it is damaged beyond opening or being pruned elsewhere, doesn't
+// keep the others from it: the errors are joined, and end it when all were tried.
 func (s *Store) Scrub(ctx context.Context) iter.Seq2[recoverypoint.Damage, error] {
 	return func(yield func(recoverypoint.Damage, error) bool) {
+		var errs []error
 		for m, err := range s.machines(ctx) {
+			if err == nil {
+				err = ctx.Err()
+			}
 			if err != nil {
-				yield(recoverypoint.Damage{}, err)
+				errs = append(errs, err)
+				break
+			}
+			wanted, err := s.scrub(ctx, m, yield)
+			if !wanted {
 				return
 			}
-			if !s.scrub(ctx, m, yield) {
-				return
+			if err != nil {
+				errs = append(errs, fmt.Errorf("scrub machine %s: %w", m, err))
 			}
+		}
+		if len(errs) > 0 {
+			yield(recoverypoint.Damage{}, errors.Join(errs...))
 		}
 	}
 }
 
-// scrub reports whether the next machine is wanted.
-func (s *Store) scrub(ctx context.Context, m dr.MachineID, yield func(recoverypoint.Damage, error) bool) bool {
+// scrub checks one machine's store, and reports whether the next is wanted.
+func (s *Store) scrub(ctx context.Context, m dr.MachineID, yield func(recoverypoint.Damage, error) bool) (wanted bool, err error) {
 	x, done, err := s.of(ctx, m)
 	if err != nil {
-		yield(recoverypoint.Damage{}, err)
-		return false
+		return true, err
 	}
 	defer done()
 	if sc, ok := dr.As[recoverypoint.Scrubber](x); ok {
 		for d, err := range sc.Scrub(ctx) {
-			if !yield(d, err) || err != nil {
-				return false
+			if err != nil {
+				return true, err
+			}
+			if !yield(d, nil) {
+				return false, nil
 			}
 		}
 	}
-	return true
+	return true, nil
 }
 
 func (s *Store) machines(ctx context.Context) iter.Seq2[dr.MachineID, error] {

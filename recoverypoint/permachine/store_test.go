@@ -188,3 +188,44 @@ func TestPruneGoesOn(t *testing.T) {
 		require.Positive(t, pruned[m], "%s of %v", m, pruned)
 	}
 }
+
+// damaged is a store with a damage to tell.
+type damaged struct{ recoverypoint.PointStore }
+
+func (damaged) Scrub(context.Context) iter.Seq2[recoverypoint.Damage, error] {
+	return func(yield func(recoverypoint.Damage, error) bool) {
+		yield(recoverypoint.Damage{Object: "segment"}, nil)
+	}
+}
+
+// One machine's store that can't be opened doesn't keep those behind it from being
+// scrubbed, today and each time.
+func TestScrubGoesOn(t *testing.T) {
+	bad := errors.New("not readable")
+	s := permachine.New(permachine.Options{
+		Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+			if m == "b" {
+				return nil, bad
+			}
+			return damaged{memstore.New(memstore.Options{})}, nil
+		},
+		Machines: func(context.Context) iter.Seq2[dr.MachineID, error] {
+			return func(yield func(dr.MachineID, error) bool) {
+				_ = yield("a", nil) && yield("b", nil) && yield("c", nil)
+			}
+		},
+	})
+	found, last := 0, error(nil)
+	for _, err := range s.Scrub(t.Context()) {
+		require.NoError(t, last, "an error is the end")
+		if last = err; err == nil {
+			found++
+		}
+	}
+	require.Equal(t, 2, found)
+	require.ErrorIs(t, last, bad)
+	require.ErrorContains(t, last, "machine b")
+	for range s.Scrub(t.Context()) {
+		break // and who has seen enough is not told more
+	}
+}
