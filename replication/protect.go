@@ -333,7 +333,9 @@ func (e *Env) Resume(ctx context.Context, id dr.ProtectionID) error {
 
 // Expire deletes the recovery points that the policy doesn't keep, other than
 // those that flows have pinned and those that suspicion holds
-// (recoverypoint.Held), and returns them.
+// (recoverypoint.Held), and returns them. Ages are what they were when the newest
+// point was made: so a process whose clock is ahead, or a platform whose clock is
+// behind and names the points' times, costs none of them.
 func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoint.Policy) (_ []dr.PointID, err error) {
 	p, err := e.Records.Load(ctx, id)
 	if err != nil {
@@ -360,7 +362,7 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 	over := func(q dr.PointID) bool { return !listed[q] }
 	held := recoverypoint.Held(points, p.Accepted)
 	maps.Copy(held, p.Pins)
-	gone := recoverypoint.Expired(points, policy, e.Time(), held)
+	gone := recoverypoint.Expired(points, policy, earlier(e.Time(), points), held)
 	if len(gone) == 0 && !slices.ContainsFunc(p.Expiring, over) {
 		return nil, nil
 	}
@@ -397,6 +399,19 @@ func (e *Env) Expire(ctx context.Context, id dr.ProtectionID, policy recoverypoi
 		deleted++
 	}
 	return gone, nil
+}
+
+// earlier is now, or the time of the newest recovery point if that was before.
+func earlier(now time.Time, points []dr.Point) time.Time {
+	for _, q := range slices.Backward(points) {
+		if !q.Base && !q.Time.IsZero() {
+			if q.Time.Before(now) {
+				return q.Time
+			}
+			break
+		}
+	}
+	return now
 }
 
 // PointName derives a point's name from a step's key: the same step always
