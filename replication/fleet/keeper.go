@@ -26,6 +26,7 @@ type Keeper struct {
 	ask    func() // has who gives holds say soon which are; nil: it does by itself
 
 	parts atomic.Pointer[[]part]
+	ahead atomic.Int64 // of the leases' clock is this one, in nanoseconds; 0: not known
 
 	mu     sync.Mutex
 	holds  map[Shard]*Hold
@@ -42,8 +43,8 @@ type part struct {
 // either refuse what is fenced ([Fencer]) or be guarded ([Guard]):
 // dr.ErrUnsupported. Of the scheduler's options Only, Within, Pruning and
 // Share must not be set (dr.ErrInvalid); its limits of sites, hosts and bandwidth
-// are the fleet's: a keeper uses as much of them as it holds of the shards. Ramp is 2 seconds if it is 0: a takeover makes a few
-// machines overdue, not all.
+// are the fleet's: a keeper uses as much of them as it holds of the shards. Ramp is
+// 2 seconds if it is 0: a takeover makes a few machines overdue, not all.
 func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, error) {
 	if err := l.Validate(); err != nil {
 		return nil, err
@@ -72,6 +73,18 @@ func NewKeeper(env *replication.Env, l Layout, o scheduler.Options) (*Keeper, er
 			}
 		}
 		return r, err
+	}
+	expire := o.Expire
+	if expire == nil {
+		expire = func(ctx context.Context, id dr.ProtectionID) ([]dr.PointID, error) {
+			return env.ExpireBy(ctx, id, policies)
+		}
+	}
+	o.Expire = func(ctx context.Context, id dr.ProtectionID) ([]dr.PointID, error) {
+		if err := k.early(id); err != nil {
+			return nil, err
+		}
+		return expire(ctx, id)
 	}
 	k.count()
 	o.Only, o.Within, o.Pruning, o.Share = k.mine, k.within, k.pruning, k.share
@@ -165,6 +178,22 @@ func (k *Keeper) share(sites ...string) float64 {
 		}
 	}
 	return float64(held) / float64(max(1, all))
+}
+
+// mostAhead is how far a worker's clock may be ahead of the leases' for it to tell how
+// old points are: it is nothing to a policy, and more than a slow answer makes of it.
+const mostAhead = 5 * time.Minute
+
+// early refuses retention by a clock that is far ahead: where it is also what names the
+// points' times, as at Azure, the first point after a step of a week would have all
+// others deleted.
+func (k *Keeper) early(id dr.ProtectionID) error {
+	ahead := time.Duration(k.ahead.Load())
+	if ahead <= mostAhead {
+		return nil
+	}
+	return &dr.Error{Op: "expire", Err: fmt.Errorf("%w: protection %s: this worker's clock is %v ahead of the leases'", dr.ErrNotAllowed, id, ahead.Round(time.Second)),
+		Remedy: "set the clock of this host, or of the one that keeps the leases: until they agree no points are deleted"}
 }
 
 // patience is how long a cycle runs on beside a flow: a listing may be older than

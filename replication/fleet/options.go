@@ -39,7 +39,8 @@ type Options struct {
 	// 0: 4.
 	Moves int
 	// Scheduler are the options of the scheduler that runs the cycles; see
-	// NewKeeper.
+	// NewKeeper. Its retention is refused with dr.ErrNotAllowed while the worker's
+	// clock is more than five minutes ahead of the leases'.
 	Scheduler scheduler.Options
 	// Observe, if set, is told what happens to the worker, by several goroutines
 	// but one at a time. It must not block.

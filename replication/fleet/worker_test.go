@@ -15,6 +15,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/replication"
 	"github.com/lifeboat-dr/lifeboat/replication/fleet"
+	"github.com/lifeboat-dr/lifeboat/replication/scheduler"
 )
 
 const (
@@ -410,5 +411,60 @@ func TestALostLeaseIsNoFailure(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, p.Upkeep, id)
 		}
+	})
+}
+
+// behind are leases whose clock is behind the workers'.
+type behind struct {
+	fleet.Leases
+	by *atomic.Int64
+}
+
+func (b behind) Renew(ctx context.Context, m fleet.Member) (fleet.View, error) {
+	v, err := b.Leases.Renew(ctx, m)
+	v.Time = v.Time.Add(-time.Duration(b.by.Load()))
+	return v, err
+}
+
+// A worker whose clock is far ahead goes on making points, and deletes none.
+func TestAWorkerWhoseClockIsAheadDeletesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 10, 4)
+		var ahead, expired, refused atomic.Int64
+		env := &replication.Env{Records: fleet.Guard(&s.records)}
+		w, err := fleet.New(env, fleet.Options{Leases: behind{&s.leases, &ahead}, Layout: s.layout, Scheduler: scheduler.Options{
+			Retain: interval,
+			Observe: func(e scheduler.Event) {
+				if e.Kind == scheduler.Expired && errors.Is(e.Err, dr.ErrNotAllowed) {
+					refused.Add(1)
+				}
+			},
+			Replicate: func(ctx context.Context, id dr.ProtectionID, _ replication.KeepOptions) (replication.Report, error) {
+				p, err := env.Amend(ctx, id, func(p *dr.Protection) error { p.Last.Time = env.Time(); return nil })
+				return replication.Report{Point: p.Last}, err
+			},
+			Expire: func(context.Context, dr.ProtectionID) ([]dr.PointID, error) { expired.Add(1); return nil, nil }}})
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- w.Run(ctx) }()
+		time.Sleep(3 * interval)
+		synctest.Wait()
+		require.Positive(t, expired.Load())
+		require.Zero(t, refused.Load())
+		ahead.Store(int64(7 * 24 * time.Hour))
+		time.Sleep(2 * beat)
+		synctest.Wait()
+		before := expired.Load()
+		time.Sleep(3 * interval)
+		synctest.Wait()
+		require.Equal(t, before, expired.Load())
+		require.Positive(t, refused.Load())
+		ahead.Store(0)
+		time.Sleep(3 * interval)
+		synctest.Wait()
+		require.Greater(t, expired.Load(), before)
+		stop()
+		require.ErrorIs(t, <-ended, context.Canceled)
 	})
 }
