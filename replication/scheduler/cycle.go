@@ -24,9 +24,10 @@ type run struct {
 	upkeep  dr.Upkeep // as it was
 	expire  bool
 	stop    context.CancelCauseFunc
-	told    time.Time    // when it was told to stop for its silence
+	lives   time.Time    // began by a clock that nobody sets: what is silent is told by it
+	told    time.Time    // when it was told to stop for its silence, by the same
 	givenUp bool         // its places are others'
-	beat    atomic.Int64 // the last sign of life, in Unix nanoseconds
+	beat    atomic.Int64 // the last sign of life, in nanoseconds since lives
 
 	mu    sync.Mutex
 	disks []dr.Progress
@@ -49,8 +50,7 @@ const recordGrace = 10 * time.Second
 
 func (s *Scheduler) begin(ctx context.Context, e *entry, now time.Time) {
 	ctx, stop := context.WithCancelCause(ctx)
-	r := &run{stand: stand{e.from, e.to, e.host, e.heavy()}, entry: e, id: e.id, began: now, waited: max(0, now.Sub(e.due)), upkeep: e.upkeep, stop: stop}
-	r.beat.Store(now.UnixNano())
+	r := &run{stand: stand{e.from, e.to, e.host, e.heavy()}, entry: e, id: e.id, began: now, lives: time.Now(), waited: max(0, now.Sub(e.due)), upkeep: e.upkeep, stop: stop}
 	if e.upkeep.Failures == 0 && !e.soon && e.period > 0 {
 		missed := uint64(r.waited / e.period)
 		e.hits.Missed += missed
@@ -91,7 +91,7 @@ func (s *Scheduler) attempt(ctx context.Context, r *run, limits []*rate.Limiter)
 		defer done()
 		ctx = within
 	}
-	res.report, res.err = s.cycle(ctx, r.id, replication.KeepOptions{Limits: limits, Progress: func(p dr.Progress) { r.progress(p, s.env.Time()) }})
+	res.report, res.err = s.cycle(ctx, r.id, replication.KeepOptions{Limits: limits, Progress: r.progress})
 	res.at = s.env.Time()
 	cause := context.Cause(ctx)
 	switch {
@@ -129,8 +129,8 @@ func shorten(s string) string {
 	return s[:most] + "…"
 }
 
-func (r *run) progress(p dr.Progress, now time.Time) {
-	r.beat.Store(now.UnixNano())
+func (r *run) progress(p dr.Progress) {
+	r.beat.Store(int64(time.Since(r.lives)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range r.disks {
@@ -198,10 +198,10 @@ func (s *Scheduler) watch(now time.Time) {
 	}
 	s.checked = now
 	for r := range s.runs {
-		switch silent := now.Sub(time.Unix(0, r.beat.Load())); {
+		switch silent := time.Since(r.lives) - time.Duration(r.beat.Load()); {
 		case r.givenUp:
 		case !r.told.IsZero():
-			if now.Sub(r.told) >= s.o.Grace {
+			if time.Since(r.told) >= s.o.Grace {
 				r.givenUp = true
 				s.queue.count(r.stand, -1)
 			}
@@ -217,7 +217,7 @@ func (s *Scheduler) watch(now time.Time) {
 }
 
 func (s *Scheduler) hang(r *run, now time.Time) {
-	r.told = now
+	r.told = time.Now()
 	r.stop(errSilent)
 	s.tell(Event{Kind: Hung, RPO: r.entry.age(now), Took: now.Sub(r.began)}, r.entry, now)
 }

@@ -24,6 +24,9 @@ type view struct {
 
 func (s *Scheduler) view(p dr.Protection) view {
 	v := view{id: p.ID, name: p.Name, machine: p.Active.Machine, from: p.Active.Site, to: p.Standby.Site, last: p.Last.Time, upkeep: p.Upkeep}
+	if v.upkeep.Until.Sub(s.env.Time()) > s.o.Backoff.most() {
+		v.upkeep.Until = time.Time{} // by a clock that was ahead: at once
+	}
 	v.expected = p.State == dr.Protected || p.State == dr.Synchronizing
 	if s.o.Host != nil {
 		v.host = s.o.Host(p)

@@ -101,6 +101,9 @@ func (b Backoff) after(id dr.ProtectionID, n int, permanent bool) time.Duration 
 	return d*3/4 + time.Duration(float64(d)/2*spread(id, uint64(n)))
 }
 
+// most is the longest delay.
+func (b Backoff) most() time.Duration { return b.Cap * 5 / 4 }
+
 func (o Options) filled() Options {
 	or := func(d *time.Duration, def time.Duration) {
 		if *d == 0 {

@@ -476,6 +476,44 @@ func TestHungCycles(t *testing.T) {
 	})
 }
 
+// A clock that is set forward makes no cycle silent.
+func TestAClockThatIsSetHangsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(20, 1, 1, "")
+		var ahead atomic.Int64
+		f.env.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		f.latency = 4 * time.Minute
+		var kinds sync.Map
+		s, err := scheduler.New(f.env, scheduler.Options{Expire: f.expire, Replicate: f.replicate, Observe: func(e scheduler.Event) { kinds.Store(e.Kind, true) }})
+		require.NoError(t, err)
+		go serve(t, s, 20*time.Minute)
+		time.Sleep(9 * time.Minute)
+		require.Positive(t, s.Status().Running)
+		ahead.Store(int64(3 * time.Hour))
+		time.Sleep(10 * time.Minute)
+		_, hung := kinds.Load(scheduler.Hung)
+		_, failed := kinds.Load(scheduler.Failed)
+		require.False(t, hung || failed)
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+// A machine that failed under a clock that was ahead, in a process before this one or on
+// another host, doesn't wait for that time to come.
+func TestABackOffOfAClockThatWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(20, 1, 1, "")
+		_, err := f.env.Amend(t.Context(), "vm-00003", func(p *dr.Protection) error {
+			p.Upkeep = dr.Upkeep{Failures: 1, Tried: time.Now().AddDate(1, 0, 0), Until: time.Now().AddDate(1, 0, 0).Add(time.Minute), Err: "it was the clock's"}
+			return nil
+		})
+		require.NoError(t, err)
+		s := f.scheduler(t, scheduler.Options{})
+		serve(t, s, time.Hour)
+		require.Greater(t, len(f.started("vm-00003")), 6)
+	})
+}
+
 // RPO is the age of the newest point; lateness is counted and told.
 func TestRPOIsAccountedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
