@@ -50,7 +50,10 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) {
 	s.looking = true
 	go func() {
 		s.read(ctx, &l)
-		s.looked <- l // Run waits for it
+		select {
+		case s.looked <- l:
+		case <-s.over:
+		}
 	}()
 }
 

@@ -27,7 +27,8 @@ type Options struct {
 	// stopped, which counts as a failure; 0: 30 minutes. It must be longer
 	// than a platform takes to capture, and than a link takes for the burst
 	// of one request. One that doesn't end within Grace, 0: a minute, keeps its
-	// machine from being tried again but gives up its place to others.
+	// machine from being tried again but gives up its place to others. A prune
+	// or a listing is waited for as long when Run ends.
 	Silence, Grace time.Duration
 	// Ramp spreads what is overdue when the process starts, or a record
 	// appears; 0: a minute.

@@ -51,7 +51,10 @@ func (s *Scheduler) prune(ctx context.Context, now time.Time) {
 				r.bytes, r.err = p.Prune(ctx)
 				done()
 			}
-			s.pruned <- r // Run waits for it
+			select {
+			case s.pruned <- r:
+			case <-s.over:
+			}
 		}()
 		return
 	}

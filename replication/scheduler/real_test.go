@@ -95,13 +95,16 @@ func TestRealCyclesFollowThePolicy(t *testing.T) {
 		y := newYard(t, 3, nil)
 		var mu sync.Mutex
 		pruning, prunes := 0, 0
-		prune := func(context.Context) (int64, error) {
+		prune := func(ctx context.Context) (int64, error) {
 			mu.Lock()
 			pruning++
 			prunes++
 			require.Equal(t, 1, pruning, "one at a time")
 			mu.Unlock()
-			time.Sleep(2 * time.Hour)
+			select {
+			case <-time.After(2 * time.Hour):
+			case <-ctx.Done():
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			pruning--
@@ -258,5 +261,30 @@ func TestAFlowTakesAMachineFromItsCycle(t *testing.T) {
 		require.Contains(t, p.Why, "failover")
 		stop()
 		require.Equal(t, []scheduler.EventKind{scheduler.Started, scheduler.Stopped}, kinds)
+	})
+}
+
+// A prune that doesn't heed its context, as a call to a share whose server is gone, keeps
+// Run from its end for Grace and no longer, and is named.
+func TestRunEndsThoughAPruneHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(2, 1, 1, "")
+		never := make(chan struct{})
+		defer close(never) // but for the test
+		f.env.Sites = replication.Sites{"recovery": {Points: pruner{nil, func(context.Context) (int64, error) { <-never; return 0, nil }}}}
+		s, err := scheduler.New(f.env, scheduler.Options{Prune: time.Hour, Expire: f.expire, Replicate: f.replicate})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(90*time.Minute + 10*time.Second)
+		synctest.Wait()
+		require.Equal(t, "recovery", s.Status().Pruning)
+		began := time.Now()
+		cancel()
+		err = <-ended
+		require.Less(t, time.Since(began), 2*time.Minute)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorContains(t, err, "pruning")
 	})
 }

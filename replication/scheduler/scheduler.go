@@ -52,6 +52,7 @@ type Scheduler struct {
 	pruning  string
 	prunes   map[string]time.Time // when each store is due
 	checked  time.Time            // when silences were looked for
+	told     time.Time            // when all was told to stop
 	events   []Event
 	totals   Totals
 }
@@ -91,7 +92,8 @@ func New(env *replication.Env, o Options) (*Scheduler, error) {
 
 // Run schedules until ctx ends, waits for the cycles under way to stop, and
 // returns ctx's error. Cycles that were given up because they don't stop when
-// told to are not waited for, and named in the error. It runs once.
+// told to are not waited for, and named in the error; nor is a listing or a prune
+// that doesn't stop within Grace. It runs once.
 func (s *Scheduler) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.serving {
@@ -124,6 +126,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		select {
 		case <-done:
 			done = nil
+			s.mu.Lock()
+			s.told = time.Now()
+			s.mu.Unlock()
 			stop(errEnding)
 		case <-timer.C:
 		case <-s.notify:
@@ -160,7 +165,7 @@ func (s *Scheduler) turn(ctx context.Context, ending bool) (next time.Duration, 
 		s.look(ctx, now)
 		s.prune(ctx, now)
 	}
-	busy = s.looking || s.pruning != ""
+	busy = (s.looking || s.pruning != "") && !(ending && time.Since(s.told) >= s.o.Grace)
 	for r := range s.runs {
 		busy = busy || !r.givenUp
 		if busy {
@@ -262,6 +267,12 @@ func (s *Scheduler) abandoned() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
+	if s.looking {
+		errs = append(errs, errors.New("a listing of the records doesn't stop"))
+	}
+	if s.pruning != "" {
+		errs = append(errs, fmt.Errorf("site %s: pruning its store doesn't stop", s.pruning))
+	}
 	for r := range s.runs {
 		errs = append(errs, fmt.Errorf("protection %s: the cycle that began at %s doesn't stop", r.entry.id, r.began.Format(time.RFC3339)))
 	}
