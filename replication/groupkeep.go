@@ -15,6 +15,7 @@ type sharedCycle struct {
 	done   chan struct{}
 	report GroupReport // when done is closed
 	err    error
+	why    error // it was stopped: the end of its context, of whoever asked first
 
 	mu    sync.Mutex
 	heard map[*KeepOptions]func(dr.Progress) // of those that wait for it
@@ -58,8 +59,8 @@ func (s *sharedCycle) progress(_ dr.ProtectionID, p dr.Progress) {
 // returned, with Report.Existed. That the group has no common moment is logged;
 // points are ordinary then.
 //
-// The cycle ends with the context of whoever asked first. All of a process must
-// use one Env.
+// The cycle ends with the context of whoever asked first; those that waited for it
+// get dr.ErrBusy then. All of a process must use one Env.
 func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Policies, o KeepOptions) (Report, error) {
 	p, err := e.Records.Load(ctx, id)
 	if err != nil {
@@ -99,12 +100,19 @@ func (e *Env) KeepGroup(ctx context.Context, id dr.ProtectionID, policies Polici
 			return Report{}, ctx.Err()
 		}
 	}
+	stopped := func(err error) error {
+		if first || s.why == nil || err == nil {
+			return err
+		}
+		// Nothing of this one's: the other's lease may be over, and its site paused.
+		return fmt.Errorf("protection %s: %w: the cycle of replication group %q that it waited for was stopped: %v", id, dr.ErrBusy, p.Group, err)
+	}
 	if s.err != nil {
-		return Report{}, s.err
+		return Report{}, stopped(s.err)
 	}
 	for _, m := range s.report.Machines {
 		if m.Protection == id {
-			return m.Report, m.Err
+			return m.Report, stopped(m.Err)
 		}
 	}
 	return Report{}, fmt.Errorf("protection %s: %w: it joined replication group %q while a cycle of the group was under way", id, dr.ErrBusy, p.Group)
@@ -121,6 +129,7 @@ func (e *Env) lead(ctx context.Context, s *sharedCycle, p dr.Protection, policie
 		close(s.done)
 	}()
 	s.report, s.err = e.groupCycle(ctx, s, p, policies, o)
+	s.why = context.Cause(ctx)
 }
 
 func (e *Env) groupCycle(ctx context.Context, s *sharedCycle, p dr.Protection, policies Policies, o KeepOptions) (GroupReport, error) {

@@ -97,3 +97,28 @@ func TestWhoWaitsForAGroupsCycleHearsOfIt(t *testing.T) {
 		require.Equal(t, [3]error{}, errs)
 	})
 }
+
+// Whose cycle was stopped is told so; members that only waited for it are to try again:
+// that the first one's lease is over says nothing of theirs, which may be a newer one.
+func TestWhoWaitsForACycleThatIsStoppedIsBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, memory.Options{}, memstore.Options{}, nil)
+		f.env.Copy.Limit = rate.NewLimiter(1<<10, 1<<10)
+		for i := range 2 {
+			require.NoError(t, f.homes[i].Write(f.vm(i), "a", bytes.Repeat([]byte{1}, sizeA), 0))
+		}
+		first, stop := context.WithCancelCause(t.Context())
+		var errs [2]error
+		var all sync.WaitGroup
+		for i, ctx := range []context.Context{first, t.Context()} {
+			all.Go(func() { _, errs[i] = f.env.KeepGroup(ctx, f.ids[i], nil, replication.KeepOptions{}) })
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		stop(dr.ErrFenced)
+		all.Wait()
+		require.ErrorIs(t, errs[0], dr.ErrFenced)
+		require.ErrorIs(t, errs[1], dr.ErrBusy)
+		require.NotErrorIs(t, errs[1], dr.ErrFenced)
+	})
+}
