@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -38,9 +40,8 @@ func (w *worker) handler() http.Handler {
 	w.route(in, "POST /protections/{id}/resume", w.resume)
 	w.route(in, "GET /runs", w.listRuns)
 	w.route(in, "POST /runs", w.startRuns)
-	w.route(in, "GET /runs/{run}", w.showRun)
-	w.route(in, "POST /runs/{run}/decide", w.decide)
-	w.route(in, "POST /runs/{run}/cancel", w.cancel)
+	w.route(in, "GET /runs/{run...}", w.showRun)
+	w.route(in, "POST /runs/{run...}", w.steer)
 
 	mux := http.NewServeMux()
 	mux.Handle("/", w.users.admit(in))
@@ -139,11 +140,25 @@ func (w *worker) listRuns(p *plant, r *http.Request) (any, error) {
 			return nil, err
 		}
 		if (state == "" || s.State == state) && (flow == "" || s.Flow == flow) && (r.FormValue("open") == "" || !s.State.Ended()) {
-			s.Steps = nil // GET /runs/ID has them
+			s.Steps = holdUps(s.Steps) // GET /runs/ID has them all
 			all = append(all, s)
 		}
 	}
 	return all, nil
+}
+
+// holdUps are the steps that say why a run is where it is: those that wait for a
+// person or for a worker, and those that have failed.
+func holdUps(all []dr.StepStatus) []dr.StepStatus {
+	return slices.DeleteFunc(all, func(s dr.StepStatus) bool {
+		switch s.State {
+		case dr.StepWaiting, dr.StepStuck, dr.StepFailed, dr.StepUndoFailed:
+			return false
+		case dr.StepDone, dr.StepSkipped:
+			return true
+		}
+		return s.Err == "" && s.Awaits.IsZero()
+	})
 }
 
 // showRun returns a run's status; with ?wait=30s when it has ended or waits for
@@ -169,7 +184,21 @@ func (w *worker) showRun(p *plant, r *http.Request) (any, error) {
 	return s, err
 }
 
-func (w *worker) decide(p *plant, r *http.Request) (any, error) {
+// steer is POST /runs/ID/decide and POST /runs/ID/cancel. The ID of a run that a
+// plan's run has started has a slash in it: PLANRUN/PROTECTION.
+func (w *worker) steer(p *plant, r *http.Request) (any, error) {
+	run, what := path.Split(r.PathValue("run"))
+	id := dr.RunID(strings.TrimSuffix(run, "/"))
+	switch what {
+	case "decide":
+		return w.decide(p, r, id)
+	case "cancel":
+		return w.cancel(p, r, id)
+	}
+	return nil, fmt.Errorf("%w: POST /runs/ID/decide or /runs/ID/cancel, not %q", dr.ErrNotFound, what)
+}
+
+func (w *worker) decide(p *plant, r *http.Request, run dr.RunID) (any, error) {
 	d, err := read[struct {
 		Step    string     `json:"step"`
 		Verdict dr.Verdict `json:"verdict"`
@@ -179,7 +208,6 @@ func (w *worker) decide(p *plant, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := dr.RunID(r.PathValue("run"))
 	by := asker(r.Context(), d.By)
 	err = p.runs.Decide(r.Context(), run, d.Step, dr.Decision{Verdict: d.Verdict, By: by, Note: d.Note})
 	if err != nil {
@@ -188,7 +216,7 @@ func (w *worker) decide(p *plant, r *http.Request) (any, error) {
 	return p.runs.Status(r.Context(), run)
 }
 
-func (w *worker) cancel(p *plant, r *http.Request) (any, error) {
+func (w *worker) cancel(p *plant, r *http.Request, run dr.RunID) (any, error) {
 	d, err := read[struct {
 		By  string `json:"by,omitempty"`
 		Why string `json:"why,omitempty"`
@@ -196,7 +224,6 @@ func (w *worker) cancel(p *plant, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := dr.RunID(r.PathValue("run"))
 	if err := p.runs.Cancel(observe.By(r.Context(), asker(r.Context(), d.By)), run, d.Why); err != nil {
 		return nil, err
 	}

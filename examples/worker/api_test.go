@@ -116,6 +116,19 @@ func TestEnrolment(t *testing.T) {
 	require.Equal(t, http.StatusConflict, ask(`{"from":"bonn","to":"berlin","machine":"a","id":"other"}`))
 }
 
+// The machine of a drill is no machine to protect: it would be replicated, and be
+// gone at the next clean-up.
+func TestADrillsMachineIsNotEnrolled(t *testing.T) {
+	w := inProcess(t, map[string][]dr.MachineID{"berlin": {"a"}, "bonn": {"drill-of-a", "c"}})
+	d := replication.New("a", dr.Place{Site: "berlin", Machine: "a"}, "bonn")
+	d.Test = &dr.TestFailover{Run: "t", State: dr.TestRunning, Place: dr.Place{Site: "bonn", Machine: "drill-of-a", Key: "test/a/t"}}
+	_, err := w.opened.env.Records.Save(t.Context(), d)
+	require.NoError(t, err)
+	var said struct{ Added []dr.ProtectionID }
+	require.Equal(t, http.StatusOK, asked(t, serveIt(t, w), "/protections", `{"from":"bonn","to":"berlin","all":true}`, &said))
+	require.Equal(t, []dr.ProtectionID{"c"}, said.Added)
+}
+
 // stubborn is replication that leaves something under way.
 type stubborn struct{}
 
@@ -242,4 +255,32 @@ func TestARunOfAnotherPlan(t *testing.T) {
 	}
 	require.Equal(t, http.StatusOK, ask("a"))
 	require.Equal(t, http.StatusConflict, ask("b"))
+}
+
+// A machine's run of a recovery plan has a slash in its name; it is found, and
+// steered, as any other. A list says what holds a run up.
+func TestRunsWithASlash(t *testing.T) {
+	w := inProcess(t, nil)
+	url := serveIt(t, w)
+	e := w.opened.engine.Orchestrator
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- e.Serve(ctx, dr.Actions{"a@1": func(context.Context, *dr.Call) (json.RawMessage, error) { return nil, nil }})
+	}()
+	defer func() { stop(); require.ErrorIs(t, <-served, context.Canceled) }()
+	require.NoError(t, e.Start(t.Context(), "mv1/web", dr.Plan{Flow: "f", Rev: 1, Steps: []dr.Step{{ID: "first", Action: "a@1"}, {ID: "go", Gate: "Go?", After: []string{"first"}}}}))
+	var s dr.Status
+	require.Equal(t, http.StatusOK, asked(t, url, "/runs/mv1/web?wait=1m", "", &s))
+	require.Equal(t, dr.RunWaiting, s.State)
+	require.Len(t, s.Steps, 2)
+	var all []dr.Status
+	require.Equal(t, http.StatusOK, asked(t, url, "/runs?open=1", "", &all))
+	require.Len(t, all[0].Steps, 1)
+	require.Equal(t, "go", all[0].Steps[0].ID)
+	require.Equal(t, http.StatusNotFound, asked(t, url, "/runs/mv1/web", `{}`, nil))
+	require.Equal(t, http.StatusOK, asked(t, url, "/runs/mv1/web/decide", `{"step":"go","verdict":"approve","by":"me"}`, nil))
+	require.Equal(t, http.StatusOK, asked(t, url, "/runs/mv1/web?wait=1m", "", &s))
+	require.Equal(t, dr.RunDone, s.State)
+	require.Equal(t, http.StatusConflict, asked(t, url, "/runs/mv1/web/cancel", `{"why":"late"}`, nil))
 }

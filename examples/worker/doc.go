@@ -10,6 +10,7 @@
 //	ask localhost:9090/readyz
 //	ask localhost:9090/protections -d '{"from":"berlin","to":"bonn","all":true}'
 //	ask localhost:9090/runs -d '{"flow":"protect","all":"berlin","run":"first"}'
+//	ask 'localhost:9090/runs/first-berlin-00003?wait=1m'
 //	ask localhost:9090/status
 //	ask localhost:9090/runs -d '{"flow":"unplanned-failover","protection":"berlin-00003","run":"flood-3"}'
 //	ask 'localhost:9090/runs/flood-3?wait=1m'
@@ -68,6 +69,9 @@
 //	GET  /runs/ID                 ?wait=1m until it ends or waits for a person
 //	POST /runs/ID/decide          {"step","verdict":"approve"|"reject"|"retry"|"skip"|"give-up","by"}
 //	POST /runs/ID/cancel          {"why","by"}
+//
+// GET /runs tells of each run the steps that hold it up; GET /runs/ID tells of all.
+// A plan's run starts one for each machine, whose ID is PLANRUN/PROTECTION.
 //
 // At a loopback address whoever is on the computer may ask. At others -token-file
 // is needed, and who decides is the token's name; put a proxy that speaks TLS in

@@ -11,7 +11,8 @@ import (
 )
 
 // enrolment says which machines get a record. One of Machine and All is given;
-// All are all machines of the site that have none yet and that no failover made.
+// All are all machines of the site that have none yet and that no failover or drill
+// made.
 type enrolment struct {
 	ID      dr.ProtectionID `json:"id,omitempty"` // "": the machine's
 	Name    string          `json:"name,omitempty"`
@@ -107,10 +108,19 @@ func (w *worker) addProtections(p *plant, r *http.Request) (any, error) {
 	return map[string]any{"added": added, "refused": refused}, nil
 }
 
-// names reports whether a record names the machine, as the one that is protected
-// or as the one that a failover made.
+// places are the machines of a record: the one that is protected, and those that a
+// failover or a drill made of it.
+func places(d dr.Protection) []dr.Place {
+	all := []dr.Place{d.Active, d.Standby}
+	if d.Test != nil {
+		all = append(all, d.Test.Place)
+	}
+	return all
+}
+
+// names reports whether a record names the machine as one of its own.
 func names(d dr.Protection, at dr.Place) bool {
-	for _, x := range []dr.Place{d.Active, d.Standby} {
+	for _, x := range places(d) {
 		if x.Site == at.Site && x.Machine == at.Machine {
 			return true
 		}
@@ -125,7 +135,7 @@ func (w *worker) recorded(p *plant, r *http.Request) (map[dr.Place]dr.Protection
 		if err != nil {
 			return nil, err
 		}
-		for _, at := range []dr.Place{d.Active, d.Standby} {
+		for _, at := range places(d) {
 			has[dr.Place{Site: at.Site, Machine: at.Machine}] = d.ID
 		}
 	}
