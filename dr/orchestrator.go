@@ -69,6 +69,14 @@ type RunLister interface {
 	Runs(ctx context.Context) iter.Seq2[Status, error]
 }
 
+// OpenRunLister is an ability of orchestrators that find the runs which haven't
+// ended without reading those that have. Status tells how each is.
+type OpenRunLister interface {
+	// OpenRuns yields the runs that haven't ended, oldest first. One that has
+	// ended a moment ago may still be among them.
+	OpenRuns(ctx context.Context) iter.Seq2[RunID, error]
+}
+
 // Wait watches a run until it has ended, calling each (which may be nil) with
 // every status seen, and returns the last. With an engine that can't Watch it
 // asks four times a second.

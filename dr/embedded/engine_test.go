@@ -19,12 +19,13 @@ import (
 )
 
 var (
-	_ dr.Orchestrator = (*Engine)(nil)
-	_ dr.Watcher      = (*Engine)(nil)
-	_ dr.RunLister    = (*Engine)(nil)
-	_ dr.Claims       = (*Engine)(nil)
-	_ dr.Records      = (*Engine)(nil)
-	_ dr.RecordLister = (*Engine)(nil)
+	_ dr.Orchestrator  = (*Engine)(nil)
+	_ dr.Watcher       = (*Engine)(nil)
+	_ dr.RunLister     = (*Engine)(nil)
+	_ dr.OpenRunLister = (*Engine)(nil)
+	_ dr.Claims        = (*Engine)(nil)
+	_ dr.Records       = (*Engine)(nil)
+	_ dr.RecordLister  = (*Engine)(nil)
 
 	_ dr.ClaimLister    = (*Engine)(nil)
 	_ dr.EpochRaiser    = (*Engine)(nil)

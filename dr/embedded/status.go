@@ -104,6 +104,31 @@ func (e *Engine) Runs(ctx context.Context) iter.Seq2[dr.Status, error] {
 	}
 }
 
+// OpenRuns yields the runs that haven't ended, oldest first. It reads no other.
+func (e *Engine) OpenRuns(ctx context.Context) iter.Seq2[dr.RunID, error] {
+	return func(yield func(dr.RunID, error) bool) {
+		var n int64
+		for {
+			if err := e.ready(ctx); err != nil {
+				yield("", err)
+				return
+			}
+			var id dr.RunID
+			err := e.db.QueryRowContext(ctx, `SELECT n, id FROM run WHERE ended IS NULL AND n > ? ORDER BY n LIMIT 1`, n).Scan(&n, &id)
+			if errors.Is(err, sql.ErrNoRows) {
+				return
+			}
+			if err != nil {
+				yield("", e.readErr(err))
+				return
+			}
+			if !yield(id, nil) {
+				return
+			}
+		}
+	}
+}
+
 // Purge forgets runs that ended longer ago than olderThan, and returns how
 // many. Fencing epochs are never forgotten, nor are the runs' IDs.
 func (e *Engine) Purge(ctx context.Context, olderThan time.Duration) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,9 +245,28 @@ var servePromises = []promise{
 			require.Equal(e, []dr.RunID{"z", "a", "m"}, ids)
 			require.Equal(e, []bool{false, true, false}, ended)
 		}
+		open := func() {
+			l, ok := dr.As[dr.OpenRunLister](e.o)
+			if !ok {
+				return
+			}
+			// What has just ended may be among them for a moment.
+			var ids []dr.RunID
+			require.Eventually(e, func() bool {
+				ids = nil
+				for id, err := range l.OpenRuns(e.ctx()) {
+					if err != nil {
+						return false
+					}
+					ids = append(ids, id)
+				}
+				return slices.Equal(ids, []dr.RunID{"z", "m"})
+			}, e.wait, 50*time.Millisecond)
+		}
 		check()
 		e.again()
 		check()
+		open()
 	}},
 	{"what has ended stays as it ended", func(e *env) {
 		e.on["b"] = fails

@@ -47,6 +47,23 @@ func (e *Engine) Runs(ctx context.Context) iter.Seq2[dr.Status, error] {
 	}
 }
 
+// OpenRuns yields the runs that haven't ended, oldest first, by Temporal's
+// visibility alone: no run is asked. What Temporal lists lags by some moments.
+func (e *Engine) OpenRuns(ctx context.Context) iter.Seq2[dr.RunID, error] {
+	return func(yield func(dr.RunID, error) bool) {
+		all, err := e.list(ctx, true)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, l := range all {
+			if !yield(l.Run, nil) {
+				return
+			}
+		}
+	}
+}
+
 // list returns the engine's runs, oldest first, each once, with those started
 // here that visibility may not show yet.
 func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
@@ -83,6 +100,9 @@ func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
 	}
 	e.mu.Lock()
 	for id, s := range e.recent {
+		if time.Since(s.at) > recently {
+			continue
+		}
 		if l, ok := byID[id]; !ok || l.failed {
 			byID[id] = listed{planned: s.what, at: s.at}
 		}

@@ -167,13 +167,16 @@ func (p planned) fit() planned {
 	return p
 }
 
+// recently is how long visibility may lag behind a start.
+const recently = time.Minute
+
 // remember keeps what was started here for as long as visibility may not show
 // it, and has it served.
 func (e *Engine) remember(id dr.RunID, what planned) {
 	e.mu.Lock()
 	now := time.Now()
 	for old, s := range e.recent {
-		if now.Sub(s.at) > time.Minute {
+		if now.Sub(s.at) > recently {
 			delete(e.recent, old)
 		}
 	}
