@@ -73,9 +73,9 @@ func TestMetricsAreTheTruth(t *testing.T) {
 	require.Equal(t, zeroed, got[`lifeboat_replication_io_bytes_total{lifeboat_replication_outcome="zeroed",`+sites+`}`])
 	require.InDelta(t, machines*cycles+4, got[`lifeboat_replication_cycle_duration_seconds_count{`+sites+`}`], 0)
 	require.InDelta(t, 1, got[`lifeboat_replication_cycle_duration_seconds_count{error_type="not-allowed",`+sites+`}`], 0)
-	require.InDelta(t, 1, got[`lifeboat_failure_count_total{error_type="not-allowed",lifeboat_failure_source="replication"}`], 0)
+	require.InDelta(t, 1, got[`lifeboat_failures_total{error_type="not-allowed",lifeboat_failure_source="replication"}`], 0)
 	require.InDelta(t, 0, got[`lifeboat_replication_cycle_active{`+sites+`}`], 0)
-	require.InDelta(t, machines, got[`lifeboat_run_count{lifeboat_flow="protect",lifeboat_run_state="done"}`], 0)
+	require.InDelta(t, machines, got[`lifeboat_runs{lifeboat_flow="protect",lifeboat_run_state="done"}`], 0)
 	require.InDelta(t, machines, got[`lifeboat_step_duration_seconds_count{lifeboat_step_action="protect.replicate@1",lifeboat_step_undo="false"}`], 0)
 
 	for _, id := range f.machines {

@@ -8,13 +8,13 @@
 // Prometheus makes of them is in brackets.
 //
 //	lifeboat.replication.rpo             s          gauge      [lifeboat_replication_rpo_seconds] age of the newest point; protection, sites
-//	lifeboat.replication.objective       s          gauge      the policy's RPO; protection, sites
+//	lifeboat.replication.objective       s          gauge      the policy's RPO, also of a machine that has no point yet; protection, sites
 //	lifeboat.replication.io              By         counter    [lifeboat_replication_io_bytes_total] outcome: written, zeroed, equal, resumed; sites
 //	lifeboat.replication.cycle.duration  s          histogram  sites, error.type
 //	lifeboat.replication.cycle.active    {cycle}    up-down    cycles that [Telemetry.Cycle] has begun; sites
 //	lifeboat.replication.queue.length    {cycle}    up-down    cycles that are due and wait; site
-//	lifeboat.failure.count               {failure}  counter    source: replication, step; error.type
-//	lifeboat.run.count                   {run}      up-down    state, flow
+//	lifeboat.failures                    {failure}  counter    source: replication, step; error.type
+//	lifeboat.runs                        {run}      up-down    state, flow
 //	lifeboat.step.duration               s          histogram  of attempts; action, undo, error.type
 //
 // Cardinality. Sites, flows, actions, states and error types (the codes of

@@ -101,7 +101,7 @@ func (t *Telemetry) instruments(m metric.Meter) error {
 	t.io, err = m.Int64Counter("lifeboat.replication.io", metric.WithUnit("By"),
 		metric.WithDescription("Bytes that replication cycles dealt with, by what became of them."))
 	keep(err)
-	t.failures, err = m.Int64Counter("lifeboat.failure.count", metric.WithUnit("{failure}"),
+	t.failures, err = m.Int64Counter("lifeboat.failures", metric.WithUnit("{failure}"),
 		metric.WithDescription("Replication cycles and attempts of steps that failed."))
 	keep(err)
 	t.active, err = m.Int64UpDownCounter("lifeboat.replication.cycle.active", metric.WithUnit("{cycle}"),
@@ -123,8 +123,8 @@ func (t *Telemetry) instruments(m metric.Meter) error {
 	queue, err := m.Int64ObservableUpDownCounter("lifeboat.replication.queue.length", metric.WithUnit("{cycle}"),
 		metric.WithDescription("Replication cycles that are due and wait."))
 	keep(err)
-	runs, err := m.Int64ObservableUpDownCounter("lifeboat.run.count", metric.WithUnit("{run}"),
-		metric.WithDescription("Runs that the journal knows, by state."))
+	runs, err := m.Int64ObservableUpDownCounter("lifeboat.runs", metric.WithUnit("{run}"),
+		metric.WithDescription("Runs by state and flow, of those that were listed."))
 	keep(err)
 	if failed != nil {
 		return failed

@@ -89,7 +89,7 @@ func TestCycles(t *testing.T) {
 	end(replication.Report{Point: dr.Point{ID: "p1", Time: noon}, Written: 10, Zeroed: 20, Equal: 30, Resumed: 40}, nil)
 	tel.CycleEnded(t.Context(), "db", Pair{"here", "there"}, 5*time.Second, replication.Report{Written: 7}, fmt.Errorf("x: %w", dr.ErrCorrupt))
 	require.Equal(t, []string{
-		"lifeboat.failure.count{error.type=data-corrupt,lifeboat.failure.source=replication} 1",
+		"lifeboat.failures{error.type=data-corrupt,lifeboat.failure.source=replication} 1",
 		"lifeboat.replication.cycle.active{lifeboat.site.source=here,lifeboat.site.target=there} 0",
 		"lifeboat.replication.cycle.duration{error.type=data-corrupt,lifeboat.site.source=here,lifeboat.site.target=there} 5",
 		"lifeboat.replication.cycle.duration{lifeboat.site.source=here,lifeboat.site.target=there} 90",
@@ -133,8 +133,8 @@ func TestAttempts(t *testing.T) {
 	_, _ = a["no@1"](stopped, &dr.Call{Run: "q"})
 	require.PanicsWithValue(t, "ouch", func() { _, _ = a["oh@1"](t.Context(), &dr.Call{}) })
 	require.Equal(t, []string{
-		"lifeboat.failure.count{error.type=action-panicked,lifeboat.failure.source=step} 1",
-		"lifeboat.failure.count{error.type=busy,lifeboat.failure.source=step} 1",
+		"lifeboat.failures{error.type=action-panicked,lifeboat.failure.source=step} 1",
+		"lifeboat.failures{error.type=busy,lifeboat.failure.source=step} 1",
 		"lifeboat.step.duration{error.type=action-panicked,lifeboat.step.action=oh@1,lifeboat.step.undo=false} 1",
 		"lifeboat.step.duration{error.type=busy,lifeboat.step.action=no@1,lifeboat.step.undo=true} 1",
 		"lifeboat.step.duration{error.type=cancelled,lifeboat.step.action=no@1,lifeboat.step.undo=false} 1",
@@ -172,7 +172,7 @@ func TestQueueAndRuns(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"lifeboat.replication.queue.length{lifeboat.site=here} 7", "lifeboat.replication.queue.length{lifeboat.site=there} 0",
-		"lifeboat.run.count{lifeboat.flow=f,lifeboat.run.state=done} 3", "lifeboat.run.count{lifeboat.flow=f,lifeboat.run.state=stuck} 2",
+		"lifeboat.runs{lifeboat.flow=f,lifeboat.run.state=done} 3", "lifeboat.runs{lifeboat.flow=f,lifeboat.run.state=stuck} 2",
 	}, r.collect(t))
 	fail = no
 	require.ErrorIs(t, r.callbacks[0](t.Context(), &observer{r: r}), no)
@@ -195,7 +195,7 @@ func TestNamesAndUnits(t *testing.T) {
 	require.Equal(t, map[string]string{
 		"lifeboat.replication.rpo": "s", "lifeboat.replication.objective": "s", "lifeboat.replication.io": "By",
 		"lifeboat.replication.cycle.duration": "s", "lifeboat.replication.cycle.active": "{cycle}", "lifeboat.replication.queue.length": "{cycle}",
-		"lifeboat.failure.count": "{failure}", "lifeboat.run.count": "{run}", "lifeboat.step.duration": "s",
+		"lifeboat.failures": "{failure}", "lifeboat.runs": "{run}", "lifeboat.step.duration": "s",
 	}, r.units)
 }
 
