@@ -10,6 +10,7 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/embedded"
+	"github.com/lifeboat-dr/lifeboat/dr/transfer"
 	"github.com/lifeboat-dr/lifeboat/replication/fleet"
 )
 
@@ -73,7 +74,9 @@ type shared struct {
 // Close closes what was opened, the engine first.
 func (p *opener) Close() error { return p.all.Close() }
 
-// open opens records and claims and then the engine.
+// open opens records and claims and then the engine. A journal's records may have
+// moved to another place ("worker import"): those are not listed, and nothing is saved
+// in them, a drill neither.
 func (p *opener) open(ctx context.Context) (*engine, error) {
 	p.store = map[string]*shared{}
 	var keeps records
@@ -110,7 +113,7 @@ func (p *opener) open(ctx context.Context) (*engine, error) {
 	}
 	p.all = append(p.all, e)
 	if keeps == nil {
-		keeps = e
+		keeps = transfer.Leaving(e)
 	}
 	return &engine{Orchestrator: e, records: keeps, claims: claims, leases: leases, cheap: true}, nil
 }
@@ -148,5 +151,5 @@ func openPlace(ctx context.Context, spec string, log *slog.Logger) (*shared, io.
 	if err != nil {
 		return nil, nil, err
 	}
-	return &shared{records: e, claims: e}, e, nil
+	return &shared{records: transfer.Leaving(e), claims: e}, e, nil
 }

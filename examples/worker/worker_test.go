@@ -232,6 +232,20 @@ func TestFleetOnPostgres(t *testing.T) {
 	require.Zero(t, moved.ended(time.Minute))
 	require.Equal(t, "6", moved.addr[0], "records moved")
 
+	// Whoever starts the old worker again finds nothing to act on, not even for a drill.
+	again := start(t, 1, nil, "serve", "-sites", sites, "-journal", filepath.Join(dir, "old.db"), "-listen", "127.0.0.1:0")
+	again.ready(true)
+	var left []dr.Protection
+	require.Equal(t, http.StatusOK, again.ask("/protections", "", &left))
+	require.Empty(t, left)
+	require.Equal(t, http.StatusOK, again.ask("/runs", `{"flow":"test-failover","protection":"berlin-00001","run":"late"}`, nil))
+	var late dr.Status
+	require.Equal(t, http.StatusOK, again.ask("/runs/late?wait=1m", "", &late))
+	require.Equal(t, dr.RunFailed, late.State)
+	require.Contains(t, late.Reason, "has moved to postgres")
+	again.signal(syscall.SIGTERM)
+	require.Zero(t, again.ended(time.Minute))
+
 	worker := func(name string) *process {
 		return start(t, 1, []string{password}, "serve", "-name", name, "-sites", sites, "-journal", filepath.Join(dir, name+".db"),
 			"-records", dsn, "-fleet", "4", "-lease", "3s", "-list", "1s", "-listen", "127.0.0.1:0", "-drain", "10s")
