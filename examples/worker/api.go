@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"path"
 	"slices"
@@ -129,13 +130,13 @@ func read[T any](r *http.Request) (v T, err error) {
 }
 
 func (w *worker) listRuns(p *plant, r *http.Request) (any, error) {
-	l, ok := dr.As[dr.RunLister](p.runs)
-	if !ok {
-		return nil, fmt.Errorf("%w: this engine lists no runs", dr.ErrUnsupported)
-	}
 	all := []dr.Status{}
 	state, flow := dr.RunState(r.FormValue("state")), r.FormValue("flow")
-	for s, err := range l.Runs(r.Context()) {
+	list, err := listOf(p.runs, r.FormValue("open") != "" || state != "" && !state.Ended())
+	if err != nil {
+		return nil, err
+	}
+	for s, err := range list(r.Context()) {
 		if err != nil {
 			return nil, err
 		}
@@ -145,6 +146,33 @@ func (w *worker) listRuns(p *plant, r *http.Request) (any, error) {
 		}
 	}
 	return all, nil
+}
+
+// listOf returns what lists an engine's runs. Open ones are found without reading
+// the ended, which may be a month's.
+func listOf(o dr.Orchestrator, open bool) (func(context.Context) iter.Seq2[dr.Status, error], error) {
+	if l, ok := dr.As[dr.OpenRunLister](o); ok && open {
+		return func(ctx context.Context) iter.Seq2[dr.Status, error] {
+			return func(yield func(dr.Status, error) bool) {
+				for id, err := range l.OpenRuns(ctx) {
+					var s dr.Status
+					if err == nil {
+						s, err = o.Status(ctx, id)
+					}
+					if errors.Is(err, dr.ErrNotFound) {
+						continue
+					}
+					if !yield(s, err) || err != nil {
+						return
+					}
+				}
+			}
+		}, nil
+	}
+	if l, ok := dr.As[dr.RunLister](o); ok {
+		return l.Runs, nil
+	}
+	return nil, fmt.Errorf("%w: this engine lists no runs", dr.ErrUnsupported)
 }
 
 // holdUps are the steps that say why a run is where it is: those that wait for a
@@ -233,6 +261,7 @@ func (w *worker) cancel(p *plant, r *http.Request, run dr.RunID) (any, error) {
 // status is the answer of /status.
 type status struct {
 	Worker  string            `json:"worker"`
+	Version string            `json:"version"`
 	Engine  string            `json:"engine"`
 	Time    time.Time         `json:"time"`
 	Ready   readiness         `json:"ready"`
@@ -248,7 +277,7 @@ type status struct {
 // serveStatus tells where everything is. Protections are many: ?protections=1
 // adds them.
 func (w *worker) serveStatus(rw http.ResponseWriter, r *http.Request) {
-	s := status{Worker: w.o.name, Engine: w.o.engine, Time: time.Now().UTC(), Ready: w.board.read(), Queues: w.o.queues}
+	s := status{Worker: w.o.name, Version: version(), Engine: w.o.engine, Time: time.Now().UTC(), Ready: w.board.read(), Queues: w.queues()}
 	for name := range sorted(w.sites.Sites) {
 		s.Sites = append(s.Sites, name)
 	}
@@ -264,8 +293,6 @@ func (w *worker) serveStatus(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	slices.Sort(s.Sites)
-	w.mu.Lock()
-	s.Unkept = w.unkept
-	w.mu.Unlock()
+	s.Unkept = w.counted().unkept
 	answer(rw, http.StatusOK, s)
 }

@@ -33,7 +33,7 @@ import (
 func inProcess(t *testing.T, machines map[string][]dr.MachineID) *worker {
 	w := &worker{log: slog.New(slog.DiscardHandler), board: newBoard()}
 	var err error
-	w.watch, err = newWatch(false, 2)
+	w.watch, err = newWatch(false, 2, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	e, err := embedded.Open(filepath.Join(t.TempDir(), "j.db"), embedded.Options{})
 	require.NoError(t, err)
@@ -184,17 +184,22 @@ func TestTheGuardBearsWhatFails(t *testing.T) {
 	require.NoError(t, err)
 	gone := &unreadable{records: p.engine.records}
 	p.engine.records = gone
-	w.follow(t.Context(), p, scheduler.Status{})
-	require.Equal(t, time.Hour, w.objectives["a"])
-	require.Empty(t, w.unkept)
-	w.o.fleet, w.sites.Areas, w.listed = 4, []fleet.Area{{Name: "west", Sites: []string{"berlin", "paris"}}}, time.Time{}
-	w.follow(t.Context(), p, scheduler.Status{})
-	require.Equal(t, []dr.ProtectionID{"a"}, w.unkept, "told in /status: nobody replicates it")
+	again := func() *census {
+		c := *w.counted()
+		c.at = time.Time{}
+		w.census = &c
+		w.recount(t.Context(), p)
+		return w.counted()
+	}
+	c := again()
+	require.Equal(t, time.Hour, c.objectives["a"])
+	require.Empty(t, c.unkept)
+	w.o.fleet, w.sites.Areas = 4, []fleet.Area{{Name: "west", Sites: []string{"berlin", "paris"}}}
+	require.Equal(t, []dr.ProtectionID{"a"}, again().unkept, "told in /status: nobody replicates it")
 	gone.err = errors.New("the database is away")
-	w.listed = time.Time{}
-	w.follow(t.Context(), p, scheduler.Status{})
-	require.Equal(t, time.Hour, w.objectives["a"])
-	require.Zero(t, w.listed, "asked again at the next")
+	c = again()
+	require.Equal(t, time.Hour, c.objectives["a"])
+	require.Zero(t, c.at, "asked again at the next")
 }
 
 // hung is a platform that doesn't even notice that it isn't waited for any more.

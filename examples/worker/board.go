@@ -64,6 +64,18 @@ type readiness struct {
 	Good     []string          `json:"good,omitempty"`
 }
 
+// parts are all that was asked, and whether it is good.
+func (r readiness) parts() map[string]bool {
+	all := map[string]bool{}
+	for _, part := range r.Good {
+		all[part] = true
+	}
+	for part := range r.Missing {
+		all[part] = false
+	}
+	return all
+}
+
 func (b *board) read() readiness {
 	b.mu.Lock()
 	parts, draining := maps.Clone(b.parts), b.draining

@@ -58,7 +58,7 @@
 //
 //	GET  /healthz                 it lives
 //	GET  /readyz                  it reaches its engine, records and sites, or what it doesn't and why
-//	GET  /metrics                 for Prometheus: replication/telemetry, and the process
+//	GET  /metrics                 for Prometheus: replication/telemetry, gauges.go, and the process
 //	GET  /status                  what it does; ?protections=1 with each protection
 //	GET  /protections             ?state= and ?site=
 //	POST /protections             {"from","to","machine"|"all":true,"policy","group"}
@@ -93,5 +93,6 @@
 // done twice.
 //
 // worker.service runs it under systemd, compose.yaml beside Temporal on
-// PostgreSQL.
+// PostgreSQL. docs/running.md sets up three sites with it, and says what to do about
+// each alert of alerts.yml.
 package main

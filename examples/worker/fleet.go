@@ -38,7 +38,7 @@ func (w *worker) share(p *plant, o scheduler.Options) (replicator, error) {
 	f, err := fleet.New(p.env, fleet.Options{
 		Leases: leases, Name: w.o.name, Sites: sites, TTL: w.o.lease, Finish: w.o.drain / 2,
 		Layout:    w.layout(),
-		Scheduler: o, Observe: shardLog(w.log),
+		Scheduler: o, Observe: w.watch.shards(w.log),
 	})
 	if err != nil {
 		return nil, err
@@ -75,10 +75,13 @@ func (s *sharing) Poke(ids ...dr.ProtectionID) { s.Keeper().Scheduler().Poke(ids
 // Fleet is what /status tells of the shards.
 func (s *sharing) Fleet() fleet.Status { return s.Worker.Status() }
 
-// fleetState is why this worker replicates nothing, or soon won't: others do what
-// they can of it, but somebody should know.
-func fleetState(s fleet.Status) error {
+// fleetState is why this worker replicates nothing, or soon won't, or can't do all
+// that it is given: others do what they can of it, but somebody should know.
+func fleetState(s fleet.Status, unreached []dr.ProtectionID) error {
 	switch {
+	case len(unreached) > 0:
+		return fmt.Errorf("without areas a worker of the fleet is given any protection, and this one doesn't reach the sites of %d, %s first: name all sites in its -sites, or part them into areas",
+			len(unreached), unreached[0])
 	case s.Outdated:
 		return errors.New("the fleet has a newer layout: this worker replicates nothing until it is started anew with that one")
 	case s.Err != "":
@@ -88,9 +91,16 @@ func fleetState(s fleet.Status) error {
 	return nil
 }
 
-// shardLog tells the log what becomes of this worker's shards.
-func shardLog(log *slog.Logger) func(fleet.Event) {
+// shards tells the log and metrics what becomes of this worker's shards.
+func (w *watch) shards(log *slog.Logger) func(fleet.Event) {
 	return func(e fleet.Event) {
+		if e.Kind == fleet.Lost {
+			reason := "other"
+			if errors.Is(e.Err, dr.ErrFenced) {
+				reason = "fenced"
+			}
+			w.lost.WithLabelValues(reason).Inc()
+		}
 		level := slog.LevelInfo
 		if e.Err != nil || e.Kind == fleet.Outdated {
 			level = slog.LevelWarn

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"iter"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,19 +19,27 @@ import (
 type watch struct {
 	metrics *prometheus.Registry
 	tel     *telemetry.Telemetry
-	plant   atomic.Pointer[plant]
+	// attention is what may need a person.
+	attention *attention
+	// lost counts shards that others have taken, or may have.
+	lost *prometheus.CounterVec
 }
 
 // newWatch makes the instruments. They exist before anything is reached, so
 // that /metrics answers from the beginning.
-func newWatch(coarse bool, sites int) (*watch, error) {
-	w := &watch{metrics: prometheus.NewRegistry()}
-	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+func newWatch(coarse bool, sites int, log *slog.Logger) (*watch, error) {
+	w := &watch{metrics: prometheus.NewRegistry(), attention: &attention{log: log},
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lifeboat_fleet_shards_lost_total",
+			Help: "Shards that this worker has lost, not given back: fenced, another has them, or may have; other, it couldn't renew them."}, []string{"reason"})}
+	for _, reason := range []string{"fenced", "other"} {
+		w.lost.WithLabelValues(reason) // 0, so that the first one is an increase
+	}
+	for _, c := range []prometheus.Collector{w.lost, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := w.metrics.Register(c); err != nil {
 			return nil, err
 		}
 	}
-	reader, err := exporter.New(exporter.WithRegisterer(w.metrics), exporter.WithoutScopeInfo())
+	reader, err := exporter.New(exporter.WithRegisterer(w.metrics), exporter.WithoutScopeInfo(), exporter.WithoutTargetInfo())
 	if err != nil {
 		return nil, err
 	}
@@ -43,25 +49,8 @@ func newWatch(coarse bool, sites int) (*watch, error) {
 		limit = 2000 + sites*sites
 	}
 	meters := sdk.NewMeterProvider(sdk.WithReader(reader), sdk.WithCardinalityLimit(limit))
-	w.tel, err = telemetry.New(telemetry.Options{Meter: meters, Coarse: coarse, Runs: w.runs})
+	w.tel, err = telemetry.New(telemetry.Options{Meter: meters, Coarse: coarse, Runs: w.attention.runs})
 	return w, err
-}
-
-// runs lists the runs of an engine where that costs little: each scrape asks.
-func (w *watch) runs(ctx context.Context) iter.Seq2[dr.Status, error] {
-	p := w.plant.Load()
-	if p != nil && p.engine.cheap {
-		if l, ok := dr.As[dr.RunLister](p.engine.Orchestrator); ok {
-			return l.Runs(ctx)
-		}
-	}
-	return func(func(dr.Status, error) bool) {}
-}
-
-// wire has the plant's actions measured from now on.
-func (w *watch) wire(p *plant) dr.Actions {
-	w.plant.Store(p)
-	return w.tel.Actions(p.act)
 }
 
 func (w *watch) follow(s scheduler.Status, objective func(dr.ProtectionID) time.Duration) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/health"
@@ -38,15 +37,6 @@ func reaches(sites replication.Sites, d dr.Protection) bool {
 	_, active := sites[d.Active.Site]
 	_, standby := sites[d.Standby.Site]
 	return active && standby
-}
-
-// objective is the RPO that a protection's policy wants; 0: none.
-func (w *worker) objective(d dr.Protection) time.Duration {
-	policy, _, err := w.sites.Policies.Of(d)
-	if err != nil {
-		return 0
-	}
-	return policy.RPO
 }
 
 // health is a protection's health, as GET /protections/ID tells it.

@@ -40,12 +40,8 @@ type worker struct {
 	watch *watch
 
 	mu     sync.Mutex
-	opened *plant            // nil: not yet
-	unkept []dr.ProtectionID // whose sites no area of the fleet has
-
-	// Those are guard's alone.
-	listed     time.Time
-	objectives map[dr.ProtectionID]time.Duration
+	opened *plant  // nil: not yet
+	census *census // nil: the records weren't read yet
 }
 
 // plant is what a worker works with.
@@ -75,7 +71,10 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	if w.users, err = readUsers(o.tokenFile); err != nil {
 		return err
 	}
-	if w.watch, err = newWatch(o.coarse, len(w.sites.Sites)); err != nil {
+	if w.watch, err = newWatch(o.coarse, len(w.sites.Sites), log); err != nil {
+		return err
+	}
+	if err = w.watch.metrics.Register(gauges{w}); err != nil {
 		return err
 	}
 	// Before anybody can ask: nothing is good that wasn't reached.
@@ -199,7 +198,7 @@ func (w *worker) assemble(p *plant, sites replication.Sites) (err error) {
 			return err
 		}
 	}
-	p.act = w.watch.wire(p)
+	p.act = w.watch.tel.Actions(p.act)
 	return nil
 }
 
@@ -211,14 +210,19 @@ func (p *plant) pokes(_ context.Context, e observe.Event) {
 	}
 }
 
+// queues are the sites whose steps this worker runs.
+func (w *worker) queues() []string {
+	if len(w.o.queues) > 0 {
+		return w.o.queues
+	}
+	return slices.Sorted(maps.Keys(w.sites.Sites))
+}
+
 // serving serves runs and replication until ctx ends.
 func (w *worker) serving(ctx context.Context, p *plant) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	queues := w.o.queues
-	if len(queues) == 0 {
-		queues = slices.Sorted(maps.Keys(w.sites.Sites))
-	}
+	queues := w.queues()
 	w.mu.Lock()
 	w.opened = p
 	w.mu.Unlock()
@@ -239,6 +243,7 @@ func (w *worker) serving(ctx context.Context, p *plant) error {
 		})
 	}
 	part(&errs[0], "runs", func() error { return p.runs.Serve(ctx, p.act, queues...) })
+	parts.Go(func() { w.attend(ctx, p) })
 	if p.repl != nil {
 		part(&errs[1], "replication", func() error { return p.repl.Run(ctx) })
 	}
@@ -292,45 +297,13 @@ func (w *worker) guard(ctx context.Context) {
 		}
 		notify("WATCHDOG=1")
 		// What hangs from here on is others', and a restart doesn't cure it either.
+		w.recount(ctx, p)
 		if p.repl != nil {
-			w.follow(ctx, p, st)
+			objectives := w.counted().objectives
+			w.watch.follow(st, func(id dr.ProtectionID) time.Duration { return objectives[id] })
 		}
 		w.probe(ctx, p)
 	}
-}
-
-// follow has metrics tell of the machines that this worker keeps. Objectives
-// come with the records, which are read once a while; while they can't be read
-// those that are known count, or nothing would be late any more.
-func (w *worker) follow(ctx context.Context, p *plant, s scheduler.Status) {
-	if time.Since(w.listed) > 5*time.Minute {
-		ctx, cancel := context.WithTimeout(ctx, probeEvery/2)
-		defer cancel()
-		now := map[dr.ProtectionID]time.Duration{}
-		var unkept []dr.ProtectionID
-		var failed error
-		for d, err := range p.engine.records.Protections(ctx) {
-			if failed = err; err != nil {
-				break
-			}
-			now[d.ID] = w.objective(d)
-			if _, ok := w.layout().Of(d); w.o.fleet > 0 && !ok {
-				unkept = append(unkept, d.ID)
-			}
-		}
-		if failed == nil {
-			w.listed, w.objectives = time.Now(), now
-			w.mu.Lock()
-			w.unkept = unkept
-			w.mu.Unlock()
-			if len(unkept) > 0 {
-				w.log.Warn("protections that no worker replicates: no area of the sites file has both of their sites", "protections", len(unkept), "first", unkept[0])
-			}
-		} else {
-			w.log.Warn("objectives are not brought up to date", "err", failed)
-		}
-	}
-	w.watch.follow(s, func(id dr.ProtectionID) time.Duration { return w.objectives[id] })
 }
 
 // errSilent is how a part is that doesn't even end its probe.
@@ -345,7 +318,7 @@ func (w *worker) probe(ctx context.Context, p *plant) {
 		asks["site "+name] = func(ctx context.Context) error { return probeSite(ctx, s) }
 	}
 	if f, ok := p.repl.(*sharing); ok {
-		asks["fleet"] = func(context.Context) error { return fleetState(f.Fleet()) }
+		asks["fleet"] = func(context.Context) error { return fleetState(f.Fleet(), w.counted().unreached) }
 	}
 	var asked sync.WaitGroup
 	for part, ask := range asks {
