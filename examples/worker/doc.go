@@ -45,7 +45,8 @@
 //	  "policies": {"gold": {"every": "5m", "forward": {"keep": "24h", "rpo": "15m"}}}
 //	}
 //
-// Paths are told from the file. Kinds are registered in kinds.go, own steps and
+// Paths are told from the file. A folder that several workers write to has a vault for
+// each machine ("perMachine": true), from its first point on. Kinds are registered in kinds.go, own steps and
 // what recovery plans call in callbacks.go: ten lines each.
 //
 // # Replication

@@ -146,6 +146,8 @@ func openPlace(ctx context.Context, spec string, log *slog.Logger) (*shared, io.
 	case scheme == "dir" || scheme == "azblob":
 		c, err := openClaims(scheme, rest)
 		return &shared{claims: c}, nil, err
+	case len(scheme) > 1 && scheme != spec || strings.HasPrefix(spec, "postgres"): // one letter is a drive
+		return nil, nil, fmt.Errorf("%w: %q: want postgres://..., dir:FOLDER, azblob:URL or a file", dr.ErrInvalid, spec)
 	}
 	e, err := embedded.Open(spec, embedded.Options{Log: log})
 	if err != nil {

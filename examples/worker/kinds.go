@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -96,6 +97,9 @@ func openAgent(ctx context.Context, raw json.RawMessage, at place) (backend.Back
 	if err := strict(raw, &s); err != nil {
 		return nil, nil, err
 	}
+	if s.Address == "" {
+		return nil, nil, missing("address")
+	}
 	t, err := s.tls(at)
 	if err != nil {
 		return nil, nil, err
@@ -116,6 +120,9 @@ func openPhysical(_ context.Context, raw json.RawMessage, at place) (backend.Bac
 	}
 	if err := strict(raw, &s); err != nil {
 		return nil, nil, err
+	}
+	if s.Config.Root == "" {
+		return nil, nil, missing("config.root")
 	}
 	s.Config.Root, s.Config.Log = at.path(s.Config.Root), at.log
 	h, err := physical.Open(s.Config)
@@ -147,7 +154,13 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 		}
 		o.Keys = vault.Passphrase(phrase)
 	}
+	if s.Folder == "" {
+		return nil, nil, missing("folder")
+	}
 	root := at.path(s.Folder)
+	if err := asItWas(root, s.PerMachine); err != nil {
+		return nil, nil, err
+	}
 	if s.PerMachine {
 		o.PageCache = pageCache
 		v := permachine.New(permachine.Options{
@@ -165,6 +178,30 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 	return v, v, nil
 }
 
+// asItWas refuses a folder of points that was used the other way: its points would
+// not be found, and the next failover would have none.
+func asItWas(root string, perMachine bool) error {
+	_, err := os.Stat(filepath.Join(root, "vault"))
+	if errors.Is(err, fs.ErrNotExist) {
+		if perMachine {
+			return nil
+		}
+		for m, err := range machinesIn(root) {
+			if err != nil {
+				break // there is no folder yet, or opening it says what is wrong
+			}
+			return fmt.Errorf("%w: %s has a vault for each machine, of %s for one: set perMachine, or name another folder", dr.ErrInvalid, root, m)
+		}
+		return nil
+	}
+	if err == nil && perMachine {
+		err = fmt.Errorf("%w: %s is one vault of all machines, which perMachine wouldn't look into: leave perMachine out, or name another folder, and protect the machines anew to it", dr.ErrInvalid, root)
+	}
+	return err
+}
+
+func missing(setting string) error { return fmt.Errorf("%w: %s is missing", dr.ErrInvalid, setting) }
+
 func openBucket(ctx context.Context, raw json.RawMessage, at place) (recoverypoint.PointStore, io.Closer, error) {
 	var s struct {
 		Kind    string `json:"kind"`
@@ -173,6 +210,9 @@ func openBucket(ctx context.Context, raw json.RawMessage, at place) (recoverypoi
 	}
 	if err := strict(raw, &s); err != nil {
 		return nil, nil, err
+	}
+	if s.Address == "" {
+		return nil, nil, missing("address")
 	}
 	t, err := s.tls(at)
 	if err != nil {

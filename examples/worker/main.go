@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &wrong):
-		fmt.Fprintf(errs, "worker: %s\n\n"+usage, wrong.text, serveUsage())
+		fmt.Fprintf(errs, "worker: %s\n(\"worker help\" tells of all commands and flags)\n", wrong.text)
 		return exitUsage
 	}
 	fmt.Fprintln(errs, "worker:", err)

@@ -39,7 +39,7 @@ type siteSpec struct {
 	Machines json.RawMessage `json:"machines"`
 	Points   json.RawMessage `json:"points"`
 
-	folder string // of the file, from which its paths are told
+	file string // from whose folder its paths are told
 }
 
 // readSites reads the file and checks all of it that can be checked without
@@ -76,7 +76,7 @@ func (all *sitesFile) add(name string) error {
 	var errs []error
 	for _, site := range slices.Sorted(maps.Keys(f.Sites)) {
 		s := f.Sites[site]
-		s.folder = filepath.Dir(name)
+		s.file = name
 		if _, dup := all.Sites[site]; dup || site == "" {
 			errs = append(errs, fmt.Errorf("%w: %s: site %q is there already, or has no name", dr.ErrInvalid, name, site))
 		}
@@ -122,7 +122,8 @@ func strict(raw []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("%w: %v", dr.ErrInvalid, err)
+		line := 1 + bytes.Count(raw[:d.InputOffset()], []byte("\n"))
+		return fmt.Errorf("%w: in or after line %d: %v", dr.ErrInvalid, line, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: there is more behind the settings", dr.ErrInvalid)
@@ -136,10 +137,10 @@ func openSite(ctx context.Context, s siteSpec, log *slog.Logger) (replication.Si
 	if err != nil {
 		return replication.Site{}, nil, err
 	}
-	at := place{folder: s.folder, log: log}
+	at := place{folder: filepath.Dir(s.file), log: log}
 	b, closeBackend, err := machineKinds[kind](ctx, s.Machines, at)
 	if err != nil {
-		return replication.Site{}, nil, fmt.Errorf("machines: %w", err)
+		return replication.Site{}, nil, fmt.Errorf("%s: machines: %w", s.file, err)
 	}
 	all := closers{closeBackend}
 	if kind, err = kindOf(s.Points); err != nil {
@@ -147,7 +148,7 @@ func openSite(ctx context.Context, s siteSpec, log *slog.Logger) (replication.Si
 	}
 	p, closePoints, err := pointKinds[kind](ctx, s.Points, at)
 	if err != nil {
-		return replication.Site{}, nil, errors.Join(fmt.Errorf("points: %w", err), all.Close())
+		return replication.Site{}, nil, errors.Join(fmt.Errorf("%s: points: %w", s.file, err), all.Close())
 	}
 	return replication.Site{Backend: b, Points: p}, append(all, closePoints), nil
 }

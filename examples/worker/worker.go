@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,6 +69,11 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	if w.sites, err = readSites(o.sites); err != nil {
 		return err
 	}
+	for _, q := range o.queues {
+		if _, ok := w.sites.Sites[q]; !ok {
+			return wrongUsage("serve: -queues %s: %s has no such site, but %s", q, o.sites, strings.Join(slices.Sorted(maps.Keys(w.sites.Sites)), ", "))
+		}
+	}
 	if w.users, err = readUsers(o.tokenFile); err != nil {
 		return err
 	}
@@ -85,7 +91,7 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	}
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("-listen: %w", err)
 	}
 	api := &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
@@ -101,7 +107,7 @@ func serve(ctx context.Context, o options, out io.Writer, log *slog.Logger) (err
 	go w.guard(working)
 	select {
 	case err = <-ended: // it can't go on
-		return errors.Join(err, api.Close())
+		return errors.Join(cmp.Or(beside(err), err), api.Close())
 	case err = <-failed:
 		stop()
 	case <-ctx.Done():

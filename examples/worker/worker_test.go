@@ -21,6 +21,8 @@ import (
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/internal/pgtest"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/permachine"
+	"github.com/lifeboat-dr/lifeboat/recoverypoint/vault"
 )
 
 // The test program is the worker when it is told to be.
@@ -300,6 +302,7 @@ func TestSitesFile(t *testing.T) {
 	for want, text := range map[string]string{
 		"names no site":          `{}`,
 		"unknown field":          `{"site":{}}`,
+		"line 3":                 "{\"sites\":\n{},\n\"polices\":{}}",
 		`no kind "vmwre"`:        `{"sites":{"a":{"machines":{"kind":"vmwre"},"points":{"kind":"vault"}}}}`,
 		"points: invalid":        `{"sites":{"a":{"machines":{"kind":"agent"}}}}`,
 		"more behind":            `{"sites":{}} {}`,
@@ -310,6 +313,44 @@ func TestSitesFile(t *testing.T) {
 		_, err := readSites(path)
 		require.ErrorIs(t, err, dr.ErrInvalid, text)
 		require.ErrorContains(t, err, want)
+	}
+}
+
+// What names nothing, or another thing than it meant, is told, with where it stands.
+func TestWrongSettings(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "sites.json")
+	machines := `{"kind":"physical","config":{"root":"m"}}`
+	one, many := filepath.Join(dir, "one"), filepath.Join(dir, "many")
+	require.NoError(t, os.MkdirAll(filepath.Join(many, permachine.Name("a")), 0o700))
+	v, err := vault.OpenDir(one, vault.Options{})
+	require.NoError(t, err)
+	require.NoError(t, v.Close())
+	for want, text := range map[string]string{
+		`unknown field "adress"`:         `{"kind":"agent","adress":"x"} {"kind":"vault","folder":"v"}`,
+		"address is missing":             `{"kind":"agent"} {"kind":"vault","folder":"v"}`,
+		"config.root is missing":         `{"kind":"physical","config":{}} {"kind":"vault","folder":"v"}`,
+		"folder is missing":              machines + ` {"kind":"vault"}`,
+		"leave perMachine out":           machines + ` {"kind":"vault","folder":"one","perMachine":true}`,
+		"a vault for each machine, of a": machines + ` {"kind":"vault","folder":"many"}`,
+	} {
+		m, p, _ := strings.Cut(text, "} {")
+		require.NoError(t, os.WriteFile(path, []byte(`{"sites":{"a":{"machines":`+m+`},"points":{`+p+`}}}`), 0o600))
+		var out, errs bytes.Buffer
+		require.Equal(t, exitFailed, run(t.Context(), []string{"serve", "-sites", path, "-journal", filepath.Join(dir, "j"), "-listen", "127.0.0.1:0"}, &out, &errs), text)
+		require.Contains(t, errs.String(), want)
+		require.Contains(t, errs.String(), "worker: "+path+": ")
+	}
+	require.NoError(t, os.WriteFile(path, []byte(`{"sites":{"a":{"machines":`+machines+`,"points":{"kind":"vault","folder":"one"}}}}`), 0o600))
+	for want, args := range map[string]string{
+		"no such site, but a":  "-queues a,b -journal " + dir + "/j2",
+		"postgres://..., dir:": "-claims s3:bucket -journal " + dir + "/j3",
+		`"postgres//h/d"`:      "-records postgres//h/d -journal " + dir + "/j4",
+	} {
+		var out, errs bytes.Buffer
+		all := append([]string{"serve", "-sites", path, "-listen", "127.0.0.1:0"}, strings.Fields(args)...)
+		require.NotZero(t, run(t.Context(), all, &out, &errs))
+		require.Contains(t, errs.String(), want)
 	}
 }
 
