@@ -50,8 +50,15 @@ func readSites(path string) (sitesFile, error) {
 	if info, err := os.Stat(path); err != nil {
 		return all, err
 	} else if info.IsDir() {
-		if names, err = filepath.Glob(filepath.Join(path, "*.json")); err != nil {
+		there, err := os.ReadDir(path) // a glob takes a folder that can't be read for an empty one
+		if err != nil {
 			return all, err
+		}
+		names = nil
+		for _, e := range there {
+			if filepath.Ext(e.Name()) == ".json" && !strings.HasPrefix(e.Name(), ".") {
+				names = append(names, filepath.Join(path, e.Name()))
+			}
 		}
 	}
 	var errs []error
@@ -59,7 +66,7 @@ func readSites(path string) (sitesFile, error) {
 		errs = append(errs, all.add(name))
 	}
 	if len(all.Sites) == 0 && errors.Join(errs...) == nil {
-		errs = append(errs, fmt.Errorf("%w: %s names no site", dr.ErrInvalid, path))
+		errs = append(errs, fmt.Errorf("%w: %s names no site, in %d files", dr.ErrInvalid, path, len(names)))
 	}
 	return all, errors.Join(errs...)
 }

@@ -314,6 +314,20 @@ func TestSitesFile(t *testing.T) {
 		require.ErrorIs(t, err, dr.ErrInvalid, text)
 		require.ErrorContains(t, err, want)
 	}
+	both := t.TempDir()
+	for _, name := range []string{"a.json", "b.json", ".c.json", "a.json.new"} {
+		text := `{"sites":{"` + name + `":{"machines":{"kind":"agent"},"points":{"kind":"vault"}}}}`
+		require.NoError(t, os.WriteFile(filepath.Join(both, name), []byte(text), 0o600))
+	}
+	all, err := readSites(both)
+	require.NoError(t, err)
+	require.Len(t, all.Sites, 2)
+	if os.Geteuid() != 0 { // whom nothing is closed to
+		require.NoError(t, os.Chmod(both, 0))
+		_, err = readSites(both)
+		require.ErrorIs(t, err, os.ErrPermission)
+		require.NoError(t, os.Chmod(both, 0o700))
+	}
 }
 
 // What names nothing, or another thing than it meant, is told, with where it stands.
