@@ -25,11 +25,7 @@ func (x *interp) answer() error {
 			}
 			return packed{}, fmt.Errorf("no step %q: %w", step, dr.ErrNotFound)
 		},
-		// Of a run that has ended: what a decision would come to.
-		decideQuery: func(in decideInput) (answered, error) {
-			_, err := x.fold.Decide(in.Step, in.Decision, time.Time{})
-			return answerOf(err), nil
-		},
+		decideQuery: func(in decideInput) (answered, error) { return x.late(in), nil },
 	}
 	for _, name := range sorted(queries) {
 		if err := workflow.SetQueryHandler(x.ctx, name, queries[name]); err != nil {
@@ -69,6 +65,15 @@ func (x *interp) answer() error {
 		_, err := cancel(in)()
 		return sendable(err)
 	}})
+}
+
+// late is what a decision comes to of a run whose workflow is closed.
+func (x *interp) late(in decideInput) answered {
+	e, err := x.fold.Decide(in.Step, in.Decision, time.Time{})
+	if err == nil && e != nil { // it waits, for ever: nothing can be recorded any more
+		err = fmt.Errorf("run %s: decision on %s: %w: its workflow was ended in Temporal", x.in.Run, in.Step, dr.ErrNotFound)
+	}
+	return answerOf(err)
 }
 
 // tell has something recorded, and waits until it is.

@@ -62,7 +62,7 @@ func (e *Engine) tell(ctx context.Context, op string, id dr.RunID, update string
 			// There is none, or it is closed, or it has just been continued as new.
 			info, err := e.describe(ctx, op, id)
 			if err != nil || info.closed {
-				return true, err
+				return err == nil, err
 			}
 		} else if !passing(err) {
 			return false, explain(op+" run "+string(id), err)
