@@ -178,10 +178,22 @@ func (x *interp) mayEnd(e dr.Event) bool {
 		return true
 	case dr.EventDecided:
 		return e.Decision.Verdict == dr.Reject || e.Decision.Verdict == dr.GiveUp
-	case dr.EventExpired, dr.EventFailed:
-		return !e.Undo && !st.Optional
+	case dr.EventExpired:
+		return !st.Optional
+	case dr.EventFailed:
+		return !e.Undo && !st.Optional && (e.Final || x.lastAttempt(e.Step))
 	}
 	return false
+}
+
+// lastAttempt reports whether the step's attempt is the last that the plan allows.
+func (x *interp) lastAttempt(step string) bool {
+	for _, t := range x.fold.Next() {
+		if t.Kind == dr.TaskDo && t.Step.ID == step {
+			return t.Failed+1 >= t.Step.Attempts
+		}
+	}
+	return true
 }
 
 // ending reports whether nothing new is begun any more.

@@ -1,0 +1,134 @@
+package temporal
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/lifeboat-dr/lifeboat/dr"
+)
+
+// play is a run in the SDK's own environment, where time is skipped. Workers
+// are what the test says: of each offer how it ends.
+type play struct {
+	t    *testing.T
+	env  *testsuite.TestWorkflowEnvironment
+	plan dr.Plan
+	set  settings
+
+	mu     sync.Mutex
+	offers []string // the steps that were offered, in their order
+	// work is what becomes of an offer.
+	work func(ctx context.Context, o offer) (outcome, error)
+}
+
+func newPlay(t *testing.T, p dr.Plan) *play {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(slog.New(slog.DiscardHandler))
+	pl := &play{t: t, env: suite.NewTestWorkflowEnvironment(), plan: p,
+		set: settings{Queue: "q", Heartbeat: 20 * time.Second, BackoffFirst: time.Millisecond, BackoffMost: time.Second}}
+	pl.env.RegisterWorkflowWithOptions(interpret, workflow.RegisterOptions{Name: workflowName(1)})
+	pl.env.RegisterActivityWithOptions(pl.step, activity.RegisterOptions{Name: stepName})
+	pl.env.RegisterActivityWithOptions(present, activity.RegisterOptions{Name: presentName})
+	return pl
+}
+
+func (p *play) step(ctx context.Context, o offer) (outcome, error) {
+	p.mu.Lock()
+	p.offers = append(p.offers, o.Step.ID)
+	p.mu.Unlock()
+	return p.work(ctx, o)
+}
+
+// run has the run interpreted until it ends, or goes on in a new workflow run.
+func (p *play) run() error {
+	frozen, err := p.plan.Frozen()
+	require.NoError(p.t, err)
+	in := runInput{Run: "r", Settings: p.set}
+	in.Plan, err = pack(frozen)
+	require.NoError(p.t, err)
+	p.env.ExecuteWorkflow(workflowName(1), in)
+	require.True(p.t, p.env.IsWorkflowCompleted())
+	return p.env.GetWorkflowError()
+}
+
+func (p *play) status() dr.Status {
+	var got seen
+	require.NoError(p.t, p.env.GetWorkflowResult(&got))
+	var s dr.Status
+	require.NoError(p.t, got.Status.open(&s))
+	return s
+}
+
+// taken has a worker begin an offer.
+func (p *play) taken(o offer) { p.env.SignalWorkflow(begunSignal, begun{o.Seq}) }
+
+func (p *play) offered(step string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.offers {
+		if s == step {
+			n++
+		}
+	}
+	return n
+}
+
+// A failure that is tried again doesn't have all other steps given back that
+// wait for a worker: there may be a thousand, and each time costs three entries
+// of history each.
+func TestFailureThatIsTriedAgainWithdrawsNothing(t *testing.T) {
+	p := newPlay(t, dr.Plan{Flow: "f", Steps: []dr.Step{{ID: "a", Action: "do@1", Attempts: 3}, {ID: "waits", Action: "do@1"}}})
+	free := make(chan struct{})
+	p.work = func(ctx context.Context, o offer) (outcome, error) {
+		if o.Step.ID == "waits" {
+			select {
+			case <-free:
+			case <-ctx.Done():
+				return outcome{}, ctx.Err()
+			}
+			p.taken(o)
+			return outcome{Kind: outcomeDone}, nil
+		}
+		p.taken(o)
+		if o.Call.Attempt < 3 {
+			return outcome{Kind: outcomeFailed, Err: "not yet"}, nil
+		}
+		close(free)
+		return outcome{Kind: outcomeDone}, nil
+	}
+	require.NoError(t, p.run())
+	s := p.status()
+	require.Equal(t, dr.RunDone, s.State, s.Reason)
+	require.Equal(t, 3, p.offered("a"))
+	require.Equal(t, 1, p.offered("waits"))
+}
+
+// The last failure has them given back: nothing may begin any more that the
+// fold doesn't know of.
+func TestFailureThatEndsTheRunWithdrawsWhatWaits(t *testing.T) {
+	for name, fails := range map[string]outcome{"final": {Kind: outcomeFailed, Err: "broken", Final: true}, "attempts used up": {Kind: outcomeFailed, Err: "again"}} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t, dr.Plan{Flow: "f", Steps: []dr.Step{{ID: "a", Action: "do@1", Attempts: 2}, {ID: "waits", Action: "do@1", Undo: "undo@1"}}})
+			p.work = func(ctx context.Context, o offer) (outcome, error) {
+				if o.Step.ID == "waits" {
+					<-ctx.Done()
+					return outcome{}, ctx.Err()
+				}
+				p.taken(o)
+				return fails, nil
+			}
+			require.NoError(t, p.run())
+			s := p.status()
+			require.Equal(t, dr.RunFailed, s.State, s.Reason)
+			require.Equal(t, dr.StepPending, s.Steps[1].State)
+		})
+	}
+}
