@@ -59,6 +59,7 @@ func (x *interp) length() length {
 // long reports whether the run is to be continued as new, now. Timers are no
 // obstacle: they are set anew.
 func (x *interp) long() bool {
+	x.asked = false
 	l := x.length()
 	if l == short || x.fold.Ended() || x.refused != "" {
 		return false
@@ -76,7 +77,10 @@ func (x *interp) long() bool {
 			return false
 		}
 	}
-	if x.tooMuch || !workflow.AllHandlersFinished(x.ctx) {
+	if x.tooMuch {
+		return false
+	}
+	if x.asked = !workflow.AllHandlersFinished(x.ctx); x.asked {
 		return false
 	}
 	x.tooMuch = !x.carry()

@@ -38,6 +38,7 @@ type interp struct {
 	refused string // who holds the locks: it is no run
 	shown   dr.RunState
 	tooMuch bool // has happened to be continued as new
+	asked   bool // it would be, but for who has asked something and has no answer yet
 }
 
 // interpret is the workflow.
@@ -71,7 +72,8 @@ func interpret(ctx workflow.Context, in runInput) (seen, error) {
 		if x.long() {
 			return seen{}, x.again(ctx)
 		}
-		if err := workflow.Await(x.ctx, func() bool { return len(x.inbox) > 0 }); err != nil {
+		// Where nothing is in hand, and nothing is begun any more, nobody else wakes it.
+		if err := workflow.Await(x.ctx, func() bool { return len(x.inbox) > 0 || x.asked && workflow.AllHandlersFinished(x.ctx) }); err != nil {
 			return seen{}, err
 		}
 	}

@@ -132,3 +132,23 @@ func TestFailureThatEndsTheRunWithdrawsWhatWaits(t *testing.T) {
 		})
 	}
 }
+
+// A run whose history is long begins nothing more until it goes on in a new
+// one. Who has asked something of it in that moment doesn't keep it from that.
+func TestAnswerToARunThatDrains(t *testing.T) {
+	p := newPlay(t, dr.Plan{Flow: "f", Steps: []dr.Step{{ID: "g", Gate: "go on?"}, {ID: "a", Action: "do@1", After: []string{"g"}}}})
+	p.env.RegisterDelayedCallback(func() {
+		p.env.SetCurrentHistoryLength(drainAt)
+		p.env.UpdateWorkflow(decideUpdate, "1", new(accepted), decideInput{Step: "g", Decision: dr.Decision{Verdict: dr.Approve, By: "me"}})
+	}, time.Minute)
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(t, p.run(), &next)
+	require.Zero(t, p.offered("a"))
+}
+
+// accepted is who waits for an update's answer, and doesn't mind it.
+type accepted struct{}
+
+func (*accepted) Accept()             {}
+func (*accepted) Reject(error)        {}
+func (*accepted) Complete(any, error) {}
