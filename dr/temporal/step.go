@@ -137,6 +137,9 @@ func (a *attempt) run(t dr.Task, c *dr.Call, h *heart) outcome {
 		h.beat(p)
 	}
 	result, err := a.s.actions.Exec(a.ctx, t, c)
+	if err == nil {
+		err = writable(result)
+	}
 	cause := context.Cause(a.ctx)
 	if err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
@@ -153,4 +156,18 @@ func (a *attempt) run(t dr.Task, c *dr.Call, h *heart) outcome {
 	}
 	a.log.Warn("attempt failed", "final", e.Final, "err", err)
 	return outcome{Kind: outcomeFailed, Err: e.Err, Final: e.Final}
+}
+
+// writable refuses a result that has more than dr.MaxResult bytes as it is written
+// into the history, where "<", ">" and "&" have six each: Temporal would refuse
+// the attempt's end, which would be taken for the worker's death.
+func writable(result json.RawMessage) error {
+	w, err := json.Marshal(result)
+	if err != nil {
+		return dr.Permanent(err)
+	}
+	if len(w) > dr.MaxResult {
+		return fmt.Errorf("%w: the result has %d bytes as Temporal writes it, %d are allowed", dr.ErrInvalid, len(w), dr.MaxResult)
+	}
+	return nil
 }
