@@ -36,7 +36,7 @@ func (c *claimant) owner(ctx context.Context, in claimInput) (string, error) {
 		name := activity.GetInfo(ctx).Namespace
 		d, err := c.c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: name})
 		if err != nil {
-			return "", explain("describe namespace "+name, err)
+			return "", explain(ctx, "describe namespace "+name, err)
 		}
 		c.id = d.GetNamespaceInfo().GetId()
 	}

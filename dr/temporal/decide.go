@@ -65,10 +65,10 @@ func (e *Engine) tell(ctx context.Context, op string, id dr.RunID, update string
 				return err == nil, err
 			}
 		} else if !passing(err) {
-			return false, explain(op+" run "+string(id), err)
+			return false, explain(ctx, op+" run "+string(id), err)
 		}
 		if n > 20 {
-			return false, explain(op+" run "+string(id), err)
+			return false, explain(ctx, op+" run "+string(id), err)
 		}
 		if !pause(ctx, time.Duration(n+1)*20*time.Millisecond) {
 			return false, ctx.Err()

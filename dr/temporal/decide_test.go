@@ -3,6 +3,7 @@ package temporal
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
@@ -82,4 +83,44 @@ func TestDecisionThatCannotBeRecorded(t *testing.T) {
 		require.ErrorIs(t, e.Decide(t.Context(), "r", "g", yes), ErrUnreachable)
 		require.ErrorIs(t, e.Cancel(t.Context(), "r", "why"), ErrUnreachable)
 	})
+}
+
+// cutOff is a client that has no answer before ctx ends, and says so as
+// Temporal's does.
+type cutOff struct{ client.Client }
+
+func ended(ctx context.Context) error {
+	<-ctx.Done()
+	if ctx.Err() == context.Canceled {
+		return serviceerror.NewCanceled("context canceled")
+	}
+	return serviceerror.NewDeadlineExceeded("context deadline exceeded")
+}
+
+func (cutOff) DescribeWorkflowExecution(ctx context.Context, _, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+	return nil, ended(ctx)
+}
+
+func (cutOff) ListWorkflow(ctx context.Context, _ *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+	return nil, ended(ctx)
+}
+
+// A call whose context ends says so, in the way of contexts.
+func TestContextsErrorIsWhatCallsEndWith(t *testing.T) {
+	e := engineOf(cutOff{})
+	for name, call := range map[string]func(context.Context) error{
+		"Serve":  func(ctx context.Context) error { return e.Serve(ctx, dr.Actions{}) },
+		"Status": func(ctx context.Context) error { _, err := e.Status(ctx, "r"); return err },
+		"Watch":  func(ctx context.Context) error { _, err := dr.Wait(ctx, e, "r", nil); return err },
+		"Start":  func(ctx context.Context) error { return e.Start(ctx, "r", dr.Plan{Flow: "f"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			require.ErrorIs(t, call(ctx), context.Canceled)
+			ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, call(ctx), context.DeadlineExceeded)
+		})
+	}
 }

@@ -173,14 +173,14 @@ func (e *Engine) drive() error {
 		// than the second that the SDK allows.
 		DeadlockDetectionTimeout: taskTimeout(e.o.Heartbeat),
 		WorkerStopTimeout:        10 * time.Second,
-		OnFatalError:             func(err error) { e.fail(explain("drive runs", err)) },
+		OnFatalError:             func(err error) { e.fail(explain(context.Background(), "drive runs", err)) },
 	})
 	Register(w)
 	c := &claimant{claims: e.o.Claims, c: e.c}
 	w.RegisterActivityWithOptions(c.claim, activity.RegisterOptions{Name: claimName})
 	w.RegisterActivityWithOptions(c.release, activity.RegisterOptions{Name: releaseName})
 	if err := w.Start(); err != nil {
-		return explain("open engine", err)
+		return explain(context.Background(), "open engine", err)
 	}
 	e.driver = w
 	return nil

@@ -87,13 +87,19 @@ func said(err error) error {
 	return &remote{a.Message(), kind}
 }
 
-// explain names what an error of Temporal's means for who runs this.
-func explain(op string, err error) error {
+// explain names what an error of Temporal's means for who runs this, and is ctx's
+// if ctx has ended: Temporal's own say that only in words.
+func explain(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.Canceled) {
+	switch ended := ctx.Err(); {
+	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", op, err)
+	case errors.Is(ended, context.Canceled):
+		return fmt.Errorf("%s: %w", op, ended)
+	case ended != nil && !errors.Is(err, ended):
+		err = fmt.Errorf("%w: %w", ended, err)
 	}
 	var (
 		namespace   *serviceerror.NamespaceNotFound
@@ -136,12 +142,13 @@ func insist(ctx context.Context, ask func() error) error {
 			unavailable *serviceerror.Unavailable
 			failed      *serviceerror.QueryFailed
 			notReady    *serviceerror.WorkflowNotReady // drivers didn't answer in time lately
+			reset       *serviceerror.Canceled         // by a proxy, if not by ctx
 		)
 		wait := 50 * time.Millisecond
 		if errors.As(err, &notReady) {
 			wait = 3 * time.Second
 		}
-		late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &deadline) || errors.As(err, &unavailable)
+		late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &deadline) || errors.As(err, &unavailable) || errors.As(err, &reset)
 		if !late && !errors.As(err, &failed) && notReady == nil || n == patience || !pause(ctx, wait) {
 			return err
 		}

@@ -83,7 +83,7 @@ func (e *Engine) list(ctx context.Context, open bool) ([]listed, error) {
 	for {
 		page, err := e.c.ListWorkflow(ctx, req)
 		if err != nil {
-			return nil, explain("list runs", err)
+			return nil, explain(ctx, "list runs", err)
 		}
 		for _, w := range page.GetExecutions() {
 			l, ok := e.listedOf(w)
@@ -143,5 +143,5 @@ func quote(s string) string {
 // reach asks Temporal something that costs little, to see that it can be.
 func (e *Engine) reach(ctx context.Context) error {
 	_, err := e.c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{PageSize: 1})
-	return explain("open engine", err)
+	return explain(ctx, "open engine", err)
 }

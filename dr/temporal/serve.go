@@ -198,7 +198,7 @@ func (s *serving) poll(queue string) error {
 		}
 		s.mu.Unlock()
 		if err != nil {
-			return explain("serve queue "+queue, err)
+			return explain(context.Background(), "serve queue "+queue, err)
 		}
 	}
 	return nil
@@ -206,7 +206,7 @@ func (s *serving) poll(queue string) error {
 
 func (s *serving) fatal(err error) {
 	select {
-	case s.broken <- explain("serve", err):
+	case s.broken <- explain(context.Background(), "serve", err):
 	default:
 	}
 }

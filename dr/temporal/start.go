@@ -107,7 +107,7 @@ func (e *Engine) start(ctx context.Context, id dr.RunID, in runInput, what plann
 	if s := said(err); s != nil {
 		return fmt.Errorf("run %s: start: %w", id, s)
 	}
-	return explain("start run "+string(id), err)
+	return explain(ctx, "start run "+string(id), err)
 }
 
 // unknown refuses a run that Temporal would let be started again: one whose
@@ -118,7 +118,7 @@ func (e *Engine) unknown(ctx context.Context, id dr.RunID) error {
 		return nil
 	}
 	if err != nil {
-		return explain("start run "+string(id), err)
+		return explain(ctx, "start run "+string(id), err)
 	}
 	switch st := d.GetWorkflowExecutionInfo().GetStatus(); st {
 	case enums.WORKFLOW_EXECUTION_STATUS_FAILED:

@@ -43,7 +43,7 @@ func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, er
 		return info{}, notFound(id)
 	}
 	if err != nil {
-		return info{}, explain(op+" of run "+string(id), err)
+		return info{}, explain(ctx, op+" of run "+string(id), err)
 	}
 	w := d.GetWorkflowExecutionInfo()
 	i := info{status: w.GetStatus(), runID: w.GetExecution().GetRunId(), length: w.GetHistoryLength(), pending: d.GetPendingActivities(),
@@ -69,7 +69,7 @@ func (e *Engine) refused(ctx context.Context, op string, id dr.RunID, runID stri
 	err := e.c.GetWorkflow(ctx, e.workflowID(id), runID).Get(ctx, nil)
 	var end *sdk.WorkflowExecutionError
 	if err != nil && !errors.As(err, &end) {
-		return false, explain(op+" of run "+string(id), err)
+		return false, explain(ctx, op+" of run "+string(id), err)
 	}
 	var a *sdk.ApplicationError
 	return errors.As(err, &a) && a.Type() == refusedType, nil
@@ -85,7 +85,7 @@ func (e *Engine) ask(ctx context.Context, op string, id dr.RunID, query string, 
 		return notFound(id)
 	}
 	if err != nil {
-		return explain(op+" of run "+string(id), err)
+		return explain(ctx, op+" of run "+string(id), err)
 	}
 	if err := v.Get(answer); err != nil {
 		return fmt.Errorf("%s of run %s: %w: %v", op, id, dr.ErrCorrupt, err)
@@ -142,7 +142,7 @@ func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, 
 			continue
 		case enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
 			if err := e.c.GetWorkflow(ctx, e.workflowID(id), i.runID).Get(ctx, &got); err != nil {
-				return looked{}, explain("status of run "+string(id), err)
+				return looked{}, explain(ctx, "status of run "+string(id), err)
 			}
 		default:
 			if err := e.ask(ctx, "status", id, statusQuery, &got); err != nil {
