@@ -34,7 +34,7 @@ func (m *moved) DescribeWorkflowExecution(context.Context, string, string) (*wor
 		return nil, m.down
 	}
 	return &workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-		Status: m.status, Execution: &commonpb.WorkflowExecution{}}}, nil
+		Status: m.status, Execution: &commonpb.WorkflowExecution{RunId: "one"}}}, nil
 }
 
 // QueryWorkflow answers as the run's workflow would whose gate waits.
@@ -61,7 +61,8 @@ func (m *moved) QueryWorkflow(_ context.Context, _, _, query string, args ...any
 }
 
 func engineOf(c client.Client) *Engine {
-	e := &Engine{c: c, o: Options{}.withDefaults(), recent: map[dr.RunID]started{}}
+	o := Options{}.withDefaults()
+	e := &Engine{c: c, o: o, log: o.Log, recent: map[dr.RunID]started{}}
 	e.ctx, e.fail = context.WithCancelCause(context.Background())
 	return e
 }

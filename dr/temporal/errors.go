@@ -122,6 +122,8 @@ func explain(ctx context.Context, op string, err error) error {
 		e.Err, e.Remedy = fmt.Errorf("%w: %w", dr.ErrInvalid, err), "the server refuses this by its limits"
 	case errors.As(err, &exhausted):
 		e.Remedy = "the server is at its limits: try again later, or raise the namespace's rate limits"
+	case blocked(err):
+		e.Remedy = "the drivers can't go on with this run: look at its last workflow task in Temporal's console; what drives it may be older than what started it, or lack the codec's key"
 	case errors.As(err, &unavailable), errors.As(err, &deadline), errors.Is(err, context.DeadlineExceeded):
 		e.Remedy = "check that the server is up, and that a process with an open engine, and not Options.NoDriver, drives its queue"
 	}
@@ -153,6 +155,13 @@ func insist(ctx context.Context, ask func() error) error {
 			return err
 		}
 	}
+}
+
+// blocked reports whether a run can't be asked because its workflow can't go on.
+func blocked(err error) bool {
+	var failed *serviceerror.QueryFailed
+	var notReady *serviceerror.WorkflowNotReady
+	return errors.As(err, &failed) || errors.As(err, &notReady)
 }
 
 // gone reports whether Temporal says that there is no such open workflow.

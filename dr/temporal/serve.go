@@ -138,7 +138,14 @@ func (s *serving) ableAll(ctx context.Context, runs []listed) error {
 				return err
 			}
 			var needs []string
-			if err := s.e.ask(gctx, "needs", r.Run, needsQuery, &needs, s.queues); err != nil {
+			err = s.e.ask(gctx, "needs", r.Run, needsQuery, &needs, s.queues)
+			if blocked(err) {
+				// It must not keep all others from being served. What it offers that isn't
+				// registered here is declined.
+				s.e.log.Error("an open run can't say which actions it needs", "run", r.Run, "err", err)
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			return s.able(r.Run, needs)
