@@ -179,6 +179,7 @@ func (e *Engine) drive() error {
 	c := &claimant{claims: e.o.Claims, c: e.c}
 	w.RegisterActivityWithOptions(c.claim, activity.RegisterOptions{Name: claimName})
 	w.RegisterActivityWithOptions(c.release, activity.RegisterOptions{Name: releaseName})
+	w.RegisterActivityWithOptions((&asking{e: e}).ask, activity.RegisterOptions{Name: askName})
 	if err := w.Start(); err != nil {
 		return explain(context.Background(), "open engine", err)
 	}
@@ -212,6 +213,7 @@ func Register(w worker.WorkflowRegistry) {
 		}
 		return do(ctx, in)
 	}, workflow.DynamicRegisterOptions{})
+	w.RegisterWorkflowWithOptions(askSite, workflow.RegisterOptions{Name: askName})
 }
 
 // Close ends serving, waits until Serve has returned, which takes as long as

@@ -39,7 +39,7 @@ func newPlay(t *testing.T, p dr.Plan) *play {
 		set: settings{Queue: "q", Heartbeat: 20 * time.Second, BackoffFirst: time.Millisecond, BackoffMost: time.Second}}
 	pl.env.RegisterWorkflowWithOptions(interpret, workflow.RegisterOptions{Name: workflowName(1)})
 	pl.env.RegisterActivityWithOptions(pl.step, activity.RegisterOptions{Name: stepName})
-	pl.env.RegisterActivityWithOptions(present, activity.RegisterOptions{Name: presentName})
+	pl.env.RegisterActivityWithOptions((&asking{}).ask, activity.RegisterOptions{Name: askName})
 	return pl
 }
 
@@ -159,44 +159,35 @@ func (*accepted) Complete(any, error) {}
 // nobody is how Temporal says that no worker has taken something up.
 func nobody() error { return sdk.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil) }
 
-// answers has the sites' workers answer, one after the other, who is asked
-// whether anybody is there; the last does for all further times.
-func (p *play) answers(all ...error) (asked *int) {
-	asked = new(int)
-	p.env.OnActivity(presentName, mock.Anything).Return(func(context.Context) error {
-		n := min(*asked, len(all)-1)
-		*asked++
-		return all[n]
-	})
-	return asked
-}
-
 // A step fails for want of a worker when its site doesn't answer, or has been
 // busy for long.
 func TestUnheard(t *testing.T) {
-	swallowed := sdk.NewTimeoutError(enums.TIMEOUT_TYPE_START_TO_CLOSE, nil)
 	for name, c := range map[string]struct {
-		answers []error
-		asked   int
-		says    string
+		there []bool // the last also for all further times
+		asked int
+		says  string
 	}{
-		"a site that is lost":                           {[]error{nobody()}, 1, "no worker of site"},
-		"one that is there, and busy":                   {[]error{nil}, dr.BusyPatience, "the workers of site"},
-		"one that is busy and then lost":                {[]error{nil, nil, nobody()}, 3, "no worker of site"},
-		"one that was cut off as it asked for work":     {[]error{swallowed, swallowed, nobody()}, 3, "no worker of site"},
-		"one whose workers are stopped, and never back": {[]error{swallowed}, dr.BusyPatience, "the workers of site"},
+		"a site that is lost":            {[]bool{false}, 1, "no worker of site"},
+		"one that is there, and busy":    {[]bool{true}, dr.BusyPatience, "the workers of site"},
+		"one that is busy and then lost": {[]bool{true, true, false}, 3, "no worker of site"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t, dr.Plan{Flow: "f", Steps: []dr.Step{{ID: "a", Action: "do@1", Queue: "there", Optional: true, Patience: time.Minute}}})
 			p.work = func(context.Context, offer) (outcome, error) { return outcome{}, nobody() }
 			p.env.OnActivity(stepName, mock.Anything, mock.Anything).After(time.Minute).Return(p.step)
-			asked := p.answers(c.answers...)
+			asked := 0
+			p.env.OnActivity(askName, mock.Anything, mock.Anything).Return(func(_ context.Context, in askInput) (bool, error) {
+				require.Equal(t, askInput{"q/steps/there#waits", 20 * time.Second}, in)
+				n := min(asked, len(c.there)-1)
+				asked++
+				return c.there[n], nil
+			})
 			require.NoError(t, p.run())
 			s := p.status()
 			require.Equal(t, dr.RunDone, s.State)
 			require.Equal(t, dr.StepFailed, s.Steps[0].State)
 			require.Contains(t, s.Steps[0].Err, c.says)
-			require.Equal(t, c.asked, *asked)
+			require.Equal(t, c.asked, asked)
 			require.Equal(t, c.asked, p.offered("a"))
 		})
 	}

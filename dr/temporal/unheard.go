@@ -17,6 +17,11 @@ import (
 // for want of a worker its site is asked, on the queue of what only waits, whose
 // places hardly run out. Who is there answers at once, and the step is offered
 // again.
+//
+// A driver asks, once for all runs that want to know at a time. If each run
+// asked by itself, the questions of some hundreds would wait for each other, and
+// a site that lives would be taken for lost because it could not answer all of
+// them in time.
 
 // busy is what is known of a step whose site has answered, but not begun it.
 type busy struct {
@@ -27,34 +32,44 @@ type busy struct {
 // present is the activity that says that a site has a worker.
 func present(context.Context) error { return nil }
 
+// askInput says of which task queue it is to be known whether a worker is
+// there, and how long one may take to answer.
+type askInput struct {
+	Queue string        `json:"queue"`
+	Limit time.Duration `json:"limit"`
+}
+
+// answersFor is how long a worker may take to answer at least, however short
+// the step's Patience is.
+const answersFor = 5 * time.Second
+
 // unheard asks whether anybody is at the site of an offer that nobody has taken
-// up.
+// up. Only an answer counts: for what it costs to get one there is no limit.
 func (x *interp) unheard(h *hand) {
 	set, step := x.in.Settings, h.task.Step
+	limit := min(set.Heartbeat, max(step.Patience, answersFor))
 	ctx, cancel := workflow.WithCancel(workflow.WithActivityOptions(x.ctx, workflow.ActivityOptions{
-		TaskQueue:              taskQueue(set.Queue, step.Queue, true),
-		ScheduleToStartTimeout: min(set.Heartbeat, max(step.Patience, time.Second)),
-		StartToCloseTimeout:    set.Heartbeat,
-		RetryPolicy:            &sdk.RetryPolicy{MaximumAttempts: 1},
-		Summary:                step.ID + ": is anybody there?",
+		TaskQueue:           set.Queue,
+		StartToCloseTimeout: 2*limit + time.Minute,
+		RetryPolicy:         &sdk.RetryPolicy{InitialInterval: set.BackoffFirst, BackoffCoefficient: 2, MaximumInterval: set.BackoffMost},
+		Summary:             step.ID + ": is anybody there?",
 	}))
 	asks := &hand{k: h.k, cancel: cancel, since: h.since}
 	x.take(asks)
-	f := workflow.ExecuteActivity(ctx, presentName)
+	f := workflow.ExecuteActivity(ctx, askName, askInput{taskQueue(set.Queue, step.Queue, true), limit})
 	workflow.Go(x.ctx, func(g workflow.Context) {
-		err := f.Get(g, nil)
+		var there bool
+		err := f.Get(g, &there)
 		x.post(func() {
 			x.drop(asks)
-			if sdk.IsCanceledError(err) { // nobody wants the step any more
-				return
+			if err == nil { // else nobody wants the step any more
+				x.heard(h, there)
 			}
-			x.heard(h, !untaken(err))
 		})
 	})
 }
 
-// heard takes in whether the site has answered. One that did so with an error
-// has a worker, too.
+// heard takes in whether the site has answered.
 func (x *interp) heard(h *hand, there bool) {
 	rounds := x.busy[h.k].rounds + 1
 	if there && rounds < dr.BusyPatience {

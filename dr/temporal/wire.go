@@ -19,6 +19,7 @@ const (
 	claimName   = "lifeboat.claim@1"
 	releaseName = "lifeboat.release@1"
 	stepName    = "lifeboat.step@1"
+	askName     = "lifeboat.ask@1"
 	presentName = "lifeboat.present@1"
 
 	begunSignal = "begun"
