@@ -47,8 +47,11 @@ func (c *claimant) owner(ctx context.Context, in claimInput) (string, error) {
 	return owner, nil
 }
 
-// claim claims all locks or, if one is held by another owner, none. Any other
-// error is tried again by Temporal, for as long as the run waits for it.
+// claim claims all locks, until one is held by another owner. Any other error is
+// tried again by Temporal, for as long as the run waits for it. What it has
+// claimed then is given back by the workflow, once that knows that nobody claims
+// for it any more: an attempt that is slow to give back could do so when another
+// has claimed in the same name, and the run would hold nothing.
 func (c *claimant) claim(ctx context.Context, in claimInput) (claimOutcome, error) {
 	if len(in.Locks) == 0 {
 		return claimOutcome{}, nil
@@ -78,7 +81,7 @@ func (c *claimant) claim(ctx context.Context, in claimInput) (claimOutcome, erro
 		return claimOutcome{}, c.late(ctx, in, owner)
 	}
 	if out.Busy != "" {
-		return claimOutcome{Busy: out.Busy}, c.releaseAll(ctx, owner, in.Locks)
+		return claimOutcome{Busy: out.Busy, Held: len(out.Epochs) > 0}, nil
 	}
 	return out, nil
 }

@@ -21,6 +21,8 @@ func (x *interp) claim(k key) bool {
 	x.outside(k, claimName, func(f workflow.Future, g workflow.Context) error { return f.Get(g, &out) }, func(err error) {
 		switch {
 		case err != nil || !x.wants(dr.TaskClaim): // cancelled meanwhile
+		case out.Busy != "" && out.Held:
+			x.refuse(k, out.Busy)
 		case out.Busy != "":
 			x.refused = out.Busy
 		default:
@@ -28,6 +30,15 @@ func (x *interp) claim(k key) bool {
 		}
 	})
 	return false
+}
+
+// refuse gives back what has been claimed, and then has the run never have been.
+func (x *interp) refuse(k key, busy string) {
+	x.outside(k, releaseName, func(f workflow.Future, g workflow.Context) error { return f.Get(g, nil) }, func(err error) {
+		if err == nil && x.wants(dr.TaskClaim) { // else it was cancelled meanwhile, and ends as such
+			x.refused = busy
+		}
+	})
 }
 
 func (x *interp) release(k key) bool {

@@ -127,6 +127,7 @@ type claimInput struct {
 type claimOutcome struct {
 	Epochs map[string]uint64 `json:"epochs,omitempty"`
 	Busy   string            `json:"busy,omitempty"` // who holds what
+	Held   bool              `json:"held,omitempty"` // others of the locks are claimed, and to be given back
 }
 
 // decideInput is that of a decision's update and query.
