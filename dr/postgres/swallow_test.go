@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -131,12 +132,35 @@ func (s *sink) forget() []*sunk {
 
 // After a takeover of the address all connections of the pool are dead, and none
 // says so. A call finds that out of one of them, and not of each in turn: there
-// are more of them than patience has attempts.
+// are more of them than patience has attempts, or a lease has beats.
 func testConnectionsAreForgotten(t *testing.T, c *pgtest.Cluster) {
-	open(t, c.DSN(""), "")
+	for name, claim := range map[string]func(t *testing.T, s *postgres.Store){
+		"by who has patience": func(t *testing.T, s *postgres.Store) {
+			_, err := s.Acquire(t.Context(), "m", "me")
+			require.NoError(t, err)
+		},
+		"by who asks anew": func(t *testing.T, s *postgres.Store) {
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+				_, err := s.Acquire(ctx, "m", "me")
+				cancel()
+				if err == nil {
+					return
+				}
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { forgetConnections(t, c, func(s *postgres.Store) { claim(t, s) }) })
+	}
+}
+
+func forgetConnections(t *testing.T, c *pgtest.Cluster, claim func(*postgres.Store)) {
+	schema := newSchema()
+	open(t, c.DSN(""), schema)
 	k := newSink(t, c.Host())
 	dsn := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable&application_name=forgotten&pool_max_conns=8&pool_min_conns=8", c.Password, k.Addr())
-	s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Attempt: 2 * time.Second, Patience: unhurried})
+	s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Schema: schema, Attempt: 2 * time.Second, Patience: unhurried})
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })
 	require.Eventually(t, func() bool {
@@ -146,8 +170,7 @@ func testConnectionsAreForgotten(t *testing.T, c *pgtest.Cluster) {
 	require.NoError(t, err)
 
 	old := k.forget()
-	_, err = s.Acquire(t.Context(), "m", "me")
-	require.NoError(t, err)
+	claim(s)
 	asked := 0
 	for _, x := range old {
 		if x.asked.Load() {

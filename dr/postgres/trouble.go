@@ -23,6 +23,10 @@ const (
 	pauseMost  = time.Second
 )
 
+// silence is how long no answer says something of the connection. A caller's time may
+// be shorter than an attempt's: what renews a lease has a beat of it, and asks anew.
+const silence = time.Second
+
 // try calls f until it answers, or fails with what trying again won't cure, or
 // patience ends. Everything that it is used for may happen twice: a statement
 // compares before it changes, so that one whose answer was lost, or that arrives
@@ -31,18 +35,19 @@ func (s *Store) try(ctx context.Context, op string, f func(ctx context.Context) 
 	began := time.Now()
 	for pause := pauseFirst; ; pause = min(2*pause, pauseMost) {
 		attempt, cancel := context.WithTimeout(ctx, s.o.Attempt)
+		asked := time.Now()
 		err := f(attempt)
 		cancel()
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("postgres: %s: %w", op, context.Cause(ctx))
-		}
-		if silent(err) {
+		if s.silent(err, time.Since(asked)) {
 			// What happened to one connection has happened to all: each of them
 			// would cost an attempt to find out.
 			s.pool.Reset()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("postgres: %s: %w", op, context.Cause(ctx))
 		}
 		if !passes(err) || time.Since(began)+pause > s.o.Patience {
 			return s.explain(op, err)
@@ -91,10 +96,10 @@ func passes(err error) bool {
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
-// silent reports whether a connection that still stands is of no use: nothing
-// comes over it, or what it leads to takes no writes any more.
-func silent(err error) bool {
-	return code(err) == "25006" || code(err) == "" && errors.Is(err, context.DeadlineExceeded)
+// silent reports whether a connection that still stands is of no use after so long:
+// nothing comes over it, or what it leads to takes no writes any more.
+func (s *Store) silent(err error, after time.Duration) bool {
+	return code(err) == "25006" || code(err) == "" && errors.Is(err, context.DeadlineExceeded) && after >= min(silence, s.o.Attempt)
 }
 
 func as[T error](err error) bool {
