@@ -102,6 +102,9 @@ func (e *Engine) Seize(ctx context.Context, resource, from, to string) (epoch ui
 		if open && e.o.Claims == nil {
 			return refuse("%s: %w: run %s of this journal holds it: cancel that", resource, dr.ErrNotAllowed, from)
 		}
+		if err := usedUp(resource, epoch); err != nil {
+			return err
+		}
 		epoch = dr.NextEpoch(epoch, now())
 		return w.exec(`UPDATE claim SET owner = ?2, epoch = ?3 WHERE resource = ?1`, resource, sql.NullString{String: to, Valid: to != ""}, epoch)
 	}, "seize "+resource)
@@ -119,17 +122,30 @@ func ignore(err, that error) error {
 	return err
 }
 
-// free refuses if somebody else holds the resource.
+// free refuses if somebody else holds the resource, or nobody can any more.
 func (w *writer) free(resource, owner string) error {
 	var holder sql.NullString
-	err := w.row(`SELECT owner FROM claim WHERE resource = ?`, resource).Scan(&holder)
+	var epoch uint64
+	err := w.row(`SELECT owner, epoch FROM claim WHERE resource = ?`, resource).Scan(&holder, &epoch)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	if err == nil && holder.Valid && holder.String != owner {
 		return refuse("%s: %w: held by %s", resource, dr.ErrBusy, holder.String)
 	}
+	if err == nil && !holder.Valid {
+		return usedUp(resource, epoch)
+	}
 	return err
+}
+
+// usedUp refuses to give an epoch after the last that the file can hold: it would
+// take that for a failure of its own.
+func usedUp(resource string, epoch uint64) error {
+	if epoch < math.MaxInt64 {
+		return nil
+	}
+	return refuse("%s: %w: its epochs are used up at %d", resource, dr.ErrInvalid, epoch)
 }
 
 // claim takes a resource that is free or the owner's.

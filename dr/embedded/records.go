@@ -40,6 +40,10 @@ func (e *Engine) Save(ctx context.Context, p dr.Protection) (dr.Protection, erro
 	if p.ID == "" {
 		return p, fmt.Errorf("protection: %w: it has no ID", dr.ErrInvalid)
 	}
+	// The file would take them for a failure of its own, which is the engine's end.
+	if p.Version >= math.MaxInt64 || p.Epoch > math.MaxInt64 {
+		return dr.Protection{}, fmt.Errorf("protection %s: %w: version %d, epoch %d: too high", p.ID, dr.ErrInvalid, p.Version, p.Epoch)
+	}
 	was := p.Version
 	p.Version++
 	body, err := json.Marshal(p)
@@ -69,8 +73,8 @@ func (e *Engine) Save(ctx context.Context, p dr.Protection) (dr.Protection, erro
 
 // Import stores the record with the version that it has, if that is higher.
 func (e *Engine) Import(ctx context.Context, p dr.Protection) error {
-	if p.ID == "" || p.Version == 0 || p.Version >= math.MaxInt64 {
-		return fmt.Errorf("protection %q: %w: import of version %d", p.ID, dr.ErrInvalid, p.Version)
+	if p.ID == "" || p.Version == 0 || p.Version >= math.MaxInt64 || p.Epoch > math.MaxInt64 {
+		return fmt.Errorf("protection %q: %w: import of version %d, epoch %d", p.ID, dr.ErrInvalid, p.Version, p.Epoch)
 	}
 	body, err := json.Marshal(p)
 	if err != nil {
