@@ -225,7 +225,9 @@ func (w *Worker) beat(ctx context.Context, ends *sync.WaitGroup) (time.Duration,
 		return max(w.o.Beat/8, w.o.Beat-time.Since(began)), nil
 	}
 	until := began.Add(w.o.TTL - w.o.Margin)
-	w.keeper.ahead.Store(int64(w.keeper.env.Time().Sub(v.Time)))
+	if !v.Time.IsZero() {
+		w.keeper.ahead.Store(int64(w.keeper.env.Time().Sub(v.Time)))
+	}
 	w.reached(v, began)
 	mine := map[Shard]uint64{}
 	for _, l := range v.Leases {
