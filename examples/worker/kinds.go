@@ -20,6 +20,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend"
 	"github.com/lifeboat-dr/lifeboat/backend/physical"
 	"github.com/lifeboat-dr/lifeboat/backend/remote"
+	"github.com/lifeboat-dr/lifeboat/backend/remote/enrol"
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/examples/worker/bucket"
 	"github.com/lifeboat-dr/lifeboat/recoverypoint"
@@ -66,9 +67,9 @@ var (
 
 // pair is how this worker shows who it is, and whom it believes.
 type pair struct {
-	Cert        string `json:"cert"`
-	Key         string `json:"key"`
-	Authorities string `json:"authorities"`
+	Cert        string `json:"cert,omitempty"`
+	Key         string `json:"key,omitempty"`
+	Authorities string `json:"authorities,omitempty"`
 }
 
 func (p pair) tls(at place) (*tls.Config, error) {
@@ -92,6 +93,9 @@ func openAgent(ctx context.Context, raw json.RawMessage, at place) (backend.Back
 		Kind    string `json:"kind"`
 		Address string `json:"address"`
 		Links   int    `json:"links,omitempty"`
+		// Identity is the folder of one that "agent enrol" made, as a client, in
+		// place of the pair: it renews itself, and heeds what is revoked.
+		Identity string `json:"identity,omitempty"`
 		pair
 	}
 	if err := strict(raw, &s); err != nil {
@@ -100,17 +104,45 @@ func openAgent(ctx context.Context, raw json.RawMessage, at place) (backend.Back
 	if s.Address == "" {
 		return nil, nil, missing("address")
 	}
-	t, err := s.tls(at)
-	if err != nil {
-		return nil, nil, err
-	}
 	// A step or a cycle that can't reach its site fails soon and is tried again:
 	// it must not keep a place meanwhile.
-	c, err := remote.Dial(ctx, s.Address, remote.DialOptions{TLS: t, Links: s.Links, Patience: 10 * time.Second, Log: at.log})
-	if err != nil {
-		return nil, nil, err
+	o := remote.DialOptions{Links: s.Links, Patience: 10 * time.Second, Log: at.log}
+	fresh := closeFunc(func() error { return nil })
+	switch {
+	case s.Identity == "":
+		if _, err := s.tls(at); err != nil {
+			return nil, nil, err
+		}
+		o.GetTLS = func() (*tls.Config, error) { return s.tls(at) } // files that were replaced count from the next connection on
+	case s.pair != (pair{}):
+		return nil, nil, fmt.Errorf("%w: identity stands in place of cert, key and authorities", dr.ErrInvalid)
+	default:
+		id, err := enrol.OpenIdentity(at.path(s.Identity), enrol.IdentityOptions{Log: at.log})
+		if err != nil {
+			return nil, nil, err
+		}
+		o.GetTLS, o.Recheck, fresh = id.ClientTLS, id.Recheck, keepFresh(id)
 	}
-	return c, c, nil
+	c, err := remote.Dial(ctx, s.Address, o)
+	if err != nil {
+		return nil, nil, errors.Join(err, fresh.Close())
+	}
+	return c, closers{fresh, c}, nil
+}
+
+// keepFresh has an identity renewed until it is closed.
+func keepFresh(id *enrol.Identity) closeFunc {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = id.Run(ctx) // which says in the log what fails
+	}()
+	return func() error {
+		stop()
+		<-ended
+		return nil
+	}
 }
 
 func openPhysical(_ context.Context, raw json.RawMessage, at place) (backend.Backend, io.Closer, error) {
