@@ -48,9 +48,9 @@
 // Paths are told from the file. In place of cert, key and authorities, whose files may
 // be replaced at any time, "identity" names the folder that "agent enrol" (examples/agent)
 // made for this worker as a client of the owner's authority. A folder of points that
-// several workers write to has a vault for
-// each machine ("perMachine": true), from its first point on. Kinds are registered in kinds.go, own steps and
-// what recovery plans call in callbacks.go: ten lines each.
+// several workers write to has a vault for each machine ("perMachine": true), from its
+// first point on. Kinds are registered in kinds.go, own steps and what recovery plans
+// call in callbacks.go: ten lines each.
 //
 // # Replication
 //

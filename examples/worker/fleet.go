@@ -95,11 +95,7 @@ func fleetState(s fleet.Status, unreached []dr.ProtectionID) error {
 func (w *watch) shards(log *slog.Logger) func(fleet.Event) {
 	return func(e fleet.Event) {
 		if e.Kind == fleet.Lost {
-			reason := "other"
-			if errors.Is(e.Err, dr.ErrFenced) {
-				reason = "fenced"
-			}
-			w.lost.WithLabelValues(reason).Inc()
+			w.lost.Inc()
 		}
 		level := slog.LevelInfo
 		if e.Err != nil || e.Kind == fleet.Outdated {

@@ -201,7 +201,7 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 			},
 			Machines: func(context.Context) iter.Seq2[dr.MachineID, error] { return machinesIn(root) },
 		})
-		return v, v, os.MkdirAll(root, 0o700)
+		return probed{v, func(context.Context) error { return readable(root) }}, v, os.MkdirAll(root, 0o700)
 	}
 	v, err := vault.OpenDir(root, o)
 	if err != nil {
@@ -258,7 +258,11 @@ func openBucket(ctx context.Context, raw json.RawMessage, at place) (recoverypoi
 		tr.CloseIdleConnections()
 		return err
 	})
-	if _, _, err := b.ReadHead(ctx, "reachable"); err != nil {
+	probe := func(ctx context.Context) error {
+		_, _, err := b.ReadHead(ctx, "reachable")
+		return err
+	}
+	if err := probe(ctx); err != nil {
 		return nil, nil, errors.Join(err, end.Close())
 	}
 	v := permachine.New(permachine.Options{
@@ -267,7 +271,27 @@ func openBucket(ctx context.Context, raw json.RawMessage, at place) (recoverypoi
 		},
 		Machines: func(ctx context.Context) iter.Seq2[dr.MachineID, error] { return machinesOf(ctx, b) },
 	})
-	return v, closers{end, v}, nil
+	return probed{v, probe}, closers{end, v}, nil
+}
+
+// probed is a store of stores that is asked as a whole whether it is there: asking it
+// for a machine that doesn't exist would make that one a store.
+type probed struct {
+	*permachine.Store
+	probe func(context.Context) error
+}
+
+// readable reports whether a folder can be read.
+func readable(root string) error {
+	f, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	_, err = f.ReadDir(1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, f.Close())
 }
 
 // pageCache is one machine's, of which a worker has thousands: it maps 1.6 GiB

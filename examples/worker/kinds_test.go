@@ -100,3 +100,17 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	serveAgent(t, addr, made())
 	require.NoError(t, probe())
 }
+
+// A look whether a store is there makes nothing in it, and notices when it is gone.
+func TestAProbeMakesNoStore(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "points")
+	s, c, err := openVault(t.Context(), json.RawMessage(`{"kind":"vault","folder":"`+root+`","perMachine":true}`), place{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	require.NoError(t, probePoints(t.Context(), s))
+	there, err := os.ReadDir(root)
+	require.NoError(t, err)
+	require.Empty(t, there)
+	require.NoError(t, os.Remove(root))
+	require.Error(t, probePoints(t.Context(), s))
+}

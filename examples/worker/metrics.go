@@ -22,18 +22,15 @@ type watch struct {
 	// attention is what may need a person.
 	attention *attention
 	// lost counts shards that others have taken, or may have.
-	lost *prometheus.CounterVec
+	lost prometheus.Counter
 }
 
 // newWatch makes the instruments. They exist before anything is reached, so
 // that /metrics answers from the beginning.
 func newWatch(coarse bool, sites int, log *slog.Logger) (*watch, error) {
 	w := &watch{metrics: prometheus.NewRegistry(), attention: &attention{log: log},
-		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lifeboat_fleet_shards_lost_total",
-			Help: "Shards that this worker has lost, not given back: fenced, another has them, or may have; other, it couldn't renew them."}, []string{"reason"})}
-	for _, reason := range []string{"fenced", "other"} {
-		w.lost.WithLabelValues(reason) // 0, so that the first one is an increase
-	}
+		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "lifeboat_fleet_shards_lost_total",
+			Help: "Shards that this worker has lost, not given back: it stood still, or couldn't renew them in time, and others have them or may have."})}
 	for _, c := range []prometheus.Collector{w.lost, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := w.metrics.Register(c); err != nil {
 			return nil, err

@@ -176,6 +176,12 @@ func probeMachines(ctx context.Context, b backend.Source) error {
 }
 
 func probePoints(ctx context.Context, s recoverypoint.PointStore) error {
+	if p, ok := s.(probed); ok {
+		if err := p.probe(ctx); err != nil {
+			return fmt.Errorf("points: %w", err)
+		}
+		return nil
+	}
 	for _, err := range s.List(ctx, nobody) {
 		if err != nil {
 			return fmt.Errorf("points: %w", err)
