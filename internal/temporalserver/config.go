@@ -1,6 +1,7 @@
 package temporalserver
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -15,13 +16,14 @@ import (
 type ports struct {
 	Frontend, HTTP, History, Matching, Worker int
 	FrontendM, HistoryM, MatchingM, WorkerM   int
+	Metrics, Profile                          int // where they are asked for
 }
 
 // freePorts takes all at once, so that no two are the same. They are below
 // 32768: Temporal keeps ports of members in a smallint of PostgreSQL's, and
 // the kernel gives others away meanwhile only above.
 func freePorts() (p ports, err error) {
-	for _, to := range []*int{&p.Frontend, &p.HTTP, &p.History, &p.Matching, &p.Worker, &p.FrontendM, &p.HistoryM, &p.MatchingM, &p.WorkerM} {
+	for _, to := range []*int{&p.Frontend, &p.HTTP, &p.History, &p.Matching, &p.Worker, &p.FrontendM, &p.HistoryM, &p.MatchingM, &p.WorkerM, &p.Metrics, &p.Profile} {
 		for try := 0; *to == 0; try++ {
 			port := 10000 + rand.IntN(22000)
 			l, err := net.Listen("tcp", local(port))
@@ -80,6 +82,15 @@ persistence:
         maxConns: 5
         maxIdleConns: 5
 global:
+{{- if .Measure}}
+  metrics:
+    prometheus:
+      framework: opentelemetry
+      listenAddress: "127.0.0.1:{{.Ports.Metrics}}"
+  pprof:
+    host: 127.0.0.1
+    port: {{.Ports.Profile}}
+{{- end}}
   membership:
     maxJoinDuration: 30s
     broadcastAddress: 127.0.0.1
@@ -131,7 +142,8 @@ dynamicConfigClient:
 `))
 
 // configure writes the server's configuration below dir and returns its path.
-func configure(dir, level string, p ports, db *pgtest.Cluster, tls *Files) (string, error) {
+func (o Options) configure(dir string, p ports, db *pgtest.Cluster, tls *Files) (string, error) {
+	level := cmp.Or(o.Level, "error")
 	dynamicPath := filepath.Join(dir, "dynamic.yaml")
 	if err := os.WriteFile(dynamicPath, []byte(dynamic), 0o600); err != nil {
 		return "", err
@@ -142,5 +154,5 @@ func configure(dir, level string, p ports, db *pgtest.Cluster, tls *Files) (stri
 		return "", err
 	}
 	defer f.Close()
-	return path, serverConfig.Execute(f, map[string]any{"Level": level, "Ports": p, "DB": db, "TLS": tls, "Dynamic": dynamicPath})
+	return path, serverConfig.Execute(f, map[string]any{"Level": level, "Ports": p, "DB": db, "TLS": tls, "Dynamic": dynamicPath, "Measure": o.Measure})
 }

@@ -32,6 +32,9 @@ type Options struct {
 	Retention time.Duration
 	// Level of the server's log; "" is "error".
 	Level string
+	// Measure has the server count what it is asked (Requests), and show its
+	// profiles (Profiles).
+	Measure bool
 }
 
 // Server is a Temporal server of one test. Its methods fail the test that made
@@ -64,10 +67,6 @@ func Start(t testing.TB, o Options) *Server {
 	if s.Namespace == "" {
 		s.Namespace = "default"
 	}
-	level := o.Level
-	if level == "" {
-		level = "error"
-	}
 	s.DB = pgtest.Start(t, pgtest.Options{})
 	s.schema("temporal", "postgresql/v12/temporal")
 	s.schema("temporal_visibility", "postgresql/v12/visibility")
@@ -80,7 +79,7 @@ func Start(t testing.TB, o Options) *Server {
 	s.ports, err = freePorts()
 	s.must(err)
 	s.Address = local(s.ports.Frontend)
-	s.config, err = configure(dir, level, s.ports, s.DB, s.Files)
+	s.config, err = o.configure(dir, s.ports, s.DB, s.Files)
 	s.must(err)
 	t.Cleanup(func() {
 		s.Kill()

@@ -24,3 +24,15 @@ func TestServerComesBack(t *testing.T) {
 	s.Stop()
 	s.Start()
 }
+
+// What the server is asked for is counted, and what it asks its store for.
+func TestRequests(t *testing.T) {
+	s := temporalserver.Start(t, temporalserver.Options{Measure: true})
+	before, err := s.Requests()
+	require.NoError(t, err)
+	s.MakeNamespace("another", time.Hour)
+	after, err := s.Requests()
+	require.NoError(t, err)
+	require.Greater(t, after.Frontend["RegisterNamespace"], before.Frontend["RegisterNamespace"], "%v", after)
+	require.Equal(t, before.Store["CreateNamespace"]+1, after.Store["CreateNamespace"], "%v", after)
+}

@@ -21,6 +21,7 @@ type options struct {
 	report                    time.Duration
 
 	failover, plan, waves int
+	kill                  bool // one worker and the server on the way
 
 	disk, full, write string
 	program           string // "": built from source
@@ -43,6 +44,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.failover, "failover", 0, "how many machines are failed over")
 	f.IntVar(&o.plan, "plan", 100, "machines of a recovery plan")
 	f.IntVar(&o.waves, "waves", 4, "waves of a plan; each but the first waits at a gate")
+	f.BoolVar(&o.kill, "kill", true, "kill a worker and the server while machines are failed over; without it, what is counted is the work alone")
 	f.StringVar(&o.disk, "disk", "1MiB", "size of a machine's disk")
 	f.StringVar(&o.full, "full", "128KiB", "how much of it is written at first")
 	f.StringVar(&o.write, "write", "64KiB", "how much is written again in a cycle")

@@ -33,13 +33,13 @@ func (w *world) failOver() {
 			p.ready()
 		}
 	}
-	before, began := w.used(), time.Now()
+	before, asked, began := w.used(), w.requests(), time.Now()
 	m := &mass{w: w, host: map[dr.RunID]*process{}, ended: map[dr.RunID]bool{}}
 	for i := 0; i*w.o.plan < w.o.failover; i++ {
 		m.start(i)
 	}
 	fmt.Fprintf(w.out, "failover: %d plans of up to %d machines in %d waves were started in %v\n", len(m.runs), w.o.plan, w.o.waves, time.Since(began).Round(100*time.Millisecond))
-	killed, robbed, told := false, false, time.Now()
+	killed, robbed, told := !w.o.kill, !w.o.kill, time.Now()
 	limit := time.Now().Add(time.Hour)
 	for len(m.ended) < len(m.runs) {
 		time.Sleep(w.pause())
@@ -66,6 +66,7 @@ func (w *world) failOver() {
 	fmt.Fprintf(w.out, "failover: %d machines in %v, %.1f a second, %d gates; CPU of a machine %s; all of it %.2f CPUs; load %s\n", w.o.failover, took.Round(100*time.Millisecond),
 		float64(w.o.failover)/took.Seconds(), m.gates, used.each(w.o.failover), used.cpu().Seconds()/took.Seconds(), load())
 	fmt.Fprintf(w.out, "failover: %s\n", used)
+	w.tellRequests("failover", asked, w.o.failover)
 	if !killed || !robbed {
 		w.t.Errorf("the failover was over before everything was killed")
 	}
@@ -175,6 +176,7 @@ func (m *mass) killServer(done int) {
 	if w.temporal != nil && w.o.engine == "temporal" {
 		what = "Temporal's server"
 		w.keep("temporal", w.temporal.CPU())
+		w.asked = w.requests()
 		w.temporal.Kill()
 		w.temporal.Start()
 	} else {

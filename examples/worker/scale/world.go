@@ -34,6 +34,7 @@ type world struct {
 	workers  []*process // those that should run
 	made     int        // workers so far
 	gone     used
+	asked    asked // of Temporal's servers that were killed
 }
 
 // Sites of the show: machines live in the first.
@@ -57,7 +58,7 @@ func newWorld(t testing.TB, o options, out io.Writer) *world {
 		}
 	}
 	if o.engine == "temporal" || o.prepare == "temporal" {
-		w.temporal = temporalserver.Start(t, temporalserver.Options{Namespace: "lifeboat"})
+		w.temporal = temporalserver.Start(t, temporalserver.Options{Namespace: "lifeboat", Measure: true})
 		w.db = w.temporal.DB
 	} else {
 		w.db = pgtest.Start(t, pgtest.Options{})
