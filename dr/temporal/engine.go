@@ -180,6 +180,7 @@ func (e *Engine) drive() error {
 	w.RegisterActivityWithOptions(c.claim, activity.RegisterOptions{Name: claimName})
 	w.RegisterActivityWithOptions(c.release, activity.RegisterOptions{Name: releaseName})
 	w.RegisterActivityWithOptions((&asking{e: e}).ask, activity.RegisterOptions{Name: askName})
+	w.RegisterActivityWithOptions(e.underway, activity.RegisterOptions{Name: underwayName})
 	if err := w.Start(); err != nil {
 		return explain(context.Background(), "open engine", err)
 	}

@@ -44,7 +44,9 @@ type hand struct {
 
 	// Of offers:
 	offer     int  // its number, from 1
+	quiet     bool // a worker needn't say so with a signal
 	signalled bool // a worker has taken it up
+	took      time.Duration
 	begun     bool // and the fold knows
 	withdrawn bool // it was to be given back
 	stopped   bool // the fold has it stopped
@@ -226,13 +228,14 @@ func (x *interp) offer(k key, t dr.Task) {
 		ScheduleToStartTimeout: t.Step.Patience,
 		Summary:                summary(t, e.Attempt),
 	}))
-	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers, since: x.now()}
+	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers, quiet: x.alone(t), since: x.now()}
 	if b := x.busy[k]; b.rounds > 0 {
 		h.since = b.since
 	}
 	x.take(h)
 	o := offerOf(x.fold.Call(t, e.Attempt), t, x.offers)
-	if 4*every > set.Heartbeat || every > slowest {
+	o.Quiet = h.quiet
+	if 4*every > set.Heartbeat || every > quick {
 		o.Every = every
 	}
 	f := workflow.ExecuteActivity(ctx, stepName, o)
@@ -240,6 +243,9 @@ func (x *interp) offer(k key, t dr.Task) {
 		var out outcome
 		err := f.Get(g, &out)
 		h.done = true
+		if h.quiet && takenUp(h.offer, out, err) {
+			h.signalled, h.took = true, out.Took
+		}
 		x.post(func() { x.ended(h, out, err) })
 	})
 }
@@ -284,7 +290,11 @@ func (x *interp) begun(h *hand) {
 	h.begun = true
 	delete(x.misses, h.k)
 	delete(x.busy, h.k)
-	x.apply(h.task.Begin(x.now()))
+	at := x.now()
+	if t := at.Add(-h.took); t.After(h.since) {
+		at = t
+	}
+	x.apply(h.task.Begin(at))
 }
 
 // ended takes in how an offer ended.

@@ -21,11 +21,14 @@ import (
 type heart struct {
 	c             client.Client
 	token         []byte
-	step          string
 	workflow, run string
 	limit         time.Duration // of silence
 	every         time.Duration // beats come at least so often
+	pace          time.Duration // progress is told no more often
 	halt          context.CancelCauseFunc
+
+	sending  sync.Mutex // one beat after the other
+	doubtful bool       // one was sent that Temporal may take in later
 
 	mu       sync.Mutex
 	now      beat
@@ -37,20 +40,26 @@ type heart struct {
 
 // beat is what heartbeats tell.
 type beat struct {
-	Step     string        `json:"step"`
+	Step string `json:"step"`
+	// Begun says that the action is called, if it isn't yet, unless Temporal
+	// answers that the attempt is not wanted any more. It is about this offer.
+	Begun    bool          `json:"begun,omitempty"`
+	Offer    int           `json:"offer,omitempty"`
+	Attempt  int           `json:"attempt,omitempty"`
 	Progress []dr.Progress `json:"progress,omitempty"`
 }
 
 // maxDisks is of how many disks a heartbeat tells.
 const maxDisks = 200
 
-// newHeart begins to beat, every so often; 0: as the limit demands.
-func newHeart(c client.Client, i activity.Info, step string, every time.Duration, halt context.CancelCauseFunc) *heart {
-	h := &heart{c: c, token: i.TaskToken, step: step, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
-		halt: halt, now: beat{Step: step}, fresh: make(chan struct{}, 1), finished: make(chan struct{})}
-	if h.every = min(h.limit/4, slowest); every > h.every {
-		h.every = min(every, h.limit/4)
+// newHeart begins to beat, as often as the offer says, or its limit demands.
+func newHeart(c client.Client, i activity.Info, o offer, halt context.CancelCauseFunc) *heart {
+	h := &heart{c: c, token: i.TaskToken, workflow: i.WorkflowExecution.ID, run: i.WorkflowExecution.RunID, limit: i.HeartbeatTimeout,
+		halt: halt, now: beat{Step: o.Step.ID, Offer: o.Seq, Attempt: o.Call.Attempt}, fresh: make(chan struct{}, 1), finished: make(chan struct{})}
+	if h.every = min(h.limit/4, slowest); o.Every > h.every {
+		h.every = min(o.Every, h.limit/4)
 	}
+	h.pace = min(h.every, max(quick, h.every/10, o.Every))
 	h.lost = time.AfterFunc(h.allowed(), func() { halt(errLost) })
 	var ctx context.Context
 	ctx, h.quit = context.WithCancel(context.Background())
@@ -89,7 +98,7 @@ func (h *heart) beat(p dr.Progress) {
 // Heartbeats come four times within the limit, so that one may be lost, and at
 // least every five seconds, so that a cancelled action stops soon; less often
 // where the run has many hearts (see crowd). Progress is told no more often
-// than each half second.
+// than each half second, and likewise.
 const (
 	slowest = 5 * time.Second
 	quick   = 500 * time.Millisecond
@@ -107,7 +116,7 @@ func (h *heart) loop(ctx context.Context) {
 		case <-t.C:
 		case <-h.fresh:
 			t.Stop()
-			if !pause(ctx, min(h.every, max(quick, h.every/10))) {
+			if !pause(ctx, h.pace) {
 				return
 			}
 		}
@@ -142,17 +151,46 @@ func (h *heart) tell(ctx context.Context) (heard, over bool) {
 }
 
 func (h *heart) send(ctx context.Context) error {
-	h.mu.Lock()
-	b := h.now
-	h.mu.Unlock()
+	h.sending.Lock()
+	defer h.sending.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(h.limit/4, 100*time.Millisecond))
 	defer cancel()
-	return h.c.RecordActivityHeartbeat(ctx, h.token, b)
+	err := h.c.RecordActivityHeartbeat(ctx, h.token, h.told())
+	h.doubtful = h.doubtful || err != nil
+	return err
+}
+
+func (h *heart) told() beat {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.now
 }
 
 // confirm asks Temporal whether the attempt is still this worker's, and wanted.
+// All beats from now on say that it has begun.
 func (h *heart) confirm(ctx context.Context) error {
-	return insist(ctx, func() error { return h.c.RecordActivityHeartbeat(ctx, h.token, beat{Step: h.step}) })
+	h.sending.Lock()
+	defer h.sending.Unlock()
+	return h.confirmed(ctx)
+}
+
+func (h *heart) confirmed(ctx context.Context) error {
+	h.mu.Lock()
+	h.now.Begun = true
+	h.mu.Unlock()
+	return insist(ctx, func() error { return h.c.RecordActivityHeartbeat(ctx, h.token, h.told()) })
+}
+
+// quietly is confirm for an attempt whose beginning is told by that alone. It
+// reports false, and has asked nothing, if it can't be: of a beat that had no
+// answer Temporal may hear later than of this one, and forget that it has begun.
+func (h *heart) quietly(ctx context.Context) (bool, error) {
+	h.sending.Lock()
+	defer h.sending.Unlock()
+	if h.doubtful {
+		return false, nil
+	}
+	return true, h.confirmed(ctx)
 }
 
 func canceled(err error) bool {

@@ -37,7 +37,7 @@ func TestCutOffHeartStopsInTime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := &line{}
 			ctx, halt := context.WithCancelCause(t.Context())
-			h := newHeart(l, activity.Info{HeartbeatTimeout: limit}, "s", 0, halt)
+			h := newHeart(l, activity.Info{HeartbeatTimeout: limit}, offer{}, halt)
 			defer h.stop()
 			began := time.Now()
 			time.Sleep(cut)
@@ -55,7 +55,7 @@ func TestHeartOutlivesAShortCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &line{}
 		ctx, halt := context.WithCancelCause(t.Context())
-		h := newHeart(l, activity.Info{HeartbeatTimeout: 20 * time.Second}, "s", 0, halt)
+		h := newHeart(l, activity.Info{HeartbeatTimeout: 20 * time.Second}, offer{}, halt)
 		defer h.stop()
 		time.Sleep(6 * time.Second)
 		l.cut.Store(true)
@@ -71,11 +71,32 @@ func TestHeartsOfACrowdBeatSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &line{}
 		ctx, halt := context.WithCancelCause(t.Context())
-		h := newHeart(l, activity.Info{HeartbeatTimeout: 2 * time.Minute}, "s", 30*time.Second, halt)
+		h := newHeart(l, activity.Info{HeartbeatTimeout: 2 * time.Minute}, offer{Every: 30 * time.Second}, halt)
 		time.Sleep(time.Hour + time.Second)
 		require.EqualValues(t, 120, l.beats.Load())
 		halt(errors.New("over"))
 		h.stop()
 		require.Error(t, ctx.Err())
 	})
+}
+
+// A beginning is told by a heartbeat alone only if no earlier one can come to
+// Temporal after it, and say that nothing has begun.
+func TestABeginningIsNotOverwritten(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &line{}
+			_, halt := context.WithCancelCause(t.Context())
+			h := newHeart(l, activity.Info{HeartbeatTimeout: 20 * time.Second}, offer{}, halt)
+			defer h.stop()
+			l.cut.Store(cut)
+			time.Sleep(11 * time.Second) // two beats
+			l.cut.Store(false)
+			time.Sleep(time.Second)
+			told, err := h.quietly(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, !cut, told)
+			require.Equal(t, told, h.told().Begun)
+		})
+	}
 }

@@ -209,21 +209,27 @@ func (x *interp) settle() bool {
 		return false
 	}
 	var open []*hand
+	ask := false
 	for _, h := range x.hands {
 		if h.offer > 0 && !h.begun {
 			open = append(open, h)
 			if !h.signalled && !h.done {
 				h.withdrawn = true
 				h.cancel()
+				ask = ask || h.quiet
 			}
 		}
 	}
 	if len(open) == 0 {
 		return false
 	}
+	told := false
+	if ask {
+		x.ask(open, &told)
+	}
 	_ = workflow.Await(x.ctx, func() bool { // its context doesn't end
 		for _, h := range open {
-			if !h.signalled && !h.done {
+			if !h.signalled && !h.done && !(h.quiet && told) {
 				return false
 			}
 		}

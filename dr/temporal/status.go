@@ -26,7 +26,8 @@ type info struct {
 	closed  bool
 	status  enums.WorkflowExecutionStatus
 	runID   string
-	length  int64 // of the history: what the workflow says changes with it alone
+	state   dr.RunState // as the run has shown it; "" if it can't be read
+	length  int64       // of the history: what the workflow says changes with it alone
 	ended   time.Time
 	pending []*workflowpb.PendingActivityInfo
 }
@@ -48,6 +49,9 @@ func (e *Engine) describe(ctx context.Context, op string, id dr.RunID) (info, er
 	w := d.GetWorkflowExecutionInfo()
 	i := info{status: w.GetStatus(), runID: w.GetExecution().GetRunId(), length: w.GetHistoryLength(), pending: d.GetPendingActivities(),
 		closed: w.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING}
+	if p := w.GetMemo().GetFields()[stateMemo]; p != nil {
+		_ = e.decode(&commonpb.Payloads{Payloads: []*commonpb.Payload{p}}, &i.state) // another codec's
+	}
 	if t := w.GetCloseTime(); t != nil {
 		i.ended = t.AsTime()
 	}
@@ -103,16 +107,27 @@ func (e *Engine) Status(ctx context.Context, id dr.RunID) (dr.Status, error) {
 	return l.status, err
 }
 
-// looked is a status, and which history it is of.
+// looked is a status, which history it is of, and when the workflow was asked
+// and how long that took.
 type looked struct {
 	status dr.Status
 	runID  string
 	length int64
+	asked  time.Time
+	took   time.Duration
+}
+
+// calm reports whether the workflow needn't be asked about a history that has
+// grown: its steps go on, and it was asked a moment ago. The time between two
+// questions is twenty times what one takes, so that a server that has much to
+// do is asked less.
+func (l looked) calm(i info) bool {
+	return i.state == l.status.State && len(i.pending) > 0 && time.Since(l.asked) < min(20*l.took, watchMost)
 }
 
 // look is Status that asks the workflow only if its history isn't the one of
-// before any more: being asked costs a driver and the server about as much as a
-// step does.
+// before any more, and then not at once (see calm): being asked costs a driver
+// and the server about as much as a step does.
 func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, error) {
 	if err := e.dead(); err != nil {
 		return looked{}, err
@@ -123,9 +138,9 @@ func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, 
 			return looked{}, err
 		}
 		// The length is that of before the workflow is asked, which may know more.
-		now := looked{runID: i.runID, length: i.length}
-		if !i.closed && now.runID == before.runID && now.length == before.length {
-			now.status = before.status
+		now := looked{runID: i.runID, length: i.length, asked: time.Now()}
+		if !i.closed && now.runID == before.runID && (now.length == before.length || before.calm(i)) {
+			now = before
 			now.status.Steps = slices.Clone(now.status.Steps)
 			for n := range now.status.Steps {
 				now.status.Steps[n].Progress = nil
@@ -149,6 +164,7 @@ func (e *Engine) look(ctx context.Context, id dr.RunID, before looked) (looked, 
 				return looked{}, err
 			}
 		}
+		now.took = time.Since(now.asked)
 		s, err := e.whole(ctx, id, got)
 		if err != nil {
 			return looked{}, err
@@ -223,7 +239,8 @@ func (e *Engine) whole(ctx context.Context, id dr.RunID, got seen) (s dr.Status,
 	return s, nil
 }
 
-// progress adds what the workers have told with their heartbeats. What can't
+// progress adds what the workers have told with their heartbeats: how far they
+// are, and that they have begun at all. What can't
 // be read, because this client has another codec, is left out.
 func (e *Engine) progress(s *dr.Status, pending []*workflowpb.PendingActivityInfo) {
 	for _, a := range pending {
@@ -235,8 +252,19 @@ func (e *Engine) progress(s *dr.Status, pending []*workflowpb.PendingActivityInf
 			continue
 		}
 		for i := range s.Steps {
-			if s.Steps[i].ID == b.Step && len(b.Progress) > 0 {
-				s.Steps[i].Progress = b.Progress
+			st := &s.Steps[i]
+			if st.ID != b.Step {
+				continue
+			}
+			if len(b.Progress) > 0 {
+				st.Progress = b.Progress
+			}
+			if b.Begun && s.Ending == "" && (st.State == dr.StepPending || st.State == dr.StepRunning) && st.Attempt <= b.Attempt {
+				// The workflow needn't have been told.
+				st.State, st.Attempt, st.Awaits = dr.StepRunning, b.Attempt, time.Time{}
+				if t := a.GetLastStartedTime(); t != nil && st.Started.IsZero() {
+					st.Started = t.AsTime()
+				}
 			}
 		}
 	}
@@ -244,29 +272,37 @@ func (e *Engine) progress(s *dr.Status, pending []*workflowpb.PendingActivityInf
 
 func (e *Engine) decode(p *commonpb.Payloads, v any) error { return e.o.Converter.FromPayloads(p, v) }
 
+// watchMost is the longest time between two looks at a run that is watched.
+const watchMost = 2 * time.Second
+
 // Watch yields the run's status as it changes. It asks Temporal, at first
 // often, and at longer and longer intervals, of up to two seconds, while
-// nothing changes; the workflow itself is asked only when its history has grown.
+// nothing changes, or the server takes long to answer; the workflow itself is
+// asked only when its history has grown. Of a server that has much to do the
+// steps' changes are seen up to two seconds late.
 func (e *Engine) Watch(ctx context.Context, id dr.RunID) iter.Seq2[dr.Status, error] {
 	return func(yield func(dr.Status, error) bool) {
-		const first, most = 50 * time.Millisecond, 2 * time.Second
+		const first = 50 * time.Millisecond
 		var before looked
 		var last dr.Status
 		wait := first
 		for n := 0; ; n++ {
+			began := time.Now()
 			l, err := e.look(ctx, id, before)
+			took := time.Since(began)
 			s := l.status
 			if err == nil {
 				before = l
 			}
 			if err == nil && n > 0 && reflect.DeepEqual(s, last) {
-				wait = min(wait*3/2, most)
+				wait = wait * 3 / 2
 			} else {
 				if !yield(s, err) || err != nil || s.State.Ended() {
 					return
 				}
 				last, wait = s, first
 			}
+			wait = min(max(wait, 8*took), watchMost)
 			if !pause(ctx, wait) {
 				yield(dr.Status{}, ctx.Err())
 				return

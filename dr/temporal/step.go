@@ -34,7 +34,7 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 		a.log.Warn("a step needs an action that is not registered here; it waits for another worker", "action", name)
 		return outcome{Kind: outcomeDeclined}, nil
 	}
-	h := newHeart(s.e.c, activity.GetInfo(ctx), o.Step.ID, o.Every, a.stop)
+	h := newHeart(s.e.c, activity.GetInfo(ctx), o, a.stop)
 	defer h.stop()
 	defer context.AfterFunc(ctx, func() { a.stop(context.Cause(ctx)) })()
 	c, err := a.call()
@@ -50,11 +50,7 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 	// From here on serving may end, and the action is called all the same: it
 	// finds its context ended, and what it says of that is recorded.
 	if err == nil {
-		// Said twice it is said once.
-		err = insist(ctx, func() error { return s.e.c.SignalWorkflow(ctx, h.workflow, h.run, begunSignal, begun{o.Seq}) })
-	}
-	if err == nil {
-		err = h.confirm(ctx)
+		err = a.begin(ctx, h)
 	}
 	if cause := context.Cause(a.ctx); err == nil && !errors.Is(cause, errEnding) {
 		err = cause
@@ -63,7 +59,10 @@ func (s *serving) step(ctx context.Context, o offer) (outcome, error) {
 		a.log.Debug("a step was not begun", "err", err)
 		return outcome{Kind: outcomeStopped, Err: "the attempt was not begun"}, nil
 	}
-	return a.run(t, c, h), nil
+	began := time.Now()
+	out := a.run(t, c, h)
+	out.Begun, out.Took = true, time.Since(began)
+	return out, nil
 }
 
 // attempt is one call of an action.
@@ -73,6 +72,23 @@ type attempt struct {
 	ctx  context.Context
 	stop context.CancelCauseFunc
 	log  *slog.Logger
+}
+
+// begin has it in the run's history, or where that is told from, that the
+// attempt begins, and then confirmed that it is still this worker's. Where it
+// runs alone one heartbeat is both.
+func (a *attempt) begin(ctx context.Context, h *heart) error {
+	if a.o.Quiet {
+		if told, err := h.quietly(ctx); told {
+			return err
+		}
+	}
+	// Said twice it is said once.
+	err := insist(ctx, func() error { return a.s.e.c.SignalWorkflow(ctx, h.workflow, h.run, begunSignal, begun{a.o.Seq}) })
+	if err != nil {
+		return err
+	}
+	return h.confirm(ctx)
 }
 
 // call is what the action is called with.

@@ -16,11 +16,12 @@ import (
 
 // Names by which workflow, activities, signals, updates and queries are known.
 const (
-	claimName   = "lifeboat.claim@1"
-	releaseName = "lifeboat.release@1"
-	stepName    = "lifeboat.step@1"
-	askName     = "lifeboat.ask@1"
-	presentName = "lifeboat.present@1"
+	claimName    = "lifeboat.claim@1"
+	releaseName  = "lifeboat.release@1"
+	stepName     = "lifeboat.step@1"
+	askName      = "lifeboat.ask@1"
+	presentName  = "lifeboat.present@1"
+	underwayName = "lifeboat.underway@1"
 
 	begunSignal = "begun"
 
@@ -64,6 +65,8 @@ type settings struct {
 	BackoffFirst time.Duration `json:"backoffFirst"`
 	BackoffMost  time.Duration `json:"backoffMost"`
 	Attributes   bool          `json:"attributes,omitempty"`
+	// Quiet has steps that run alone begin without a signal (see alone).
+	Quiet bool `json:"quiet,omitempty"`
 	// Long is at how many events of history a run is continued as new.
 	Long int `json:"long,omitempty"`
 }
@@ -75,7 +78,10 @@ type offer struct {
 	Step    dr.Step     `json:"step"` // of it, what a call needs
 	Call    call        `json:"call"`
 	Suspect bool        `json:"suspect,omitempty"`
-	// Every is how often its worker shall beat, if less often than usual.
+	// Quiet lets its beginning be told by a heartbeat, without a signal.
+	Quiet bool `json:"quiet,omitempty"`
+	// Every is how often its worker shall tell of progress, if less often than
+	// usual, and beat if that is less often still.
 	Every time.Duration `json:"every,omitempty"`
 	// Fetch names results that are too large to be carried here: they are
 	// asked for by query.
@@ -105,6 +111,10 @@ type outcome struct {
 	Data  json.RawMessage `json:"data,omitempty"`
 	Err   string          `json:"err,omitempty"`
 	Final bool            `json:"final,omitempty"`
+	// Begun says that the action was called, and Took for how long it ran by
+	// its worker's clock.
+	Begun bool          `json:"begun,omitempty"`
+	Took  time.Duration `json:"took,omitempty"`
 }
 
 type outcomeKind string

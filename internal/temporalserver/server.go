@@ -32,8 +32,8 @@ type Options struct {
 	Retention time.Duration
 	// Level of the server's log; "" is "error".
 	Level string
-	// Measure has the server count what it is asked (Requests), and show its
-	// profiles (Profiles).
+	// Measure has the server count what it is asked (Requests), show its
+	// profiles (Profiles), and keep its caches as long as one that is installed.
 	Measure bool
 }
 

@@ -83,7 +83,7 @@ func stories() []story {
 			until(t, e, id, func(s dr.Status) bool { return s.State == dr.RunStuck })
 			require.NoError(t, e.Decide(t.Context(), id, "c", dr.Decision{Verdict: dr.Retry, By: "me"}))
 		}},
-		{name: "long", plan: locked(do("a"), often, do("c", "b")), act: fails("b", 25), long: 150, ends: dr.RunDone, runs: 3},
+		{name: "long", plan: locked(do("a"), often, do("c", "b")), act: fails("b", 25), long: 90, ends: dr.RunDone, runs: 3},
 		{name: "lost-site", plan: locked(do("a"), there(do("b", "a")), do("c", "b")), ends: dr.RunDone, queues: []string{"here"}},
 		{name: "busy-site", plan: locked(there(do("slow")), there(do("b")), do("c", "b")), ends: dr.RunDone, queues: []string{"there"}, parallel: 1,
 			act: func(c *dr.Call) error {
