@@ -1,6 +1,7 @@
 package servertest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"strings"
@@ -11,8 +12,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/temporal"
@@ -90,4 +94,50 @@ func TestAStepCancelledAsItIsTaken(t *testing.T) {
 	require.Equal(t, dr.RunCancelled, s.State)
 	require.Equal(t, dr.StepPending, s.Steps[0].State)
 	require.Zero(t, called.Load())
+}
+
+// A worker that is lost after its action was called leaves an attempt that has
+// begun: the next one is the second.
+func TestAStepWhoseWorkerIsLost(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var first []byte
+	c, err := client.Dial(client.Options{HostPort: server.GetFrontendHostPort(), Namespace: server.GetDefaultNamespace(), Logger: quiet{},
+		ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				if beat, ok := req.(*workflowservice.RecordActivityTaskHeartbeatRequest); ok {
+					mu.Lock()
+					silent := bytes.Equal(first, beat.GetTaskToken())
+					if first == nil {
+						first = beat.GetTaskToken()
+					}
+					mu.Unlock()
+					if silent {
+						return status.Error(codes.Unimplemented, "cut off")
+					}
+				}
+				return invoke(ctx, method, req, reply, cc, opts...)
+			})}}})
+	require.NoError(t, err)
+	defer c.Close()
+	e, err := temporal.Open(c, temporal.Options{Claims: newClaims(t), Queue: t.Name(), Heartbeat: 2 * time.Second})
+	require.NoError(t, err)
+	defer e.Close()
+	again := make(chan int, 20)
+	act := func(_ context.Context, c *dr.Call) (json.RawMessage, error) {
+		if c.Attempt == 1 && len(again) == 0 {
+			again <- 0
+			for len(again) == 1 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil, nil
+		}
+		again <- c.Attempt
+		return nil, nil
+	}
+	go func() { _ = e.Serve(t.Context(), dr.Actions{"do@1": act, "undo@1": act}) }()
+	require.NoError(t, e.Start(t.Context(), "r", dr.Plan{Flow: "test", Rev: 1, Steps: []dr.Step{do("a")}}))
+	until(t, e, "r", func(dr.Status) bool { return false })
+	<-again
+	require.Equal(t, 2, <-again)
 }
