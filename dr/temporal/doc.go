@@ -18,7 +18,8 @@
 // The workflow's history is the journal. An attempt is offered as an activity;
 // the worker that takes it up first signals so, which is its beginning for the
 // fold, then has Temporal confirm that the attempt is still its own, and only
-// then calls the action. So a worker that slept while its attempt was given to
+// then calls the action. Of a step that runs alone one heartbeat is both, and
+// the fold is told when the step ends, or the run is cancelled. So a worker that slept while its attempt was given to
 // another does nothing when it wakes, unless it slept inside the action: that
 // is what the claims' epochs at the resource are for ([dr.WithFences]). What a
 // dead site's workers never took up has not begun: it can be cancelled, and

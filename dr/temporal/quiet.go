@@ -25,7 +25,8 @@ import (
 // under way, or the run is cancelled. A point of no return is no such step:
 // stopping it, only to hear that it can't be cancelled any more, would be wrong.
 func (x *interp) alone(t dr.Task) bool {
-	return x.in.Settings.Quiet && t.Kind == dr.TaskDo && !t.Step.NoReturn && !x.ending() && len(x.hands) == 0 && len(x.fold.Next()) == 1
+	return x.in.Settings.Quiet && t.Kind == dr.TaskDo && !t.Step.NoReturn && !x.ending() &&
+		len(x.hands) == 0 && len(x.fold.Next()) == 1 && x.fold.Status().State != dr.RunStuck // what is stuck may go on beside it
 }
 
 // takenUp reports whether an offer that has ended was begun, when it was to be
