@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
-// ProtectionID names a protection.
+// ProtectionID names a protection; see [ProtectionID.Validate].
 type ProtectionID string
 
 // Place is a machine at a site.
@@ -88,6 +89,19 @@ type Upkeep struct {
 	// Asked is when an application-consistent point was wanted last and could
 	// not be had. A good cycle keeps it.
 	Asked time.Time `json:"asked,omitzero"`
+}
+
+// MaxProtectionID is how many bytes a protection's ID may have. Its lock's name goes
+// along with every call to a platform, and an agent takes 512 bytes of it.
+const MaxProtectionID = 400
+
+// Validate refuses an ID that is empty, has more than [MaxProtectionID] bytes or is
+// not UTF-8: with such a one a machine could be protected, and not failed over.
+func (id ProtectionID) Validate() error {
+	if id == "" || len(id) > MaxProtectionID || !utf8.ValidString(string(id)) {
+		return fmt.Errorf("%w: protection %.60q: want 1 to %d bytes of UTF-8", ErrInvalid, string(id), MaxProtectionID)
+	}
+	return nil
 }
 
 // Lock is the resource that runs on this protection claim.

@@ -42,6 +42,9 @@ type input struct {
 // that fails, after going on with what was copied as often as the step is
 // tried, the machine is unprotected as before and nothing of it is left.
 func Protect(p dr.Protection) (dr.Plan, error) {
+	if err := p.ID.Validate(); err != nil {
+		return dr.Plan{}, err
+	}
 	if err := p.Allow(dr.OpProtect); err != nil {
 		return dr.Plan{}, err
 	}

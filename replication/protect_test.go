@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,5 +39,19 @@ func TestReplicateRecordsTheLastPointWhenClocksGoBack(t *testing.T) {
 		rep, err := env.Replicate(t.Context(), "p", dr.CrashConsistent, nil)
 		require.NoError(t, err)
 		require.Equal(t, rep.Point.ID, r.p.Last.ID, "after a step of %v", step)
+	}
+}
+
+// A machine whose protection has a name that agents refuse is not protected in
+// the first place.
+func TestProtectionThatNoAgentWouldTake(t *testing.T) {
+	for id, ok := range map[dr.ProtectionID]bool{"web": true, "mv1/app1": true, "": false, "\xff": false,
+		dr.ProtectionID(strings.Repeat("x", dr.MaxProtectionID)): true, dr.ProtectionID(strings.Repeat("x", dr.MaxProtectionID+1)): false} {
+		_, err := replication.Protect(replication.New(id, dr.Place{Site: "berlin", Machine: "web"}, "bonn"))
+		if ok {
+			require.NoError(t, err, "%q", id)
+		} else {
+			require.ErrorIs(t, err, dr.ErrInvalid, "%q", id)
+		}
 	}
 }
