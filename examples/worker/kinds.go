@@ -190,6 +190,9 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 		return nil, nil, missing("folder")
 	}
 	root := at.path(s.Folder)
+	if err := there(filepath.Dir(root)); err != nil {
+		return nil, nil, err
+	}
 	if err := asItWas(root, s.PerMachine); err != nil {
 		return nil, nil, err
 	}
@@ -197,17 +200,34 @@ func openVault(_ context.Context, raw json.RawMessage, at place) (recoverypoint.
 		o.PageCache = pageCache
 		v := permachine.New(permachine.Options{
 			Open: func(_ context.Context, m dr.MachineID) (recoverypoint.PointStore, error) {
+				if err := there(root); err != nil {
+					return nil, err
+				}
 				return vault.OpenDir(filepath.Join(root, permachine.Name(m)), o)
 			},
 			Machines: func(context.Context) iter.Seq2[dr.MachineID, error] { return machinesIn(root) },
 		})
-		return probed{v, func(context.Context) error { return readable(root) }}, v, os.MkdirAll(root, 0o700)
+		if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, nil, err
+		}
+		return probed{v, func(context.Context) error { return readable(root) }}, v, nil
 	}
 	v, err := vault.OpenDir(root, o)
 	if err != nil {
 		return nil, nil, err
 	}
 	return v, v, nil
+}
+
+// there refuses to go on without a folder that has to be there: where a store of
+// points isn't mounted, it would begin anew on what it is mounted on.
+func there(folder string) error {
+	_, err := os.Stat(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &dr.Error{Op: "open a folder of points", Side: dr.StoreSide, Err: fmt.Errorf("%w: %s", dr.ErrNotFound, folder),
+			Remedy: "mount what the points are on, or, where there have never been any, make that folder"}
+	}
+	return err
 }
 
 // asItWas refuses a folder of points that was used the other way: its points would

@@ -18,6 +18,7 @@ import (
 	"github.com/lifeboat-dr/lifeboat/backend/remote"
 	"github.com/lifeboat-dr/lifeboat/backend/remote/enrol"
 	"github.com/lifeboat-dr/lifeboat/backend/remote/trialpki"
+	"github.com/lifeboat-dr/lifeboat/dr"
 )
 
 // serveAgent serves an empty platform at the address until what it returns is called.
@@ -113,4 +114,25 @@ func TestAProbeMakesNoStore(t *testing.T) {
 	require.Empty(t, there)
 	require.NoError(t, os.Remove(root))
 	require.Error(t, probePoints(t.Context(), s))
+}
+
+// Where the file system of the points isn't mounted, no new store is begun on
+// what it is mounted on: before the worker starts, or while it runs.
+func TestPointsThatAreNotMounted(t *testing.T) {
+	mount := filepath.Join(t.TempDir(), "lifeboat") // on the file system, made by hand
+	root := filepath.Join(mount, "points")
+	for _, per := range []string{"true", "false"} {
+		_, _, err := openVault(t.Context(), json.RawMessage(`{"kind":"vault","folder":"`+root+`","perMachine":`+per+`}`), place{})
+		require.ErrorIs(t, err, dr.ErrNotFound)
+		require.ErrorContains(t, err, "mount")
+		require.NoDirExists(t, mount)
+	}
+	require.NoError(t, os.Mkdir(mount, 0o700))
+	s, c, err := openVault(t.Context(), json.RawMessage(`{"kind":"vault","folder":"`+root+`","perMachine":true}`), place{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	require.NoError(t, os.RemoveAll(mount))
+	_, err = s.Create(t.Context(), dr.Point{ID: "p", Machine: dr.Machine{ID: "web", Disks: []dr.Disk{{ID: "a", Size: 512}}}})
+	require.ErrorIs(t, err, dr.ErrNotFound)
+	require.NoDirExists(t, mount)
 }
