@@ -1,7 +1,8 @@
 // Package enginetest is what every dr.Orchestrator must pass: each promise of
 // the contract as a named subtest, a matrix of crashes, and random storms of
 // them; likewise for dr.Claims and dr.Records. [Together] tests two engines of
-// different processes over the same claims.
+// different processes over the same claims, and [Killed] is work for a process
+// that is killed.
 //
 // The suite's actions keep a ledger of every call and every effect, by
 // Call.Key. An engine passes if each effect happened once, in an order that

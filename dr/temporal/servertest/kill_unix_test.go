@@ -6,24 +6,20 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 
-	"github.com/lifeboat-dr/lifeboat/dr"
 	"github.com/lifeboat-dr/lifeboat/dr/embedded"
+	"github.com/lifeboat-dr/lifeboat/dr/enginetest"
 	"github.com/lifeboat-dr/lifeboat/dr/temporal"
 )
 
@@ -32,7 +28,10 @@ var kills = flag.Int("kills", 3, "how often TestSIGKILL kills a process")
 // childEnv tells the test binary to be the process that is killed.
 const childEnv = "LIFEBOAT_TEST_KILLED_WORKER"
 
-const killedRuns, killedSteps = 4, 5
+// work is what the process does: four runs of five steps.
+func (l life) work() enginetest.Killed {
+	return enginetest.Killed{Dir: l.Dir, Runs: 4, Steps: 5, Pause: 200 * time.Millisecond}
+}
 
 func init() { children[childEnv] = killedChild }
 
@@ -57,62 +56,7 @@ func killedChild(raw string) error {
 		return err
 	}
 	defer e.Close()
-	acts := dr.Actions{"do": record(l.Dir), "undo": record(l.Dir), "fail": func(context.Context, *dr.Call) (json.RawMessage, error) {
-		return nil, dr.Permanent(errors.New("broken"))
-	}}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	served := make(chan error, 1)
-	go func() { served <- e.Serve(ctx, acts) }()
-	fmt.Println("up") // now it may be killed
-	for i := range killedRuns {
-		id := dr.RunID(fmt.Sprint("r", i))
-		if err := e.Start(ctx, id, killPlan(i)); err != nil && !errors.Is(err, dr.ErrRunExists) {
-			return err
-		}
-	}
-	for i := range killedRuns {
-		if _, err := dr.Wait(ctx, e, dr.RunID(fmt.Sprint("r", i)), nil); err != nil {
-			return err
-		}
-	}
-	cancel()
-	<-served
-	return nil
-}
-
-// record is an action whose effect is a file named after its key.
-func record(dir string) dr.Action {
-	return func(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
-		select { // take a little time, so that kills hit in the middle
-		case <-time.After(time.Duration(rand.IntN(200)) * time.Millisecond):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		f, err := os.OpenFile(filepath.Join(dir, "effects", url.PathEscape(c.Key)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, os.ErrExist) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return nil, f.Close()
-	}
-}
-
-func killPlan(i int) dr.Plan {
-	p := dr.Plan{Flow: "killed", Locks: []string{fmt.Sprint("m", i)}}
-	for s := range killedSteps {
-		st := dr.Step{ID: fmt.Sprint("s", s), Action: "do", Undo: "undo"}
-		if s > 0 {
-			st.After = []string{fmt.Sprint("s", (s-1)/2)}
-		}
-		p.Steps = append(p.Steps, st)
-	}
-	if last := &p.Steps[killedSteps-1]; i%2 == 1 {
-		last.Action, last.After = "fail", []string{"s1", "s2", "s3"}
-	}
-	return p
+	return l.work().Work(context.Background(), e, func() { fmt.Println("up") })
 }
 
 // TestSIGKILL kills a process that drives and serves, at random moments, until
@@ -124,7 +68,6 @@ func TestSIGKILL(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	l := life{server.GetFrontendHostPort(), server.GetDefaultNamespace(), fmt.Sprintf("killed%d", queues.Add(1)), t.TempDir()}
-	require.NoError(t, os.Mkdir(filepath.Join(l.Dir, "effects"), 0o700))
 	raw, err := json.Marshal(l)
 	require.NoError(t, err)
 	done := false
@@ -148,40 +91,17 @@ func TestSIGKILL(t *testing.T) {
 			require.ErrorContains(t, err, "killed")
 		}
 	}
-	entries, err := os.ReadDir(filepath.Join(l.Dir, "effects"))
+	claims, err := embedded.Open(filepath.Join(l.Dir, "claims"), embedded.Options{})
 	require.NoError(t, err)
-	var got, want []string
-	for _, e := range entries {
-		key, err := url.PathUnescape(e.Name())
-		require.NoError(t, err)
-		got = append(got, key)
-	}
-	for i := range killedRuns {
-		for s := range killedSteps {
-			key := dr.StepKey(dr.RunID(fmt.Sprint("r", i)), fmt.Sprint("s", s), false)
-			if i%2 == 0 || s != killedSteps-1 {
-				want = append(want, key)
-			}
-			if i%2 == 1 {
-				want = append(want, strings.TrimSuffix(key, "/undo")+"/undo")
-			}
-		}
-	}
-	slices.Sort(got)
-	slices.Sort(want)
-	require.Equal(t, want, got, "effects")
-	e, err := temporal.Open(server.GetDefaultClient(), temporal.Options{Claims: newClaims(t), Queue: l.Queue})
+	defer claims.Close()
+	e, err := temporal.Open(server.GetDefaultClient(), temporal.Options{Claims: claims, Queue: l.Queue})
 	require.NoError(t, err)
 	defer e.Close()
+	l.work().Check(t, e, claims)
 	n := 0
-	for s, err := range e.Runs(t.Context()) {
+	for _, err := range e.Runs(t.Context()) {
 		require.NoError(t, err)
-		end := dr.RunDone
-		if s.Run == "r1" || s.Run == "r3" {
-			end = dr.RunFailed
-		}
-		require.Equal(t, end, s.State, s.Reason)
 		n++
 	}
-	require.Equal(t, killedRuns, n)
+	require.Equal(t, l.work().Runs, n)
 }
