@@ -135,7 +135,7 @@ func TestPatienceBeginsWhenTheLineBreaks(t *testing.T) {
 // Who says that it lives and takes nothing is given up, too: it keeps buffers.
 func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
 	t.Parallel()
-	a := serve(t, &well{noise: noise()}, ServeOptions{KeepAlive: 30 * time.Millisecond})
+	a := serve(t, &well{noise: noise()}, ServeOptions{KeepAlive: 300 * time.Millisecond})
 	l, _, err := raw(t, a, pki().client, agentwire.NewGreeting())
 	require.NoError(t, err)
 	arg, err := agentwire.Marshal(argument{Machine: "m", Name: "p"})
@@ -148,8 +148,8 @@ func TestWhoLivesAndTakesNothingIsCutOff(t *testing.T) {
 	begun := time.Now()
 	require.Eventually(t, func() bool {
 		return l.Send(t.Context(), agentwire.Header{Kind: agentwire.Ping}) != nil
-	}, 20*time.Second, 10*time.Millisecond)
-	require.Greater(t, time.Since(begun), 500*time.Millisecond, "not sooner than who is slow")
+	}, time.Minute, 10*time.Millisecond)
+	require.Greater(t, time.Since(begun), 5*time.Second, "not sooner than who is slow")
 }
 
 // slowly is a line with that many bytes a second, and else good.

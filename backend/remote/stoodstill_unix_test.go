@@ -161,7 +161,7 @@ func TestWorkerThatStoodStill(t *testing.T) {
 
 			next := a.dial(DialOptions{TLS: client("new")})
 			for { // what the old one has open is closed when it was silent for long enough
-				if err = bringUp(t.Context(), next, 2, "new", 0x11); !errors.Is(err, dr.ErrBusy) {
+				if err = bringUp(t.Context(), next, 2, "new", 0x11); !errors.Is(err, dr.ErrBusy) && !errors.Is(err, ErrLost) {
 					break
 				}
 				<-time.After(20 * time.Millisecond)
