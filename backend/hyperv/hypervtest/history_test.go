@@ -166,6 +166,9 @@ func history(t *testing.T, r *rand.Rand) {
 		case 10: // off, and somebody writes to the file
 			vm.PowerOff()
 			d, err := node[at].disks.Open(t.Context(), vm.Disks()[0].Path, true)
+			if errors.Is(err, host.ErrNotFound) { // the host has just merged it
+				d, err = node[at].disks.Open(t.Context(), vm.Disks()[0].Path, true)
+			}
 			require.NoError(t, err)
 			off := r.Int64N(size - 10)
 			_, err = d.WriteAt([]byte("0123456789"), off)
