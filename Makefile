@@ -62,7 +62,7 @@ RECOVERYPOINT = $(filter-out %/azbucket,$(shell $(GO) list ./recoverypoint/...))
 # Parsers have no goroutines.
 INTERNAL = ./internal/agentwire ./internal/crashfs ./internal/faultyline ./internal/fsys ./internal/keyed ./internal/minilinux/guestd ./internal/nbd ./internal/pgtest ./internal/qemu ./internal/temporalserver ./internal/vhd ./internal/vhdx
 RACE = ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./backend/physical/bpftrack ./backend/remote/... $(RECOVERYPOINT) ./replication/... ./failover/... ./failback/... $(INTERNAL)
-ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall|TestConformance|TestAVaultOutlives
+ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall|TestConformance|TestAVaultOutlives|TestRoundTrip|TestFailbackWithoutATracker|StoodStill
 # A disk that loses power at each of thousands of operations, one after the other.
 ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestListRemembersThousands
 # Azurite has one thread, and runs no race of ours; nor do machines that boot, for
