@@ -311,9 +311,9 @@ func (c *country) settled(round int) {
 	require.Equal(t, machines, c.count(memory.OpStart))
 }
 
-// again shows the steps that were begun again, and asserts that some of them are
-// the site's: something was under way there. Others may be of queue "", which the
-// site's worker serves as well, or of one whose worker was too busy to beat.
+// again shows the steps that were begun again: mostly one or two of the site's, which
+// were under way there. Others may be of queue "", which the site's worker serves as
+// well, or of one whose worker was too busy to beat.
 func (c *country) again(runs map[dr.ProtectionID]dr.RunID, site string) {
 	n := 0
 	for id, s := range c.status(runs) {
