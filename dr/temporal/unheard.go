@@ -32,13 +32,6 @@ type busy struct {
 // present is the activity that says that a site has a worker.
 func present(context.Context) error { return nil }
 
-// askInput says of which task queue it is to be known whether a worker is
-// there, and how long one may take to answer.
-type askInput struct {
-	Queue string        `json:"queue"`
-	Limit time.Duration `json:"limit"`
-}
-
 // answersFor is how long a worker may take to answer at least, however short
 // the step's Patience is.
 const answersFor = 5 * time.Second

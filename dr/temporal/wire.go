@@ -140,6 +140,13 @@ type claimOutcome struct {
 	Held   bool              `json:"held,omitempty"` // others of the locks are claimed, and to be given back
 }
 
+// askInput says of which task queue it is to be known whether a worker is
+// there, and how long one may take to answer.
+type askInput struct {
+	Queue string        `json:"queue"`
+	Limit time.Duration `json:"limit"`
+}
+
 // decideInput is that of a decision's update and query.
 type decideInput struct {
 	Step     string      `json:"step"`
