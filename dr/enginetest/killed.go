@@ -24,7 +24,8 @@ type Killed struct {
 	// Runs are how many there are. Every second fails at its last step, and is
 	// undone. Steps are how many each has.
 	Runs, Steps int
-	// Pause is how long an effect takes at most, so that kills hit in the middle.
+	// Pause is how long an effect takes at most, so that kills hit in the middle; 0:
+	// no time.
 	Pause time.Duration
 }
 
@@ -81,7 +82,7 @@ func (k Killed) Work(ctx context.Context, o dr.Orchestrator, up func()) error {
 // effect makes a file that is named after the call's key.
 func (k Killed) effect(ctx context.Context, c *dr.Call) (json.RawMessage, error) {
 	select {
-	case <-time.After(rand.N(k.Pause)):
+	case <-time.After(rand.N(k.Pause + 1)):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
