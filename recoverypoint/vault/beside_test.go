@@ -1,8 +1,10 @@
 package vault_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -122,4 +124,103 @@ func TestReadersBesideAWriter(t *testing.T) {
 	close(done)
 	readers.Wait()
 	readable(t, w)
+}
+
+// listed does something before or after the objects of a prefix are listed, once.
+type listed struct {
+	vault.Bucket
+	prefix        string
+	before, after func()
+}
+
+func (b *listed) Unwrap() any { return b.Bucket }
+
+func (b *listed) List(ctx context.Context, prefix string) iter.Seq2[vault.Object, error] {
+	return func(yield func(vault.Object, error) bool) {
+		if prefix == b.prefix {
+			once(&b.before)
+			defer once(&b.after)
+		}
+		b.Bucket.List(ctx, prefix)(yield)
+	}
+}
+
+func once(f *func()) {
+	if do := *f; do != nil {
+		*f = nil
+		do()
+	}
+}
+
+// first is a draft of a machine's first point.
+func first(t *testing.T, w *vault.Store) (dr.Draft, dr.Point) {
+	p := dr.Point{ID: "first", Machine: dr.Machine{ID: "m", Disks: []dr.Disk{{ID: "a", Size: chunk}}}}
+	d, err := w.Create(t.Context(), p)
+	require.NoError(t, err)
+	return d, p
+}
+
+// A reader finds no head, and before it has looked whether one is lost another
+// process commits the machine's first point.
+func TestAFirstPointIsNoDamageToAReaderBesideIt(t *testing.T) {
+	mem := newMem()
+	w, err := vault.Open(t.Context(), mem, vault.Options{})
+	require.NoError(t, err)
+	defer w.Close()
+	b := &listed{Bucket: mem, prefix: "point/m/"}
+	r, err := vault.Open(t.Context(), b, vault.Options{})
+	require.NoError(t, err)
+	defer r.Close()
+	b.before = func() {
+		d, p := first(t, w)
+		require.NoError(t, d.Commit(t.Context(), p))
+		require.NoError(t, d.Close())
+	}
+	var ids []dr.PointID
+	for p, err := range r.List(t.Context(), "m") {
+		require.NoError(t, err)
+		ids = append(ids, p.ID)
+	}
+	require.Nil(t, b.before, "the writer came between")
+	require.Equal(t, []dr.PointID{"first"}, ids)
+
+	delete(mem.objects, "head/m")
+	for _, err := range r.List(t.Context(), "m") {
+		require.ErrorIs(t, err, dr.ErrCorrupt, "a head that is lost still is")
+	}
+}
+
+// The same with a whole vault: who finds none and sees another process make it
+// opens that one, while it is written to, too.
+func TestAVaultMadeMeanwhileIsOpened(t *testing.T) {
+	for _, when := range []string{"before", "after"} {
+		t.Run(when, func(t *testing.T) {
+			dir := vault.NewDir(crashfs.New(1), "/v")
+			write := func() {
+				w, err := vault.Open(t.Context(), dir, vault.Options{})
+				require.NoError(t, err)
+				d, p := first(t, w)
+				require.NoError(t, d.Commit(t.Context(), p))
+				t.Cleanup(func() { // it has the writer's lock until then
+					require.NoError(t, d.Close())
+					require.NoError(t, w.Close())
+				})
+			}
+			b := &listed{Bucket: dir}
+			if when == "before" {
+				b.before = write
+			} else {
+				b.after = write
+			}
+			r, err := vault.Open(t.Context(), b, vault.Options{})
+			require.NoError(t, err)
+			defer r.Close()
+			n := 0
+			for _, err := range r.List(t.Context(), "m") {
+				require.NoError(t, err)
+				n++
+			}
+			require.Equal(t, 1, n)
+		})
+	}
 }

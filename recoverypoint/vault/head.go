@@ -87,13 +87,17 @@ func (s *Store) readHead(ctx context.Context, m dr.MachineID) (*head, Version, e
 	}
 	if v == "" {
 		// The first draft makes the head: without one there are no points.
-		for o, err := range s.bucket.List(ctx, pointPrefix(m)) {
-			if err == nil {
-				err = fmt.Errorf("%w: object %s is missing, but there is %s", dr.ErrCorrupt, name, o.Name)
-			}
+		point, err := s.firstPoint(ctx, m)
+		if err != nil || point == "" {
+			return &head{}, "", err
+		}
+		// Unless it was made in the meantime.
+		if b, v, err = s.bucket.ReadHead(ctx, name); err != nil {
 			return nil, "", err
 		}
-		return &head{}, "", nil
+		if v == "" {
+			return nil, "", fmt.Errorf("%w: object %s is missing, but there is %s", dr.ErrCorrupt, name, point)
+		}
 	}
 	if b, err = s.keys.unseal(kindHead, name, b); err != nil {
 		return nil, "", err
@@ -103,6 +107,14 @@ func (s *Store) readHead(ctx context.Context, m dr.MachineID) (*head, Version, e
 		return nil, "", fmt.Errorf("object %s: %w", name, err)
 	}
 	return h, v, nil
+}
+
+// firstPoint names one of the machine's manifests, or none.
+func (s *Store) firstPoint(ctx context.Context, m dr.MachineID) (string, error) {
+	for o, err := range s.bucket.List(ctx, pointPrefix(m)) {
+		return o.Name, err
+	}
+	return "", nil
 }
 
 // changeHead swaps the head for what change makes of it; change returns false

@@ -179,11 +179,21 @@ func (s *Store) make(ctx context.Context, o Options) (*vaultFile, error) {
 			return nil, err
 		}
 		if strings.HasPrefix(object.Name, "head/") || strings.HasPrefix(object.Name, "seg/") {
-			return nil, &dr.Error{Op: "make vault", Side: dr.StoreSide, Err: fmt.Errorf("%w: object %s is missing, but there are others", dr.ErrCorrupt, vaultName),
-				Remedy: "bring the object back from a copy of the vault"}
+			f, err := s.readVaultFile(ctx)
+			if errors.Is(err, dr.ErrNotFound) {
+				err = &dr.Error{Op: "make vault", Side: dr.StoreSide, Err: fmt.Errorf("%w: object %s is missing, but there are others", dr.ErrCorrupt, vaultName),
+					Remedy: "bring the object back from a copy of the vault"}
+			}
+			return f, err
 		}
 	}
 	leave, err := s.enter(ctx)
+	if errors.Is(err, dr.ErrBusy) {
+		// By who makes it, or has just made it.
+		if f, rerr := s.readVaultFile(ctx); !errors.Is(rerr, dr.ErrNotFound) {
+			return f, rerr
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
