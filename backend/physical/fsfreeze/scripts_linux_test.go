@@ -128,7 +128,10 @@ func TestThawDuringScripts(t *testing.T) {
 	e, _ := event(dr.ApplicationConsistent)
 	failed := make(chan error, 1)
 	go func() { failed <- freeze(context.Background(), e) }()
-	require.Eventually(t, func() bool { _, err := os.Stat(log); return err == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // the file is there before it says anything
+		b, _ := os.ReadFile(log)
+		return len(b) > 0
+	}, 10*time.Second, time.Millisecond)
 	require.NoError(t, thaw(t.Context(), e))
 	require.Error(t, <-failed)
 	require.Equal(t, []string{"a freeze", "a thaw"}, lines(t, log))

@@ -124,9 +124,12 @@ func TestRawFiles(t *testing.T) {
 		cmd := exec.CommandContext(ctx, "nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "file", file)
 		require.NoError(t, cmd.Start())
 		defer func() { cmd.Process.Kill(); cmd.Wait() }()
-		require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, time.Minute, 10*time.Millisecond)
-		c, err := nbd.Dial(ctx, nbd.Options{Network: "unix", Address: socket})
-		require.NoError(t, err)
+		var c *nbd.Client
+		require.Eventually(t, func() bool { // the socket is there before it listens
+			var err error
+			c, err = nbd.Dial(ctx, nbd.Options{Network: "unix", Address: socket})
+			return err == nil
+		}, time.Minute, 10*time.Millisecond)
 		defer c.Close()
 		use(c)
 	}
