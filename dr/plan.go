@@ -44,8 +44,9 @@ type Step struct {
 	// Patience is how long an attempt of an Optional step waits for a worker of
 	// its Queue; then the step counts as failed, and is not tried again. It is
 	// for what is asked of a site that may be lost together with its workers. For
-	// those that are there and too busy it waits [BusyPatience] times as long at
-	// least: an engine that is its own only worker waits for its turn. 0: for ever.
+	// those that are there and too busy, or lack its action, it waits [BusyPatience]
+	// times as long at least: an engine that is its own only worker waits for its
+	// turn. 0: for ever.
 	Patience time.Duration `json:"patience,omitempty"`
 }
 

@@ -135,20 +135,37 @@ func (t Task) Begin(at time.Time) Event {
 	return e
 }
 
-// Lapse returns the events to journal, all at once, when nobody has taken an
-// attempt up within the step's Patience: it counts as begun and failed for
-// good. busy is for how long workers were there, but had no place for it; 0:
-// there were none.
-func (t Task) Lapse(at time.Time, busy time.Duration) []Event {
+// Workers is what is known of a site's workers when none has taken an attempt up.
+type Workers int
+
+const (
+	NoWorkers     Workers = iota // nobody answers
+	BusyWorkers                  // they are there, and have no place for it
+	UnableWorkers                // they are there, and lack its action
+)
+
+// Lapse returns the events to journal, all at once, when no worker has taken an
+// attempt up within the step's Patience, or, where there are some, within what
+// was waited for them: it counts as begun and failed for good.
+func (t Task) Lapse(at time.Time, w Workers, waited time.Duration) []Event {
 	begun := t.Begin(at)
 	if begun.Kind != EventBegun {
 		return []Event{begun}
 	}
 	failed := begun
 	failed.Kind, failed.Final = EventFailed, true
-	failed.Err = fmt.Sprintf("no worker of site %q took it up within %s", t.Step.Queue, t.Step.Patience)
-	if busy > 0 {
-		failed.Err = fmt.Sprintf("the workers of site %q are there, but had no place for it within %s", t.Step.Queue, busy.Round(time.Second))
+	waited = waited.Round(time.Second)
+	switch w {
+	case BusyWorkers:
+		failed.Err = fmt.Sprintf("the workers of site %q are there, but had no place for it within %s", t.Step.Queue, waited)
+	case UnableWorkers:
+		action := t.Step.Action
+		if t.Kind == TaskUndo {
+			action = t.Step.Undo
+		}
+		failed.Err = fmt.Sprintf("the workers of site %q are there, but those asked within %s lack action %q: they may be of an older version", t.Step.Queue, waited, action)
+	default:
+		failed.Err = fmt.Sprintf("no worker of site %q took it up within %s", t.Step.Queue, t.Step.Patience)
 	}
 	return []Event{begun, failed}
 }

@@ -52,7 +52,7 @@ func (r *run) planOnce(t *turn) (again bool, err error) {
 			}
 			if h.lapsed {
 				delete(r.hand, k)
-				return true, r.addAll(t, task.Lapse(now(), 0))
+				return true, r.addAll(t, task.Lapse(now(), dr.NoWorkers, 0))
 			}
 			continue
 		}

@@ -24,8 +24,8 @@
 // it slept inside the action: that is what the claims' epochs at the resource are
 // for ([dr.WithFences]). What a dead site's workers never took up has not begun: it can be cancelled, and
 // leaves nothing to undo. A step that may fail waits for them as long as its
-// Patience; a site whose workers are only busy says so when it is asked, and is
-// waited for longer ([dr.BusyPatience]). Whether an attempt is tried again is the
+// Patience; a site whose workers are only busy, or lack the action, says so when
+// it is asked, and is waited for longer ([dr.BusyPatience]). Whether an attempt is tried again is the
 // fold's decision, never Temporal's.
 //
 // A worker that is silent for [Options.Heartbeat] has lost its attempts: they

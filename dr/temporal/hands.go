@@ -229,7 +229,7 @@ func (x *interp) offer(k key, t dr.Task) {
 		Summary:                summary(t, e.Attempt),
 	}))
 	h := &hand{k: k, task: t, cancel: cancel, offer: x.offers, quiet: x.alone(t), since: x.now()}
-	if b := x.busy[k]; b.rounds > 0 {
+	if b, ok := x.busy[k]; ok {
 		h.since = b.since
 	}
 	x.take(h)
@@ -306,6 +306,8 @@ func (x *interp) ended(h *hand, out outcome, err error) {
 	switch {
 	case !h.begun && untaken(err) && !h.withdrawn:
 		x.unheard(h)
+		return
+	case !h.begun && out.Kind == outcomeDeclined && !h.withdrawn && x.unable(h):
 		return
 	case !h.begun:
 		// Nothing has happened. Where the worker was lost or refused it, it is

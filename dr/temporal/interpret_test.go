@@ -192,3 +192,44 @@ func TestUnheard(t *testing.T) {
 		})
 	}
 }
+
+// Where all workers of a site lack the action, as those of before an upgrade do,
+// a step that may fail does so in the end; until then another may have it.
+func TestDeclined(t *testing.T) {
+	const patience = time.Minute
+	for name, c := range map[string]struct {
+		step dr.Step
+		able int // the offer that a worker takes; 0: none
+		says string
+	}{
+		"by all":                         {dr.Step{Optional: true, Patience: patience}, 0, `lack action "do@1"`},
+		"by all but one":                 {dr.Step{Optional: true, Patience: patience}, 5, ""},
+		"where it may not fail, by 4999": {dr.Step{}, 5000, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.step.ID, c.step.Action, c.step.Queue = "a", "do@1", "there"
+			p := newPlay(t, dr.Plan{Flow: "f", Steps: []dr.Step{c.step}})
+			p.set.Unable = true
+			began := p.env.Now()
+			p.work = func(_ context.Context, o offer) (outcome, error) {
+				if o.Seq != c.able {
+					return outcome{Kind: outcomeDeclined}, nil
+				}
+				p.taken(o)
+				return outcome{Kind: outcomeDone, Begun: true}, nil
+			}
+			require.NoError(t, p.run())
+			s := p.status()
+			require.Equal(t, dr.RunDone, s.State)
+			if c.says == "" {
+				require.Equal(t, dr.StepDone, s.Steps[0].State)
+				return
+			}
+			require.Equal(t, dr.StepFailed, s.Steps[0].State)
+			require.Contains(t, s.Steps[0].Err, c.says)
+			took := p.env.Now().Sub(began)
+			require.GreaterOrEqual(t, took, dr.BusyPatience*patience)
+			require.Less(t, took, (dr.BusyPatience+1)*patience)
+		})
+	}
+}

@@ -50,7 +50,7 @@ func (e *Engine) Start(ctx context.Context, id dr.RunID, p dr.Plan) error {
 			return err
 		}
 	}
-	in := runInput{Run: id, Start: rand.Text(), Settings: settings{Queue: e.o.Queue, Heartbeat: e.o.Heartbeat, Long: e.o.Long, Quiet: true,
+	in := runInput{Run: id, Start: rand.Text(), Settings: settings{Queue: e.o.Queue, Heartbeat: e.o.Heartbeat, Long: e.o.Long, Quiet: true, Unable: true,
 		BackoffFirst: e.o.BackoffFirst, BackoffMost: e.o.BackoffMost, Attributes: e.o.SearchAttributes}}
 	if in.Plan, err = pack(p); err != nil {
 		return fmt.Errorf("run %s: %w: plan: %v", id, dr.ErrInvalid, err)

@@ -23,6 +23,10 @@ import (
 // a site that lives would be taken for lost because it could not answer all of
 // them in time.
 
+// Who declines a step because it lacks the action, as a worker that is not yet
+// upgraded does, is there, too: other workers of the site may have it, so it is
+// offered to them for as long.
+
 // busy is what is known of a step whose site has answered, but not begun it.
 type busy struct {
 	rounds int // of Patience that have passed
@@ -71,10 +75,26 @@ func (x *interp) heard(h *hand, there bool) {
 	}
 	delete(x.busy, h.k)
 	if there {
-		x.lapse(h, x.now().Sub(h.since))
+		x.lapse(h, dr.BusyWorkers, x.now().Sub(h.since))
 	} else {
-		x.lapse(h, 0)
+		x.lapse(h, dr.NoWorkers, 0)
 	}
+}
+
+// unable has a step fail that was declined for too long, and reports whether it
+// did.
+func (x *interp) unable(h *hand) bool {
+	patience := h.task.Step.Patience
+	if !x.in.Settings.Unable || patience == 0 {
+		return false
+	}
+	if waited := x.now().Sub(h.since); waited >= dr.BusyPatience*patience {
+		delete(x.busy, h.k)
+		x.lapse(h, dr.UnableWorkers, waited)
+		return true
+	}
+	x.busy[h.k] = busy{x.busy[h.k].rounds, h.since}
+	return false
 }
 
 // untaken reports whether no worker has taken an offer up in time.
@@ -83,14 +103,13 @@ func untaken(err error) bool {
 	return errors.As(err, &t) && t.TimeoutType() == enums.TIMEOUT_TYPE_SCHEDULE_TO_START
 }
 
-// lapse has an offer count as failed for good, for want of workers or, if they
-// were busy for so long, of a place.
-func (x *interp) lapse(h *hand, busy time.Duration) {
+// lapse has an offer count as failed for good, for want of workers that can.
+func (x *interp) lapse(h *hand, w dr.Workers, waited time.Duration) {
 	for _, t := range x.fold.Next() { // the run may have begun to end meanwhile
 		if t.Kind != h.k.kind || t.Step.ID != h.k.step || t.Attempt != h.task.Attempt || t.Open != h.task.Open {
 			continue
 		}
-		for _, e := range t.Lapse(x.now(), busy) {
+		for _, e := range t.Lapse(x.now(), w, waited) {
 			x.apply(e)
 		}
 		return

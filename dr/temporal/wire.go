@@ -67,6 +67,8 @@ type settings struct {
 	Attributes   bool          `json:"attributes,omitempty"`
 	// Quiet has steps that run alone begin without a signal (see alone).
 	Quiet bool `json:"quiet,omitempty"`
+	// Unable has steps fail that all workers of a site decline (see unable).
+	Unable bool `json:"unable,omitempty"`
 	// Long is at how many events of history a run is continued as new.
 	Long int `json:"long,omitempty"`
 }
