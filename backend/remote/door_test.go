@@ -185,7 +185,7 @@ func TestCertificatesThatAreNotGood(t *testing.T) {
 		}
 		require.ErrorIs(t, err, fs.ErrPermission, what)
 		require.True(t, dr.IsPermanent(err), what)
-		require.Eventually(t, func() bool { return strings.Contains(log.String(), c.why) }, 5*time.Second, time.Millisecond, what)
+		require.Eventually(t, func() bool { return strings.Contains(log.String(), c.why) }, time.Minute, time.Millisecond, what)
 		require.Empty(t, served.n, what)
 	}
 	// A client doesn't speak to a client, nor to an agent of another name.
@@ -330,7 +330,7 @@ func TestASessionIsRechecked(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err = d.WriteAt(t.Context(), "a", make([]byte, 512), 0)
 		return err != nil
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	_, err = s.c.Machine(t.Context(), "m")
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.Contains(t, log.String(), "it was revoked")

@@ -48,7 +48,7 @@ func TestAFirstCopyOutlivesAgentAndCable(t *testing.T) {
 	r := w.replicate(errand{Addr: h.addr, PKI: filepath.Join(h.dir, "pki"), Vault: filepath.Join(dir, "vault"), Machine: "m", Point: "p",
 		Weather: slowly(16 << 20), Seed: 1})
 	passed := func(n int64) {
-		require.Eventually(t, func() bool { return w.sent() > n || r.over() }, 30*time.Second, 20*time.Millisecond, "%s", &r.log)
+		require.Eventually(t, func() bool { return w.sent() > n || r.over() }, time.Minute, 20*time.Millisecond, "%s", &r.log)
 	}
 	passed(16 << 20)
 	h.kill()
@@ -77,7 +77,7 @@ func TestAReplicatorThatIsKilledGoesOn(t *testing.T) {
 	h.start()
 	e := errand{Addr: h.addr, PKI: filepath.Join(h.dir, "pki"), Vault: filepath.Join(dir, "vault"), Machine: "m", Point: "p", Weather: slowly(48 << 20)}
 	r := w.replicate(e)
-	require.Eventually(t, func() bool { return w.sent() > size*3/4 || r.over() }, 60*time.Second, 10*time.Millisecond, "%s", &r.log)
+	require.Eventually(t, func() bool { return w.sent() > size*3/4 || r.over() }, time.Minute, 10*time.Millisecond, "%s", &r.log)
 	r.kill()
 	killed := w.sent()
 	o := w.replicate(e).outcome(2 * time.Minute)
@@ -118,13 +118,13 @@ func TestAFrozenMachineThawsWhenTheCableIsPulled(t *testing.T) {
 
 	e.Once = true
 	r := w.replicate(e)
-	require.Eventually(t, func() bool { return g.frozen() || r.over() }, 30*time.Second, 5*time.Millisecond, "%s", &r.log)
+	require.Eventually(t, func() bool { return g.frozen() || r.over() }, time.Minute, 5*time.Millisecond, "%s", &r.log)
 	w.pull(true)
 	pulled := time.Now()
 	require.True(t, g.frozen())
-	require.Eventually(t, func() bool { return !g.frozen() }, 60*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !g.frozen() }, time.Minute, 10*time.Millisecond)
 	thawed := time.Since(pulled)
-	require.Less(t, thawed, silence+3*time.Second)
+	require.Less(t, thawed, silence+10*time.Second)
 	if os.Getenv("LIFEBOAT_LONG") == "" {
 		w.pull(false) // else the replicator tries for a minute to let go of the capture
 	}

@@ -192,7 +192,7 @@ func TestDraftsEndWithTheConnection(t *testing.T) {
 	require.ErrorIs(t, d.Commit(t.Context(), p), ErrLost)
 	require.NoError(t, d.Close())
 	require.ErrorIs(t, s.c.Start(t.Context(), r.ID), dr.ErrTorn)
-	require.Eventually(t, func() bool { return s.calls.count(backendtest.OpClose) > 0 }, 5*time.Second, time.Millisecond, "the agent closes it")
+	require.Eventually(t, func() bool { return s.calls.count(backendtest.OpClose) > 0 }, time.Minute, time.Millisecond, "the agent closes it")
 
 	// Another one goes on where it was.
 	d, err = s.c.Draft(t.Context(), r.ID, p)
@@ -253,7 +253,7 @@ func TestAnAgentThatStopsLetsWhatIsOpenEnd(t *testing.T) {
 			require.NoError(t, img.Close())
 		}
 		return err != nil
-	}, 5*time.Second, time.Millisecond, "nothing new is opened")
+	}, time.Minute, time.Millisecond, "nothing new is opened")
 	got := make([]byte, size)
 	_, err = img.ReadAt(t.Context(), "a", got, 0)
 	require.NoError(t, err)
@@ -373,7 +373,7 @@ func TestCloseEndsWhatWasToldToGo(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := c.Machine(t.Context(), "m")
 		return err != nil
-	}, 5*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	require.NoError(t, c.Close())
 	<-stopped
 }

@@ -199,6 +199,6 @@ func nbdkit(t testing.TB, pki, path string) string {
 			_ = c.Close()
 		}
 		return err == nil
-	}, 10*time.Second, 20*time.Millisecond, "%s", log)
+	}, time.Minute, 20*time.Millisecond, "%s", log)
 	return fmt.Sprintf("nbds://127.0.0.1:%d/?tls-certificates=%s", addr.Port, pki)
 }

@@ -218,5 +218,5 @@ func TestFleet(t *testing.T) {
 	require.Eventually(t, func() bool {
 		f.v.client.CloseIdleConnections()
 		return runtime.NumGoroutine() <= idle+8
-	}, 10*time.Second, 50*time.Millisecond, "goroutines are left")
+	}, time.Minute, 50*time.Millisecond, "goroutines are left")
 }

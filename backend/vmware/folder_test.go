@@ -138,7 +138,7 @@ func TestFolderCancels(t *testing.T) {
 		_, err := d.ReadAt(context.Background(), make([]byte, 10), 0)
 		done <- err
 	}()
-	require.Eventually(t, func() bool { return f.Hits() > hits }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.Hits() > hits }, time.Minute, time.Millisecond)
 	require.NoError(t, d.Close())
 	require.ErrorContains(t, <-done, "closed")
 	close(held)

@@ -185,7 +185,7 @@ func TestRunScriptEnds(t *testing.T) {
 	_, _, err = d.runScript(ctx, "sleep 100 & wait")
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, p.vm.GuestFiles())
-	require.Eventually(t, func() bool { return len(p.vm.Programs()) == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(p.vm.Programs()) == 0 }, time.Minute, time.Millisecond)
 
 	time.AfterFunc(300*time.Millisecond, func() { _ = p.vm.PowerOff() })
 	_, _, err = d.runScript(t.Context(), "sleep 100 & wait")

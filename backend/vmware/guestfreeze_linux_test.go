@@ -135,7 +135,7 @@ func (c *cellar) writer() (counts []*atomic.Int64) {
 		}
 	})
 	for _, n := range counts {
-		require.Eventually(c.t, func() bool { return n.Load() > 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(c.t, func() bool { return n.Load() > 0 }, time.Minute, time.Millisecond)
 	}
 	return counts
 }
@@ -157,15 +157,15 @@ func (c *cellar) requireMoving(counts []*atomic.Int64) {
 	c.t.Helper()
 	for i, n := range counts {
 		before := n.Load()
-		require.Eventually(c.t, func() bool { return n.Load() > before+1 }, 10*time.Second, time.Millisecond, c.mounts[i])
+		require.Eventually(c.t, func() bool { return n.Load() > before+1 }, time.Minute, time.Millisecond, c.mounts[i])
 	}
 }
 
 // requireNothingLeft says that no process and no file of the freeze is there.
 func (c *cellar) requireNothingLeft() {
 	c.t.Helper()
-	require.Eventually(c.t, func() bool { return len(c.processes()) == 0 }, 10*time.Second, 5*time.Millisecond)
-	require.Eventually(c.t, func() bool { return len(c.vm.GuestFiles()) == 1 }, 10*time.Second, 5*time.Millisecond, "the list of mounts only")
+	require.Eventually(c.t, func() bool { return len(c.processes()) == 0 }, time.Minute, 5*time.Millisecond)
+	require.Eventually(c.t, func() bool { return len(c.vm.GuestFiles()) == 1 }, time.Minute, 5*time.Millisecond, "the list of mounts only")
 }
 
 // processes finds those of the script by their role, the first's is "".

@@ -258,7 +258,7 @@ func TestNFCCancels(t *testing.T) {
 		_, err := d.ReadAt(context.Background(), make([]byte, 10), 0)
 		done <- err
 	}()
-	require.Eventually(t, func() bool { return f.Hits() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.Hits() > 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, d.Close())
 	require.ErrorContains(t, <-done, "closed")
 	close(held)

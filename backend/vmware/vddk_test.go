@@ -344,7 +344,7 @@ func TestVDDKEndsWithItsParent(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestVDDKOrphan$")
 	cmd.Env = append(os.Environ(), "LB_NBDKIT="+r.k.Nbdkit, "LB_NOTES="+r.notes, "LB_RAW="+r.raw, "TMPDIR="+dir)
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(r.notes, "ready")); return err == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(r.notes, "ready")); return err == nil }, time.Minute, 10*time.Millisecond)
 	pid := r.process()
 	require.NoError(t, syscall.Kill(pid, 0))
 	require.NoError(t, cmd.Process.Kill())
@@ -352,7 +352,7 @@ func TestVDDKEndsWithItsParent(t *testing.T) {
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(b), ") Z ")
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 // TestVDDKOrphan is the child of the test above.

@@ -64,7 +64,7 @@ func (b *bench) powerOff() {
 func work(t *testing.T, w *witness, name string) {
 	t.Helper()
 	from := w.present(name).Writes
-	require.Eventually(t, func() bool { return w.present(name).Writes >= from+20 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.present(name).Writes >= from+20 }, time.Minute, time.Millisecond)
 }
 
 // start has a guest write on two disks, until the test ends.

@@ -88,7 +88,7 @@ func monitored(t *testing.T) (w *worker, scrape func() string) {
 	require.Eventually(t, func() bool {
 		st := f.Status()
 		return len(st.Holds) == 4 && !slices.ContainsFunc(st.Shards, func(x fleet.ShardStatus) bool { return x.Member == "" })
-	}, 30*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	w.watch.shards(w.log)(fleet.Event{Kind: fleet.Lost, Err: dr.ErrFenced})
 
 	url := serveIt(t, w)

@@ -47,7 +47,7 @@ func TestInstantGoesOnAndBecomesPoints(t *testing.T) {
 	cycle := &replication.Cycle{Source: v, Points: w.store}
 	last := uint16(0)
 	for _, id := range []dr.PointID{"p2", "p3", "p4", "p5", "p6"} {
-		require.Eventually(t, func() bool { return top(t, v, "system") > last }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return top(t, v, "system") > last }, time.Minute, time.Millisecond)
 		rep, err := cycle.ReplicateAs(t.Context(), "m", id, dr.ApplicationConsistent, replication.CycleOptions{})
 		require.NoError(t, err)
 		require.Empty(t, rep.Full)

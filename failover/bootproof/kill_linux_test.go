@@ -48,7 +48,7 @@ func TestKilledProofLeavesNothing(t *testing.T) {
 
 	require.NoError(t, c.Process.Kill())
 	_ = c.Wait()
-	require.Eventually(t, func() bool { return len(leftovers(t, folder)) == 1 }, 10*time.Second, 10*time.Millisecond, "QEMU is gone")
+	require.Eventually(t, func() bool { return len(leftovers(t, folder)) == 1 }, time.Minute, 10*time.Millisecond, "QEMU is gone")
 	next, err := qemu.NewFolder(folder)
 	require.NoError(t, err)
 	require.Len(t, leftovers(t, folder), 1, "and so is the folder, but for the new one")

@@ -314,7 +314,7 @@ var planRules = []struct {
 		require.Eventually(t, func() bool {
 			raw, err := os.ReadFile(fmt.Sprintf("/proc/%s/stat", strings.TrimSpace(string(pid))))
 			return err != nil || strings.Contains(string(raw), ") Z ")
-		}, 5*time.Second, 10*time.Millisecond)
+		}, time.Minute, 10*time.Millisecond)
 	}},
 	{"an action can be undone", func(p *recoveryplan.Plan) {
 		p.Before = []recoveryplan.Action{{Name: "dns", Callback: "dns", Undo: true}}

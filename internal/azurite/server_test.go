@@ -132,7 +132,7 @@ func TestItDiesWithItsTests(t *testing.T) {
 			r.Body.Close()
 		}
 		return err != nil
-	}, 10*time.Second, 20*time.Millisecond, "the server lives on")
+	}, time.Minute, 20*time.Millisecond, "the server lives on")
 }
 
 func TestWithoutNodeTestsAreSkippedUnlessNothingMayBeMissing(t *testing.T) {

@@ -76,7 +76,7 @@ func TestControlProtocol(t *testing.T) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		return len(q.waiting) == 1
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	say("not the protocol")
 	require.ErrorIs(t, <-ended, ErrEnded)
 	_, err = q.Do(t.Context(), "cont", nil)

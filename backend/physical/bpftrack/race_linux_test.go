@@ -49,7 +49,7 @@ func hanging(t *testing.T, alter func(at, *watch) bool) (tr *Tracker, write func
 			b, err := os.ReadFile(under)
 			var reads, writes int
 			return err == nil && scan(string(b), &reads, &writes) && writes == 1
-		}, 10*time.Second, time.Millisecond, "the write is under way")
+		}, time.Minute, time.Millisecond, "the write is under way")
 		return func() {
 			select {
 			case err := <-done:

@@ -155,7 +155,7 @@ func TestKilledAndPinned(t *testing.T) {
 		after := content(t, file) // nobody is there to see what is written since
 		last := marks[len(marks)-1]
 		n := written.Load()
-		require.Eventually(t, func() bool { return written.Load() > n+5 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return written.Load() > n+5 }, time.Minute, time.Millisecond)
 
 		tr, err := Open(Options{Pins: folder, State: state})
 		require.NoError(t, err)

@@ -136,7 +136,7 @@ func TestServedMachineIsReplicatedLive(t *testing.T) {
 		}
 		t.Logf("%s: %d bytes read in %d passes", id, rep.Read, rep.Passes)
 		now := numberAt(t, path)
-		require.Eventually(t, func() bool { return numberAt(t, path) != now }, 10*time.Second, time.Millisecond, "it was thawed")
+		require.Eventually(t, func() bool { return numberAt(t, path) != now }, time.Minute, time.Millisecond, "it was thawed")
 	}
 
 	// Its power is cut; what it wrote until then is in the next point.
@@ -183,7 +183,7 @@ func TestMachineOfItsOwnDisksOutlives(t *testing.T) {
 	frozen := numberAt(t, m.Disks[0].Path)
 
 	again := runner(t, o)
-	require.Eventually(t, func() bool { return numberAt(t, m.Disks[0].Path) != frozen }, 10*time.Second, time.Millisecond, "the next one thaws it")
+	require.Eventually(t, func() bool { return numberAt(t, m.Disks[0].Path) != frozen }, time.Minute, time.Millisecond, "the next one thaws it")
 	on, err := again.Running(t.Context(), "m")
 	require.NoError(t, err)
 	require.True(t, on)
@@ -195,7 +195,7 @@ func TestMachineOfItsOwnDisksOutlives(t *testing.T) {
 		require.Equal(t, now, numberAt(t, m.Disks[0].Path))
 	}
 	require.NoError(t, again.Hooks().Thaw(t.Context(), e))
-	require.Eventually(t, func() bool { return numberAt(t, m.Disks[0].Path) != now }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return numberAt(t, m.Disks[0].Path) != now }, time.Minute, time.Millisecond)
 	require.NoError(t, again.Hooks().Stop(t.Context(), e))
 	require.NoError(t, again.Hooks().Stop(t.Context(), e), "a second stop is nothing")
 	l, err := lockFile(m.Disks[0].Path)
@@ -216,7 +216,7 @@ func TestShutdownIsNeverHard(t *testing.T) {
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { ended <- r.Hooks().Shutdown(ctx, e) }()
-	require.Eventually(t, func() bool { return len(r.machines["m"].op) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.machines["m"].op) == 1 }, time.Minute, time.Millisecond)
 	require.NoError(t, r.Hooks().Thaw(t.Context(), e))
 	cancel()
 	require.ErrorIs(t, <-ended, context.Canceled)
@@ -226,7 +226,7 @@ func TestShutdownIsNeverHard(t *testing.T) {
 
 	// Who closes the runner waits for no guest, and that was no shutdown.
 	go func() { ended <- r.Hooks().Shutdown(t.Context(), e) }()
-	require.Eventually(t, func() bool { return len(r.machines["m"].op) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.machines["m"].op) == 1 }, time.Minute, time.Millisecond)
 	require.NoError(t, r.Close())
 	require.ErrorContains(t, <-ended, "did not shut down")
 }

@@ -58,7 +58,7 @@ func TestGuestOperations(t *testing.T) {
 	require.Eventually(t, func() bool {
 		ps, err := c.ProcessManager.ListProcesses(ctx, c.Authentication, []int64{pid})
 		return err == nil && len(ps) == 1 && ps[0].EndTime != nil && ps[0].ExitCode == 7
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	require.ErrorContains(t, c.ProcessManager.TerminateProcess(ctx, c.Authentication, pid), "GuestProcessNotFound")
 
 	require.ErrorContains(t, c.FileManager.DeleteDirectory(ctx, c.Authentication, dir, false), "DirectoryNotEmpty")
@@ -125,7 +125,7 @@ func TestGuestShell(t *testing.T) {
 	require.NoError(t, c.Upload(ctx, bytes.NewReader([]byte(script)), dir+"/run.sh", soap.DefaultUpload, &types.GuestPosixFileAttributes{}, true))
 	_, err = c.ProcessManager.StartProgram(ctx, c.Authentication, &types.GuestProgramSpec{ProgramPath: "/bin/sh", Arguments: dir + "/run.sh hello"})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { out, _ := r.vm.GuestFile(dir + "/out"); return string(out) == "hello\n" }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { out, _ := r.vm.GuestFile(dir + "/out"); return string(out) == "hello\n" }, time.Minute, time.Millisecond)
 	_, err = r.vm.GuestFile("/etc/passwd")
 	require.Error(t, err, "this machine's files are not the guest's")
 	require.Error(t, c.ProcessManager.TerminateProcess(ctx, c.Authentication, 1), "nor are its processes")
