@@ -185,13 +185,17 @@ func TestCaptureThatWasDoneStays(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var written, made atomic.Int32
+	var lost atomic.Bool
 	e.r.cloud.OnCall(func(c azuretest.Call) *azuretest.Fault {
 		switch {
+		case lost.Swap(false): // it asks again: by now the effect is there
+			cancel()
+			return &azuretest.Fault{Lost: true}
 		case c.Method == http.MethodPut && strings.Contains(c.Path, "/snapshots/"):
 			made.Add(1)
 		case c.Method == http.MethodPut && strings.Contains(c.Path, "/machines/"):
 			if written.Add(1) == 2 { // the first says that it begins
-				cancel()
+				lost.Store(true)
 				return &azuretest.Fault{Lost: true, Effect: true}
 			}
 		}

@@ -2,6 +2,7 @@ package azuretest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,8 +56,9 @@ type faults struct {
 	see  func(Call, http.Header, []byte)
 }
 
-// OnCall sets what is asked before each call; nil lets all happen. It is called
-// by many goroutines, and may block.
+// OnCall sets what is asked before each call, once it has arrived whole: what
+// becomes of its client meanwhile doesn't change what the call does. nil lets all
+// happen. It is called by many goroutines, and may block.
 func (f *faults) OnCall(hook func(Call) *Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,9 +91,12 @@ func (f *faults) begin(service string, r *http.Request) (Call, *Fault) {
 	c := Call{N: f.n, Service: service, Method: r.Method, Path: r.URL.Path, Query: q.Encode()}
 	hook, see := f.hook, f.see
 	f.mu.Unlock()
+	if see == nil && hook == nil {
+		return c, nil
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
 	if see != nil {
-		body, err := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
 		see(c, r.Header, body)
 	}
 	if hook == nil {
@@ -119,7 +124,7 @@ func (f *faults) wrap(service string, h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 		case fault.Lost:
 			if fault.Effect {
-				h.ServeHTTP(httptest.NewRecorder(), r)
+				h.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithoutCancel(r.Context())))
 			}
 			panic(http.ErrAbortHandler) // the server cuts the connection
 		default:
