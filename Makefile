@@ -9,9 +9,11 @@ SHELL := /bin/bash
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-FUZZTIME ?= 3s
+FUZZTIME ?= 2s
 # A package's tests may take so long on a slow machine; hanging is another thing.
 TIMEOUT ?= 30m
+# The whole of vet has its own line in check.
+TEST = $(GO) test -vet=off -timeout $(TIMEOUT)
 # What also runs, or at least builds, on Windows.
 WINDOWS := ./...
 MODULES_WINDOWS := dr/postgres dr/temporal examples/worker
@@ -28,7 +30,7 @@ demo-boot: tools minilinux
 	$(GO) run ./examples/boot
 
 test: tools azurite minilinux check
-	$(GO) test -timeout $(TIMEOUT) ./...
+	$(TEST) ./...
 	$(MAKE) --no-print-directory modules race windows wine fuzz vuln
 
 # Debian packages that tests and the local demo run for real.
@@ -53,24 +55,26 @@ check:
 # by who embeds the library.
 MODULES := examples/prometheus dr/postgres dr/temporal dr/temporal/servertest examples/worker
 modules:
-	@for m in $(MODULES); do echo "module $$m"; (cd $$m; $(GO) mod tidy -diff; $(GO) vet ./...; $(GO) run $(STATICCHECK) ./...; $(GO) build -o /dev/null ./...; $(GO) test -timeout $(TIMEOUT) ./...); done
+	@for m in $(MODULES); do echo "module $$m"; (cd $$m; $(GO) mod tidy -diff; $(GO) vet ./...; $(GO) run $(STATICCHECK) ./...; $(GO) build -o /dev/null ./...; $(TEST) ./...); done
 
-# Where many goroutines meet. What does one thing after the other, over HTTPS,
-# is left out: it takes minutes under the detector.
+# Where many goroutines meet. What does one thing after the other is left out: it
+# takes minutes under the detector.
 # The vault in a bucket of Azure's is the same vault, slower.
 RECOVERYPOINT = $(filter-out %/azbucket,$(shell $(GO) list ./recoverypoint/...))
 # Parsers have no goroutines.
 INTERNAL = ./internal/agentwire ./internal/crashfs ./internal/faultyline ./internal/fsys ./internal/keyed ./internal/minilinux/guestd ./internal/nbd ./internal/pgtest ./internal/qemu ./internal/temporalserver ./internal/vhd ./internal/vhdx
 RACE = ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./backend/physical/bpftrack ./backend/remote/... $(RECOVERYPOINT) ./replication/... ./failover/... ./failback/... $(INTERNAL)
-ONE_BY_ONE := TestContract/(Machine|Changes|Prepare|Draft|Torn|Holds|Power|Remove|History)|TestPitfalls|TestTraces|TestEveryCall|TestConformance|TestAVaultOutlives|TestRoundTrip|TestFailbackWithoutATracker|StoodStill
 # A disk that loses power at each of thousands of operations, one after the other.
 ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestListRemembersThousands
 # Azurite has one thread, and runs no race of ours; nor do machines that boot, for
 # half a minute each.
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite|^TestLinux|^TestUEFIWithout
+# Simulated platforms, over HTTPS: what is done to them at once.
+PLATFORMS = ./backend/vmware/... ./backend/azure/... ./backend/hyperv/... ./recoverypoint/vault/azbucket
+AT_ONCE := TestContract/(Concurrent|Fences)|AtOnce|Beside|Burst|Busy|Cancel|Clos|Concurr|Connection|Fleet|HotAdd|Lease|Lock|Many|Meanwhile|NFC|Place|Processes|Reads|Room|Servers|Session|SideBySide|Two|Wait|Window
 race:
-	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ALONE)|$(ELSEWHERE)' $(RACE)
-	$(GO) test -race -short -timeout $(TIMEOUT) -skip '$(ONE_BY_ONE)|$(ELSEWHERE)' ./backend/vmware/... ./backend/azure/... ./backend/hyperv/... ./recoverypoint/vault/azbucket
+	$(TEST) -race -short -skip '$(ALONE)|$(ELSEWHERE)' $(RACE)
+	$(TEST) -race -short -run '$(AT_ONCE)' -skip '$(ELSEWHERE)' $(PLATFORMS)
 
 # Every fuzz target, a little while each: their corpora run in `go test` too.
 fuzz:
@@ -94,7 +98,7 @@ windows:
 WINE := ./backend/hyperv/winhost
 wine:
 	@.ci/wine
-	@test ! -e .cache/wine/ready || GOOS=windows GOARCH=amd64 $(GO) test -timeout $(TIMEOUT) -exec $(CURDIR)/.ci/wine-exec $(WINE)
+	@test ! -e .cache/wine/ready || GOOS=windows GOARCH=amd64 $(TEST) -exec $(CURDIR)/.ci/wine-exec $(WINE)
 
 # Needs the vulnerability database; says so where it can't be had.
 vuln:
