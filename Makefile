@@ -64,8 +64,9 @@ RECOVERYPOINT = $(filter-out %/azbucket,$(shell $(GO) list ./recoverypoint/...))
 # Parsers have no goroutines.
 INTERNAL = ./internal/agentwire ./internal/crashfs ./internal/faultyline ./internal/fsys ./internal/keyed ./internal/minilinux/guestd ./internal/nbd ./internal/pgtest ./internal/qemu ./internal/temporalserver ./internal/vhd ./internal/vhdx
 RACE = ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./backend/physical/bpftrack ./backend/remote/... $(RECOVERYPOINT) ./replication/... ./failover/... ./failback/... $(INTERNAL)
-# A disk that loses power at each of thousands of operations, one after the other.
-ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestListRemembersThousands
+# A disk that loses power at each of thousands of operations, flows that fail or are
+# cancelled at each of hundreds of calls: one after the other.
+ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestEveryCallFails|TestCancelAtEachStep|TestListRemembersThousands|TestRefused|TestQemuReads|TestLibvhdi
 # Azurite has one thread, and runs no race of ours; nor do machines that boot, for
 # half a minute each.
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite|^TestLinux|^TestUEFIWithout
