@@ -19,14 +19,15 @@
 // the worker that takes it up first signals so, which is its beginning for the
 // fold, then has Temporal confirm that the attempt is still its own, and only
 // then calls the action. Of a step that runs alone one heartbeat is both, and
-// the fold is told when the step ends, or the run is cancelled. So a worker that
-// slept while its attempt was given to another does nothing when it wakes, unless
-// it slept inside the action: that is what the claims' epochs at the resource are
-// for ([dr.WithFences]). What a dead site's workers never took up has not begun: it can be cancelled, and
-// leaves nothing to undo. A step that may fail waits for them as long as its
-// Patience; a site whose workers are only busy, or lack the action, says so when
-// it is asked, and is waited for longer ([dr.BusyPatience]). Whether an attempt is tried again is the
-// fold's decision, never Temporal's.
+// the fold is told when the step ends, or the run is cancelled. So a worker
+// that slept while its attempt was given to another does nothing when it wakes,
+// unless it slept inside the action: that is what the claims' epochs at the
+// resource are for ([dr.WithFences]). What a dead site's workers never took up
+// has not begun: it can be cancelled, and leaves nothing to undo. A step that
+// may fail waits for them as long as its Patience; a site whose workers are
+// only busy, or lack the action, says so when it is asked, and is waited for
+// longer ([dr.BusyPatience]). Whether an attempt is tried again is the fold's
+// decision, never Temporal's.
 //
 // A worker that is silent for [Options.Heartbeat] has lost its attempts: they
 // are begun again, and count as no failure. One that can't reach Temporal for
