@@ -64,9 +64,10 @@ RECOVERYPOINT = $(filter-out %/azbucket,$(shell $(GO) list ./recoverypoint/...))
 # Parsers have no goroutines.
 INTERNAL = ./internal/agentwire ./internal/crashfs ./internal/faultyline ./internal/fsys ./internal/keyed ./internal/minilinux/guestd ./internal/nbd ./internal/pgtest ./internal/qemu ./internal/temporalserver ./internal/vhd ./internal/vhdx
 RACE = ./dr/... ./backend ./backend/backendtest ./backend/memory ./backend/physical ./backend/physical/bpftrack ./backend/remote/... $(RECOVERYPOINT) ./replication/... ./failover/... ./failback/... $(INTERNAL)
-# A disk that loses power at each of thousands of operations, flows that fail or are
-# cancelled at each of hundreds of calls: one after the other.
-ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestEveryCallFails|TestCancelAtEachStep|TestListRemembersThousands|TestRefused|TestQemuReads|TestLibvhdi
+# One thing after the other: a disk that loses power at each of thousands of
+# operations, flows that fail or are cancelled at each of hundreds of calls, random
+# histories of one who writes.
+ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestEveryCallFails|TestCancelAtEachStep|TestListRemembersThousands|TestRefused|TestQemuReads|TestLibvhdi|TestHistoriesWithPrunes|TestInstantRandomHistories|TestWrappedBackendConforms
 # Azurite has one thread, and runs no race of ours; nor do machines that boot, for
 # half a minute each.
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite|^TestLinux|^TestUEFIWithout
