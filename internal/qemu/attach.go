@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"time"
 
 	"github.com/lifeboat-dr/lifeboat/dr"
@@ -62,6 +63,28 @@ func Attach(ctx context.Context, c Config) (*Machine, error) {
 	return m, nil
 }
 
+// dial calls at one of QEMU's sockets, and waits for room in its queue: QEMU takes
+// one call at a time, two may wait, and of those who have gone it hears only then.
+func (p place) dial(ctx context.Context, socket string) (net.Conn, error) {
+	for {
+		conn, err := p.knock(ctx, socket)
+		if err == nil || !queueFull(err) {
+			return conn, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// knock is dial without the wait.
+func (p place) knock(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", p.name(socket))
+}
+
 // vacant returns nil if no machine runs in the folder. One that ends with a process
 // that was killed may take a moment.
 func vacant(ctx context.Context, c Config) error {
@@ -71,12 +94,14 @@ func vacant(ctx context.Context, c Config) error {
 	}
 	defer p.Close()
 	for end := time.Now().Add(5 * time.Second); ; {
-		conn, err := p.dial(ctx, qmpSocket)
+		conn, err := p.knock(ctx, qmpSocket)
 		if err != nil && nobodyListens(err) {
 			return nil
 		}
 		if err == nil {
 			conn.Close()
+		}
+		if err == nil || queueFull(err) {
 			err = fmt.Errorf("%w: a machine runs in %s", dr.ErrBusy, c.Dir)
 		}
 		if c.Outlive || time.Now().After(end) {

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,10 +35,8 @@ func (p place) name(file string) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(p.dir.Fd())), file)
 }
 
-func (p place) dial(ctx context.Context, socket string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", p.name(socket))
-}
+// queueFull tells whether a call at a socket failed because too many wait there.
+func queueFull(err error) bool { return errors.Is(err, unix.EAGAIN) }
 
 // Listen makes a socket in the machine's folder dir, for one of its disks. Only
 // the user that QEMU will run as, and root, can connect to it.

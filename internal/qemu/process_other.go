@@ -3,7 +3,6 @@
 package qemu
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -22,10 +21,7 @@ func (p place) Close() error { return nil }
 
 func (p place) name(file string) string { return filepath.Join(p.path, file) }
 
-func (p place) dial(ctx context.Context, socket string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", p.name(socket))
-}
+func queueFull(error) bool { return false }
 
 // Listen makes a socket in the machine's folder dir, for one of its disks.
 func Listen(dir, socket string, user *User) (net.Listener, error) {
