@@ -14,7 +14,10 @@ import (
 // folderPrefix is what folders of proofs are named by.
 const folderPrefix = "lifeboat-machine-"
 
-const ownerFile = "owner"
+const (
+	ownerFile     = "owner"
+	machineFolder = "machine" // made once the owner's lock is held
+)
 
 // Folder is a folder of a machine that ends with this process: whoever makes the
 // next one removes it, if this process could not.
@@ -44,7 +47,7 @@ func NewFolder(parent string) (*Folder, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("folder %s: %w", path, err), os.RemoveAll(path))
 	}
-	f := &Folder{path, filepath.Join(path, "machine"), lock}
+	f := &Folder{path, filepath.Join(path, machineFolder), lock}
 	if err := os.Mkdir(f.Machine, 0o700); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -57,8 +60,8 @@ func (f *Folder) Close() error {
 	return errors.Join(err, f.lock.Close())
 }
 
-// youngest is how old a folder without a lock must be to be nobody's: it gets one
-// right after it was made.
+// youngest is how old a folder must be that isn't whole to be nobody's: it becomes
+// so right after it was made, and until then its lock may not be held yet.
 const youngest = time.Hour
 
 // sweep removes folders whose process is gone. Those of other users can't be
@@ -74,7 +77,9 @@ func sweep(parent string) error {
 			continue
 		}
 		owner := filepath.Join(path, ownerFile)
-		if _, err := os.Lstat(owner); err != nil {
+		_, noOwner := os.Lstat(owner)
+		_, noMachine := os.Lstat(filepath.Join(path, machineFolder))
+		if noOwner != nil || noMachine != nil {
 			if time.Since(info.ModTime()) > youngest {
 				_ = os.RemoveAll(path)
 			}
