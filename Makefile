@@ -73,7 +73,7 @@ ALONE := TestPowerCut|TestEveryDamage|TestDiskFull|TestCrashEverywhere|TestEvery
 ELSEWHERE := ContractOn|ContractWith|Azurite|/azurite|^TestLinux|^TestUEFIWithout
 # Simulated platforms, over HTTPS: what is done to them at once.
 PLATFORMS = ./backend/vmware/... ./backend/azure/... ./backend/hyperv/... ./recoverypoint/vault/azbucket
-AT_ONCE := TestContract/(Concurrent|Fences)|AtOnce|Beside|Burst|Busy|Cancel|Clos|Concurr|Connection|Fleet|Lease|Lock|Many|Meanwhile|NFCReadsAtRandom|Place|Processes|Room|Session|SideBySide|Two|Wait|Window|WhileReading
+AT_ONCE := TestContract/(Concurrent|Fences)|AtOnce|Beside|Burst|Busy|Cancel|Clos|Concurr|Connection|Crowd|Fleet|Lease|Lock|Many|Meanwhile|NFCReadsAtRandom|NoChangeIsMissed|Place|Processes|Room|Session|SideBySide|Two|Wait|Window|WhileReading
 race:
 	$(TEST) -race -short -skip '$(ALONE)|$(ELSEWHERE)' $(RACE)
 	$(TEST) -race -short -run '$(AT_ONCE)' -skip '$(ELSEWHERE)' $(PLATFORMS)

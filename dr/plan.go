@@ -51,8 +51,8 @@ type Step struct {
 }
 
 // BusyPatience is how many times its Patience a step waits for workers that are
-// there, but have no place for it: their site lives, so what is asked of it
-// matters, and whoever waits for the run waits for no dead site.
+// there, but have no place for it, or lack its action: their site lives, so what
+// is asked of it matters, and whoever waits for the run waits for no dead site.
 const BusyPatience = 10
 
 // DefaultAttempts is how often a step is tried that doesn't say. With the

@@ -101,6 +101,17 @@ func TestUnreachableIsNotGone(t *testing.T) {
 	require.ErrorIs(t, err, dr.ErrBusy, "it was not run")
 	_, err = os.Lstat(filepath.Join(dir, qmpSocket))
 	require.NoError(t, err, "its socket is there")
+
+	// Who calls is let in once there is room.
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		if taken, _, err := unix.Accept(fd); err == nil {
+			unix.Close(taken)
+		}
+	}()
+	c, err := p.dial(within(t, time.Minute), qmpSocket)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 }
 
 // A device that is mounted, or open for one alone, becomes no machine's disk.
